@@ -1,0 +1,148 @@
+"""The seam between an engine's protocol and the clock.
+
+`Adapter.encode` turns a `GenerationRequest` into bytes before the clock starts; a transport fills a `Timeline` with
+stamps and raw body bytes and understands nothing; `Adapter.decode` reads the `Timeline` afterwards. Both ends are pure,
+so a test feeds them captured bytes. All times are `time.perf_counter_ns()` of one host, as int nanoseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+
+class FailureKind(StrEnum):
+    """Why a request did not end well. The value is what `requests.parquet` stores in `error_kind`."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    CONNECT_TIMEOUT = "connect_timeout"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+    HTTP_STATUS = "http_status"
+    RATE_LIMITED = "rate_limited"
+    SERVER_ERROR = "server_error"
+    TRUNCATED = "truncated"
+    MALFORMED = "malformed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed request: a kind from the fixed taxonomy and a sentence for people."""
+
+    kind: FailureKind
+    message: str
+
+
+class TokenSource(StrEnum):
+    """Where a token count came from, most trustworthy first."""
+
+    TOKEN_IDS = "token_ids"
+    USAGE_DELTA = "usage_delta"
+    LOGPROBS = "logprobs"
+    SERVER_COUNT = "server_count"
+    RETOKENISED = "retokenised"
+    ASSUMED_ONE = "assumed_one"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One question in no engine's dialect. Exactly one of `prompt` and `messages` is set.
+
+    `temperature == 0` asks for greedy decoding. `ignore_eos` asks the engine to produce exactly `max_tokens`.
+    """
+
+    request_id: str
+    model: str
+    max_tokens: int
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    stream: bool = True
+    ignore_eos: bool = True
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an engine listens. `api_key` is sent, and never written to a log, a manifest or a report."""
+
+    host: str
+    port: int
+    base_path: str = ""
+    tls: bool = False
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.base_path}"
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """Bytes ready to send: `payload` is the whole HTTP/1.1 request, head and body."""
+
+    transport: Literal["http"]
+    endpoint: Endpoint
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Timeline:
+    """What the transport saw of one request, in the order it happened. A stamp that never came is None.
+
+    `due_ns` is when the schedule wanted the request sent, `connect_ns` when a connected socket was at hand (reused or
+    new), `sent_ns` when its bytes had been handed to the kernel, `first_byte_ns` when the first byte of the answer was
+    read. `chunk_ns[i]` stamps the read that delivered `chunk_bytes[i]`: body bytes with HTTP chunk framing removed, one
+    entry per read, however many server events it carried. `end_ns` is when the answer was complete or given up.
+    """
+
+    due_ns: int
+    connect_ns: int | None = None
+    sent_ns: int | None = None
+    first_byte_ns: int | None = None
+    status: int | None = None
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    chunk_ns: list[int] = field(default_factory=list)
+    chunk_bytes: list[bytes] = field(default_factory=list)
+    end_ns: int | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """What one stamped read (`Timeline.chunk_ns[chunk]`) carried: generated tokens and characters, possibly none."""
+
+    chunk: int
+    tokens: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedAnswer:
+    """A `Timeline` understood. One `TokenEvent` per stamped read; their tokens sum to `output_tokens`."""
+
+    events: tuple[TokenEvent, ...]
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    token_source: TokenSource | None = None
+    finish_reason: str | None = None
+    failure: Failure | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events)

@@ -1,0 +1,53 @@
+"""The record schema: one row per request, one row per stamped chunk. Times are int ns on one monotonic clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+RequestStatus = Literal["ok", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request as measured. A stamp that never came, or a count nobody gave, is None; a failed request is a row.
+
+    `request_id` is unique within a run. `level` names the load level, `round` counts from 0. `due_ns` is when the
+    schedule wanted the request sent; `connect_ns` when a connected socket was at hand; `sent_ns` when its bytes were
+    with the kernel; `first_token_ns` and `last_token_ns` stamp the first and last chunk with generated content.
+    """
+
+    request_id: str
+    engine: str
+    level: str
+    round: int
+    index: int
+    warmup: bool
+    due_ns: int
+    connect_ns: int | None
+    sent_ns: int | None
+    first_byte_ns: int | None
+    first_token_ns: int | None
+    last_token_ns: int | None
+    end_ns: int | None
+    prompt_tokens: int | None
+    output_tokens: int | None
+    requested_tokens: int
+    token_source: str | None
+    finish_reason: str | None
+    status: RequestStatus
+    http_status: int | None
+    error_kind: str | None
+    error: str | None
+    output_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """One stamped read of a request's answer. `tokens` and `chars` count generated content in it, possibly 0."""
+
+    request_id: str
+    index: int
+    t_ns: int
+    tokens: int
+    chars: int
