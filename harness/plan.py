@@ -18,9 +18,9 @@ from llmbench.workloads.spec import EngineSpec, WorkloadSpec
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """One request to come. `due_offset_ns` counts from the trial's start; None means "when a slot is free" (closed loop).
+    """One request to come. `request_id` is unique within the run and safe in an HTTP header.
 
-    `request_id` is unique within the run and safe in an HTTP header.
+    `due_offset_ns` counts from the trial's start; None means "when a slot is free" (closed loop).
     """
 
     request_id: str
