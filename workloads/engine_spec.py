@@ -1,0 +1,87 @@
+"""What a workload says about each engine it is run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
+
+from llmbench.workloads.base import Argument, Frozen, Positive, Text
+
+
+def _http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        plain = parts.username is None and parts.password is None
+    except ValueError:
+        usable, plain = False, True
+    if not usable:
+        raise PydanticCustomError(
+            "workload", "{problem}", {"problem": f"given {url!r}, allowed: http://host:port/path"}
+        )
+    if not plain:
+        problem = "a workload holds no passwords, as it is stored with every result; take user and password out"
+        raise PydanticCustomError("workload", "{problem}", {"problem": problem})
+    return url
+
+
+class EngineFields(Frozen):
+    """What can be said of an engine beside its name."""
+
+    label: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^/\\\x00-\x1f\x7f]+$")] = Field(
+        default="",
+        description="What the report calls it; default its name. Needed where one engine is listed twice.",
+    )
+    url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        default=None,
+        description="Where a running server listens, as http://host:port; default: the engine is started here.",
+    )
+    args: tuple[Argument, ...] = Field(
+        default=(), description="Further command line arguments for an engine that is started here; default none."
+    )
+    env: Mapping[str, Argument] = Field(
+        default={}, description="Further environment variables for an engine that is started here; default none."
+    )
+    settings: Mapping[str, JsonValue] = Field(
+        default={}, description="Options that the adapter of this engine understands; default none."
+    )
+    startup_timeout_s: Positive = Field(
+        default=120.0, description="How long it may take until it answers its readiness check, in s; default 120."
+    )
+    model: Text | None = Field(default=None, description="The model for this engine alone; default the workload's.")
+
+
+class EngineSpec(EngineFields):
+    """One engine. In a workload either its name, or `name: {…}` with what differs from its defaults."""
+
+    name: Text = Field(description="The engine's name, one of those that `llmbench engines list` prints.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label_is_name(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("label") is None and isinstance(data.get("name"), str):
+            return {**data, "label": data["name"][:80]}
+        return data
+
+
+def engine_mapping(item: object) -> object:
+    """`reference` and `reference: {…}` as the mapping that EngineSpec takes; anything else as it came."""
+    if isinstance(item, str):
+        return {"name": item}
+    if isinstance(item, Mapping) and len(item) == 1 and "name" not in item:
+        [(name, options)] = item.items()
+        if options is None:
+            return {"name": name}
+        if isinstance(options, Mapping) and "name" not in options:
+            return {"name": name, **options}
+    return item
+
+
+Engine = Annotated[
+    EngineSpec,
+    BeforeValidator(engine_mapping, json_schema_input_type=Text | EngineSpec | dict[str, EngineFields | None]),
+]

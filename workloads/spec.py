@@ -1,0 +1,146 @@
+"""The workload schema: everything that is asked, on which engines, when, and what is measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, Strict, model_validator
+
+from llmbench.workloads.arrivals import Arrivals, ClosedArrivals
+from llmbench.workloads.base import Count, CountOrZero, Flag, Frozen, Positive, Seed, Text, refuse
+from llmbench.workloads.engine_spec import Engine, EngineSpec
+from llmbench.workloads.prompt_specs import PromptsSpec, SyntheticPrompts
+
+__all__ = [
+    "EngineSpec",
+    "MeasureSpec",
+    "PromptsSpec",
+    "RequestSpec",
+    "SeedSpec",
+    "SloSpec",
+    "TimeoutSpec",
+    "TrafficSpec",
+    "WorkloadSpec",
+]
+
+
+class SeedSpec(Frozen):
+    """Prompts and schedule are random apart: one can be held while the other changes."""
+
+    prompts: Seed = Field(default=0, description="Seed of lengths, contents and salts; default 0.")
+    schedule: Seed = Field(default=0, description="Seed of the arrival process; default 0.")
+
+
+class RequestSpec(Frozen):
+    """How each question is put to an engine."""
+
+    api: Literal["completions", "chat"] = Field(
+        default="completions", description="`completions` sends the prompt as it is, `chat` as a user's message."
+    )
+    stream: Flag = Field(default=True, description="Ask for tokens as they come; default true.")
+    ignore_eos: Flag = Field(
+        default=True, description="Ask the engine to go on to the full answer length in any case; default true."
+    )
+    temperature: Annotated[float, Strict(), Field(ge=0, le=100)] = Field(
+        default=0.0, description="0 is greedy; default 0."
+    )
+    top_p: Annotated[float, Strict(), Field(gt=0, le=1)] = Field(
+        default=1.0, description="Sample from the most probable tokens with this much probability; default 1, all."
+    )
+    top_k: Annotated[int, Strict(), Field(ge=1)] | None = Field(
+        default=None, description="Sample from this many of the most probable tokens; default null, all."
+    )
+    seed: Seed | None = Field(default=None, description="Seed of the engine's sampling; default null, its own choice.")
+    stop: tuple[Text, ...] = Field(default=(), description="An answer ends before any of these texts; default none.")
+
+
+class TrafficSpec(Frozen):
+    """How many requests are sent, and when."""
+
+    requests: Count = Field(default=64, description="Requests in each trial; default 64.")
+    warmup_requests: CountOrZero = Field(
+        default=4, description="Requests sent before, one after the other, and left out of all results; default 4."
+    )
+    arrivals: Arrivals = Field(default=ClosedArrivals(concurrency=4), description="When requests are sent.")
+    max_concurrency: Count | None = Field(
+        default=None,
+        description="At most this many requests are under way; others wait, and their latency counts from when they "
+        "were due. Default null, no limit.",
+    )
+
+    @model_validator(mode="after")
+    def _check_concurrency(self) -> Self:
+        if self.max_concurrency is not None and isinstance(self.arrivals, ClosedArrivals):
+            refuse("max_concurrency", "a closed loop has its limit in arrivals.concurrency; leave max_concurrency out")
+        return self
+
+
+class SloSpec(Frozen):
+    """What a request must meet to count as good, in ms; null does not matter."""
+
+    ttft_ms: Positive | None = Field(default=None, description="Time to first token, in ms; default null, any.")
+    tpot_ms: Positive | None = Field(default=None, description="Time per output token, in ms; default null, any.")
+    e2e_ms: Positive | None = Field(default=None, description="End-to-end latency, in ms; default null, any.")
+
+
+class TimeoutSpec(Frozen):
+    """When a request is given up and recorded as failed, in s."""
+
+    connect_s: Positive = Field(default=10.0, description="Until connected, in s; default 10.")
+    first_token_s: Positive = Field(default=120.0, description="From sent until the first token, in s; default 120.")
+    idle_s: Positive = Field(default=60.0, description="Between two reads after the first token, in s; default 60.")
+    total_s: Positive = Field(default=600.0, description="From sent until the end, in s; default 600.")
+
+
+class MeasureSpec(Frozen):
+    """How often the load is repeated, what counts as good, and when a request is given up."""
+
+    rounds: Annotated[int, Strict(), Field(ge=1, le=10_000)] = Field(
+        default=1, description="How often each engine gets the whole load; default 1."
+    )
+    slo: SloSpec = Field(default=SloSpec(), description="What a request must meet to count as good; default anything.")
+    timeouts: TimeoutSpec = Field(default=TimeoutSpec(), description="When a request is given up.")
+
+
+class WorkloadSpec(Frozen):
+    """A workload: one YAML file."""
+
+    name: Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="Names the results: letters, digits, dot, underscore and hyphen."
+    )
+    description: str = Field(default="", description="One sentence for lists and reports; default empty.")
+    model: Text = Field(
+        description="A checkpoint folder (relative to the workload), `synthetic:<preset>` for random weights that are "
+        "created on first use, or the name by which a running server knows its model."
+    )
+    tokenizer: Text | None = Field(
+        default=None, description="A folder with a tokenizer.json, relative to the workload; default the model's."
+    )
+    engines: Annotated[tuple[Engine, ...], Field(min_length=1)] = Field(
+        default=(EngineSpec(name="reference"),),
+        description="The engines that are asked: names, or `name: {url, args, …}`; default the bundled one.",
+    )
+    seeds: SeedSpec = Field(default=SeedSpec(), description="The same seeds give the same requests, byte for byte.")
+    prompts: PromptsSpec = Field(default=SyntheticPrompts(), description="What is asked; default synthetic prompts.")
+    request: RequestSpec = Field(default=RequestSpec(), description="How it is asked.")
+    traffic: TrafficSpec = Field(default=TrafficSpec(), description="How many requests are sent, and when.")
+    measure: MeasureSpec = Field(default=MeasureSpec(), description="Repetitions, objectives and timeouts.")
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        seen: set[str] = set()
+        for index, engine in enumerate(self.engines):
+            if engine.label in seen:
+                refuse(f"engines.{index}", f"a second engine is called {engine.label!r}: give each its own `label`")
+            seen.add(engine.label)
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, as hex. Two workloads with every field equal, defaults included, share it.
+
+        Files are part of it by their path and not by their content.
+        """
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
