@@ -1,0 +1,63 @@
+"""The tensors that hold keys and values, and how many blocks of them this engine gets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from llmbench.reference_engine.config import DEFAULT_KV_CACHE_GIB, EngineConfig
+from llmbench.reference_engine.errors import ConfigError
+from llmbench.reference_engine.models.config import ModelConfig
+
+
+class KVCachePlan(NamedTuple):
+    num_blocks: int
+    max_model_len: int
+
+
+def kv_bytes_per_token(model: ModelConfig, dtype: torch.dtype) -> int:
+    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * dtype.itemsize
+
+
+def plan_kv_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> KVCachePlan:
+    """Number of blocks and context length such that one sequence of the context length always fits the cache.
+
+    Raises ConfigError if the asked length is beyond the model or the cache.
+    """
+    asked_len = config.max_model_len
+    if asked_len is not None and asked_len > model.max_position_embeddings:
+        raise ConfigError(f"max_model_len is {asked_len}, but the model's is {model.max_position_embeddings}.")
+    longest = asked_len or model.max_position_embeddings
+    num_blocks = config.num_blocks
+    if num_blocks is None:
+        cache_bytes = int((config.kv_cache_gib or DEFAULT_KV_CACHE_GIB) * 2**30)
+        affordable = cache_bytes // (config.block_size * kv_bytes_per_token(model, dtype))
+        useful = config.max_num_seqs * -(-longest // config.block_size)
+        num_blocks = min(affordable, useful)
+    if asked_len is not None and num_blocks * config.block_size < asked_len:
+        raise ConfigError(
+            f"The KV cache holds {num_blocks} blocks of {config.block_size} tokens, too few for one sequence of "
+            f"max_model_len = {asked_len}; give a larger num_blocks or kv_cache_gib, or a smaller max_model_len."
+        )
+    if num_blocks < 1:
+        raise ConfigError(f"kv_cache_gib = {config.kv_cache_gib} is too small for one block of the KV cache.")
+    return KVCachePlan(num_blocks, min(longest, num_blocks * config.block_size))
+
+
+class KVCache:
+    """Keys and values of every layer: `data` [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim].
+
+    Token position p of a sequence is in slot `block_table[p // block_size] * block_size + p % block_size`.
+    """
+
+    def __init__(self, model: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype) -> None:
+        self.block_size = block_size
+        # Zeros and not empty: a padded gather reads slots never written, and 0 × nan is nan in spite of the mask.
+        self.data = torch.zeros(
+            (model.num_layers, 2, num_blocks, block_size, model.num_kv_heads, model.head_dim), dtype=dtype
+        )
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of one layer, each [num_blocks, block_size, num_kv_heads, head_dim]; views."""
+        return self.data[index, 0], self.data[index, 1]

@@ -1,0 +1,70 @@
+"""The settings of one engine, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from llmbench.reference_engine.errors import ConfigError
+
+DTypeName = Literal["float32", "bfloat16"]
+
+DEFAULT_KV_CACHE_GIB = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Settings of one engine. Raises ConfigError when made with values that no model could run with.
+
+    model_path: folder with config.json and *.safetensors in Hugging Face layout.
+    dtype: weights, activations and KV cache; attention and sampling accumulate in float32 either way.
+    block_size: tokens per KV block.
+    num_blocks, kv_cache_gib: size of the KV cache; at most one is given, neither means 1 GiB, and never more than
+        max_num_seqs sequences of max_model_len can use.
+    max_num_seqs: sequences that hold KV blocks at once; the others wait.
+    max_num_batched_tokens: tokens computed in one step, decodes and prefill chunks together; at least max_num_seqs, so
+        that a decode never waits for budget.
+    max_model_len: prompt and output together; None means what the model was trained for, or what the KV cache holds if
+        that is less.
+    num_threads: of torch, for the whole process; None leaves torch's choice.
+    kernels: a name in kernels.dispatch.BACKENDS.
+    seed: decides the output of sampled requests that bring no seed of their own, together with their order of arrival.
+    """
+
+    model_path: Path
+    dtype: DTypeName = "float32"
+    block_size: int = 16
+    num_blocks: int | None = None
+    kv_cache_gib: float | None = None
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 512
+    max_model_len: int | None = None
+    num_threads: int | None = None
+    kernels: str = "torch"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(DTypeName):
+            raise ConfigError(f"dtype must be one of {', '.join(get_args(DTypeName))}; {self.dtype!r} was given.")
+        for name in (
+            "block_size",
+            "num_blocks",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "max_model_len",
+            "num_threads",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1; {value} was given.")
+        if self.num_blocks is not None and self.kv_cache_gib is not None:
+            raise ConfigError("num_blocks and kv_cache_gib both size the KV cache: give one of them, not both.")
+        # `not >` and not `<=`: nan must be refused too.
+        if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < float("inf"):
+            raise ConfigError(f"kv_cache_gib must be a finite number above 0; {self.kv_cache_gib} was given.")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least max_num_seqs "
+                f"({self.max_num_seqs}): every running sequence decodes one token per step."
+            )

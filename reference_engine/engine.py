@@ -1,0 +1,194 @@
+"""The engine: requests in, tokens out, one step at a time. The life of a request is the methods below, in order.
+
+    add_request ── Sequence ──▶ scheduler.waiting
+    step ── 1. scheduler.schedule()   who runs, how many tokens of each, in which KV blocks   (counts, no tensors)
+            2. runner.execute(plan)   keys and values into the cache, logits out              (tensors, no decisions)
+            3. sampler.sample(...)    one token per sequence that reached its end
+            4. append, finish, free   what the caller sees as StepOutput
+    finish / abort ── at any time between steps: the request is forgotten, its blocks are free
+
+An Engine is not thread-safe: one thread calls it. A server gives it a thread of its own and talks to it by queues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence as SequenceOf
+from typing import NamedTuple
+
+import torch
+
+from llmbench.reference_engine.cache.block_pool import BlockPool
+from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
+from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.kernels import dispatch
+from llmbench.reference_engine.model_runner import ModelRunner
+from llmbench.reference_engine.models.config import ModelConfig
+from llmbench.reference_engine.models.loader import load_model
+from llmbench.reference_engine.sampler import SampledToken, sample
+from llmbench.reference_engine.sampling import SamplingParams, TokenLogprobs
+from llmbench.reference_engine.scheduler import Scheduler
+from llmbench.reference_engine.sequence import FinishReason, Sequence
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class StepOutput(NamedTuple):
+    """What one step brought for one request.
+
+    `finish_reason` is "stop" or "length" with the last token and None before. An end-of-sequence or stop token is
+    delivered, as the last token. `num_cached_tokens` counts prompt tokens that were found in the cache instead of being
+    computed. `logprobs` has one entry per new token if the request asked for them.
+    """
+
+    request_id: str
+    new_token_ids: list[int]
+    finish_reason: str | None
+    num_cached_tokens: int
+    logprobs: list[TokenLogprobs] | None
+
+
+class EngineStats(NamedTuple):
+    """Gauges (the first five) as of now, counters since the engine was made."""
+
+    num_running: int
+    num_waiting: int
+    num_blocks_used: int
+    num_blocks: int
+    block_size: int
+    num_steps: int
+    num_preemptions: int
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    num_computed_tokens: int
+    num_finished: int
+    num_aborted: int
+
+
+class Engine:
+    """A loaded model that serves many requests at once.
+
+    Raises ConfigError or CheckpointError when made. `config` is the given one with `num_blocks` and `max_model_len`
+    filled in.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+        kernels = dispatch.load(config.kernels)
+        dtype = DTYPES[config.dtype]
+        model = load_model(config.model_path, dtype)
+        plan = plan_kv_cache(config, model.config, dtype)
+        self.config = dataclasses.replace(
+            config, num_blocks=plan.num_blocks, kv_cache_gib=None, max_model_len=plan.max_model_len
+        )
+        self.model_config: ModelConfig = model.config
+        self.max_model_len = plan.max_model_len
+        self.eos_token_ids = model.config.eos_token_ids
+        self._pool = BlockPool(plan.num_blocks)
+        self._scheduler = Scheduler(self._pool, config.block_size, config.max_num_seqs, config.max_num_batched_tokens)
+        kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype)
+        self._runner = ModelRunner(model, kv_cache, kernels, plan.max_model_len)
+        self._sequences: dict[str, Sequence] = {}
+        self._request_seeds = random.Random(config.seed)
+        self._num_steps = 0
+        self._num_prompt_tokens = 0
+        self._num_generated_tokens = 0
+        self._num_computed_tokens = 0
+        self._num_finished = 0
+        self._num_aborted = 0
+
+    def add_request(self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams) -> None:
+        """Queue a request. Raises RequestError, and changes nothing, if it could never be served."""
+        if request_id in self._sequences:
+            raise RequestError(f"Request id {request_id!r} is already being served.")
+        if not prompt_token_ids:
+            raise RequestError("The prompt is empty; at least one token is needed.")
+        num_tokens = len(prompt_token_ids) + params.max_tokens
+        if num_tokens > self.max_model_len:
+            raise RequestError(
+                f"The context length is {self.max_model_len} tokens; {len(prompt_token_ids)} prompt tokens and "
+                f"max_tokens = {params.max_tokens} make {num_tokens}."
+            )
+        vocab_size = self.model_config.vocab_size
+        for token_id in (min(prompt_token_ids), max(prompt_token_ids), *params.stop_token_ids):
+            if not 0 <= token_id < vocab_size:
+                raise RequestError(f"Token id {token_id} is outside the vocabulary of {vocab_size} tokens.")
+        drawn_seed = self._request_seeds.getrandbits(64)
+        seed = drawn_seed if params.seed is None else params.seed
+        sequence = Sequence(request_id, prompt_token_ids, params, seed)
+        self._sequences[request_id] = sequence
+        self._scheduler.add(sequence)
+        self._num_prompt_tokens += sequence.num_prompt_tokens
+
+    def step(self) -> list[StepOutput]:
+        """Compute one step. One output per request that got a token; a prefill that is not done yet brings none."""
+        plan = self._scheduler.schedule()
+        if not plan.chunks:
+            return []
+        logits = self._runner.execute(plan)
+        self._scheduler.commit(plan)
+        self._num_steps += 1
+        self._num_computed_tokens += plan.num_tokens
+        sequences = [chunk.sequence for chunk in plan.chunks if chunk.samples]
+        tokens = sample(logits, sequences, self.eos_token_ids)
+        return [self._deliver(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+
+    def _deliver(self, sequence: Sequence, token: SampledToken) -> StepOutput:
+        sequence.append(token.token_id, self.eos_token_ids)
+        self._num_generated_tokens += 1
+        if sequence.finish_reason is not None:
+            self._forget(sequence)
+            self._num_finished += 1
+        logprobs = None if token.logprobs is None else [token.logprobs]
+        # 0 is a fact: without a prefix cache every prompt token is computed.
+        return StepOutput(sequence.request_id, [token.token_id], sequence.finish_reason, 0, logprobs)
+
+    def finish(self, request_id: str, reason: FinishReason = "stop") -> bool:
+        """End a request from outside, as a stop string does; no StepOutput follows.
+
+        False if there is no such request: it may have finished in the step that its caller has not read yet.
+        """
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return False
+        sequence.finish_reason = reason
+        self._forget(sequence)
+        if reason == "abort":
+            self._num_aborted += 1
+        else:
+            self._num_finished += 1
+        return True
+
+    def abort(self, request_id: str) -> bool:
+        """Give a request up, waiting or running, and free its blocks; no StepOutput follows. False if there is none."""
+        return self.finish(request_id, "abort")
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        del self._sequences[sequence.request_id]
+
+    def has_work(self) -> bool:
+        return self._scheduler.has_work()
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            num_blocks_used=self._pool.num_used,
+            num_blocks=self._pool.num_blocks,
+            block_size=self.config.block_size,
+            num_steps=self._num_steps,
+            num_preemptions=self._scheduler.num_preemptions,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_generated_tokens=self._num_generated_tokens,
+            num_computed_tokens=self._num_computed_tokens,
+            num_finished=self._num_finished,
+            num_aborted=self._num_aborted,
+        )
+
+    def check_integrity(self) -> None:
+        """Raise RuntimeError if a KV block is leaked or in two tables; for tests and debugging."""
+        self._scheduler.check_integrity()

@@ -1,0 +1,40 @@
+"""What a model family provides to the loader and to the runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from llmbench.reference_engine.layers.attention import StepBatch
+from llmbench.reference_engine.models.config import ModelConfig
+
+
+class CausalLM(Protocol):
+    """A model whose weights are loaded."""
+
+    config: ModelConfig
+
+    def __call__(self, batch: StepBatch) -> torch.Tensor:
+        """Hidden states [T, hidden_size] before the final norm; modifies the batch's KV cache."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[n, hidden_size] to [n, vocab_size]; called for the rows that are sampled only."""
+        ...
+
+    def checkpoint_views(self) -> dict[str, torch.Tensor]:
+        """Checkpoint tensor name to the memory it is loaded into; together these are all the weights."""
+        ...
+
+    def is_ignorable(self, name: str) -> bool:
+        """True for a checkpoint tensor that may be there and is not needed."""
+        ...
+
+
+class Family(NamedTuple):
+    """One architecture: how to read its config.json, and how to make the model with uninitialised weights."""
+
+    read_config: Callable[[Mapping[str, Any]], ModelConfig]
+    build: Callable[[ModelConfig, torch.dtype], CausalLM]

@@ -1,0 +1,131 @@
+"""A Hugging Face checkpoint folder to a loaded model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.models.base import CausalLM
+from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids
+from llmbench.reference_engine.models.registry import FAMILIES
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+NAMES_SHOWN = 5
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> CausalLM:
+    """The model with its weights converted to `dtype`. Raises CheckpointError naming the file and what is wrong."""
+    raw = read_raw_config(folder)
+    config = _model_config(folder, raw)
+    files = weight_files(folder)
+    model = FAMILIES[config.architecture].build(config, dtype)
+    _load_weights(model, files)
+    return model
+
+
+def read_raw_config(folder: Path) -> dict[str, Any]:
+    """config.json, of a supported architecture and not quantised."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; a checkpoint folder with config.json is needed.")
+    raw = _read_json(folder / "config.json")
+    if raw.get("quantization_config"):
+        raise CheckpointError(f"{folder / 'config.json'}: quantised checkpoints are not supported.")
+    architectures = raw.get("architectures") or []
+    if len(architectures) != 1 or architectures[0] not in FAMILIES:
+        found = ", ".join(map(str, architectures)) or "none"
+        raise CheckpointError(
+            f"{folder / 'config.json'}: architecture {found} is not supported; the supported ones are "
+            f"{', '.join(FAMILIES)}."
+        )
+    return raw
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The sizes of the checkpoint's model, without reading its weights."""
+    return _model_config(folder, read_raw_config(folder))
+
+
+def _model_config(folder: Path, raw: Mapping[str, Any]) -> ModelConfig:
+    try:
+        config = FAMILIES[raw["architectures"][0]].read_config(raw)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    generation_file = folder / "generation_config.json"
+    generation = _read_json(generation_file) if generation_file.exists() else {}
+    # generation_config.json is the newer place, and the only one that lists a chat model's end-of-turn token.
+    return dataclasses.replace(config, eos_token_ids=read_eos_token_ids(generation, raw))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, single or sharded."""
+    index_file = folder / INDEX_FILE
+    if index_file.exists():
+        weight_map = _read_json(index_file).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{index_file}: weight_map is missing or empty.")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+        absent = [file.name for file in files if not file.is_file()]
+        if absent:
+            raise CheckpointError(f"{index_file} names {_some(absent)}, not found in {folder}.")
+        return files
+    if not (folder / SINGLE_FILE).is_file():
+        raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}.")
+    return [folder / SINGLE_FILE]
+
+
+def _load_weights(model: CausalLM, files: Iterable[Path]) -> None:
+    views = model.checkpoint_views()
+    missing = set(views)
+    unexpected: list[str] = []
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                    if name in views:
+                        _copy(views[name], tensors.get_tensor(name), name, file)
+                        missing.discard(name)
+                    elif not model.is_ignorable(name):
+                        unexpected.append(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file} is not a readable safetensors file (truncated or corrupt?): {error}"
+            ) from error
+    if missing or unexpected:
+        faults = [f"lacks {_some(sorted(missing))}"] * bool(missing)
+        faults += [f"has the unknown {_some(sorted(unexpected))}"] * bool(unexpected)
+        raise CheckpointError(f"The checkpoint {files!s} does not match its config.json: it {' and '.join(faults)}.")
+
+
+def _copy(target: torch.Tensor, source: torch.Tensor, name: str, file: Path) -> None:
+    if target.shape != source.shape:
+        raise CheckpointError(
+            f"{file}: {name} has shape {list(source.shape)}; config.json asks for {list(target.shape)}."
+        )
+    if not source.dtype.is_floating_point:
+        raise CheckpointError(f"{file}: {name} holds {source.dtype}; floating point weights are needed.")
+    target.copy_(source)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{file} holds no JSON object.")
+    return raw
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"

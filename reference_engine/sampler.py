@@ -1,0 +1,121 @@
+"""From logits to tokens: greedy, temperature, top-k and top-p, a whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from llmbench.reference_engine.sampling import SamplingParams, TokenLogprobs
+from llmbench.reference_engine.sequence import Sequence
+
+# A top-p set is nearly always among this many most probable tokens; finding them is ~10x cheaper than a full sort.
+TOP_P_CANDIDATES = 512
+
+
+class SampledToken(NamedTuple):
+    token_id: int
+    logprobs: TokenLogprobs | None
+
+
+def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence], eos_token_ids: Collection[int]) -> list[SampledToken]:
+    """One token per sequence.
+
+    logits [num_sequences, vocab_size], not modified. A row's token depends on that row, the sequence's parameters, its
+    seed and its number of output tokens, and on nothing else in the batch.
+    """
+    if not sequences:
+        return []
+    raw = logits.float()
+    allowed = _forbid_early_end(raw, sequences, eos_token_ids)
+    tokens = allowed.argmax(dim=-1)
+    random_rows = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy]
+    if random_rows:
+        chosen = [sequences[row] for row in random_rows]
+        uniforms = torch.tensor([uniform(sequence.seed, sequence.num_output_tokens) for sequence in chosen])
+        tokens[random_rows] = sample_rows(allowed[random_rows], [sequence.params for sequence in chosen], uniforms)
+    token_ids: list[int] = tokens.tolist()
+    return [
+        SampledToken(token_id, _logprobs(raw[row], token_id, sequence.params.logprobs))
+        for row, (token_id, sequence) in enumerate(zip(token_ids, sequences, strict=True))
+    ]
+
+
+def uniform(seed: int, index: int) -> float:
+    """The index-th number in [0, 1) of a seed's stream, computed without the ones before it.
+
+    Counter-based (Philox, Salmon et al. 2011): the n-th token of a request gets the same number after a
+    preemption and in any batch.
+    """
+    word = int(np.random.Philox(key=seed % 2**64, counter=[index, 0, 0, 0]).random_raw())
+    return (word >> 11) * 2.0**-53
+
+
+def sample_rows(logits: torch.Tensor, params: SequenceOf[SamplingParams], uniforms: torch.Tensor) -> torch.Tensor:
+    """Inverse-CDF sampling of each row's filtered distribution: token ids [n].
+
+    logits [n, vocab_size] float32; uniforms [n] in [0, 1). Temperature first, then top-k, then top-p.
+    """
+    n, vocab_size = logits.shape
+    temperatures = torch.tensor([p.temperature for p in params]).unsqueeze(1)
+    # The maximum is subtracted before dividing, so that a tiny temperature cannot overflow.
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures
+    tokens = torch.empty(n, dtype=torch.long)
+    top_ks = [vocab_size if p.top_k is None else min(p.top_k, vocab_size) for p in params]
+    plain = [row for row in range(n) if top_ks[row] == vocab_size and params[row].top_p >= 1.0]
+    if plain:
+        tokens[plain] = _invert_cdf(scaled[plain].softmax(dim=-1), uniforms[plain])
+    filtered = [row for row in range(n) if not (top_ks[row] == vocab_size and params[row].top_p >= 1.0)]
+    for row in filtered:
+        tokens[row] = _sample_filtered(scaled[row], top_ks[row], params[row].top_p, uniforms[row])
+    return tokens
+
+
+def _sample_filtered(scaled: torch.Tensor, top_k: int, top_p: float, u: torch.Tensor) -> torch.Tensor:
+    """One row through top-k and top-p. Row by row: the candidates of each request are a different number of tokens."""
+    vocab_size = scaled.shape[0]
+    limit = min(top_k, vocab_size)
+    num_candidates = limit if limit < vocab_size else min(TOP_P_CANDIDATES, vocab_size)
+    values, ids = scaled.topk(num_candidates)
+    # Mass is relative to what top-k keeps: top-p is applied to the renormalised distribution.
+    total = values.logsumexp(0) if num_candidates == limit else scaled.logsumexp(0)
+    probs = (values - total).exp()
+    if num_candidates < limit and float(probs.sum()) < top_p:
+        values, ids = scaled.sort(descending=True)
+        probs = (values - total).exp()
+    # A token stays while the mass before it is below top_p: the one that crosses the line stays too.
+    kept = probs * ((probs.cumsum(0) - probs) < top_p)
+    return ids[_invert_cdf(kept.unsqueeze(0), u.unsqueeze(0))[0]]
+
+
+def _invert_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The first index whose cumulative weight exceeds u times the row's sum; weights [n, m] need not sum to 1."""
+    cdf = weights.double().cumsum(dim=-1)
+    thresholds = uniforms.double().unsqueeze(1) * cdf[:, -1:]
+    return torch.searchsorted(cdf, thresholds, right=True).squeeze(1)
+
+
+def _forbid_early_end(
+    logits: torch.Tensor, sequences: SequenceOf[Sequence], eos_token_ids: Collection[int]
+) -> torch.Tensor:
+    early = [row for row, sequence in enumerate(sequences) if sequence.num_output_tokens < sequence.params.min_tokens]
+    if not early:
+        return logits
+    logits = logits.clone()
+    for row in early:
+        params = sequences[row].params
+        ending = [*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)]
+        logits[row, ending] = -torch.inf
+    return logits
+
+
+def _logprobs(logits: torch.Tensor, token_id: int, num_top: int | None) -> TokenLogprobs | None:
+    if num_top is None:
+        return None
+    logprobs = logits.log_softmax(dim=-1)
+    values, ids = logprobs.topk(min(num_top, logits.shape[0]))
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return TokenLogprobs(token_id, float(logprobs[token_id]), top)

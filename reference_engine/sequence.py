@@ -1,0 +1,63 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
+from typing import Literal
+
+from llmbench.reference_engine.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class Sequence:
+    """A prompt, what was generated after it, and how much of both is in the KV cache.
+
+    `token_ids` is prompt and output. The first `num_computed_tokens` of them have their keys and values in the blocks
+    of `block_table`: position p lives in block `block_table[p // block_size]` at offset `p % block_size`. The scheduler
+    owns both fields. `seed` is the request's own or one drawn for it; with the number of output tokens it determines
+    every random choice, so a preempted sequence needs no saved generator state.
+    """
+
+    __slots__ = (
+        "block_table",
+        "finish_reason",
+        "num_computed_tokens",
+        "num_prompt_tokens",
+        "params",
+        "request_id",
+        "seed",
+        "token_ids",
+    )
+
+    def __init__(self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams, seed: int) -> None:
+        self.request_id = request_id
+        self.token_ids = list(prompt_token_ids)
+        self.num_prompt_tokens = len(self.token_ids)
+        self.params = params
+        self.seed = seed
+        self.num_computed_tokens = 0
+        self.block_table: list[int] = []
+        self.finish_reason: FinishReason | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """1 while decoding: the token chosen last is the input of the next step."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    def append(self, token_id: int, eos_token_ids: Collection[int]) -> None:
+        """Add a generated token and set `finish_reason` if it is the last."""
+        self.token_ids.append(token_id)
+        if token_id in self.params.stop_token_ids or (token_id in eos_token_ids and not self.params.ignore_eos):
+            self.finish_reason = "stop"
+        elif self.num_output_tokens >= self.params.max_tokens:
+            self.finish_reason = "length"
