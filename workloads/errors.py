@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+FieldPath = tuple[str | int, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -1,0 +1,164 @@
+"""A workload's YAML → a validated WorkloadSpec, or a WorkloadError that names every place at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmbench.workloads.engine_spec import engine_mapping
+from llmbench.workloads.errors import FieldPath, Problem, WorkloadError, nearest
+from llmbench.workloads.overrides import Override, apply_override
+from llmbench.workloads.problems import problems_of
+from llmbench.workloads.shipped import ShippedWorkload, shipped, shipped_paths
+from llmbench.workloads.spec import WorkloadSpec
+from llmbench.workloads.yaml_document import MAX_BYTES, Document, parse_bytes
+
+__all__ = ["Problem", "ShippedWorkload", "WorkloadError", "json_schema", "load", "loads", "shipped"]
+
+# Values that name a file or folder. `model` may also be a name; the others are always paths.
+_MODEL_FIELDS: tuple[FieldPath, ...] = (("model",),)
+_PATH_FIELDS: tuple[FieldPath, ...] = (
+    ("tokenizer",),
+    ("prompts", "path"),
+    ("prompts", "prompt_tokens", "path"),
+    ("prompts", "output_tokens", "path"),
+)
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> WorkloadSpec:
+    """The workload in a file, or the shipped one of that name, with `a.b.c=value` overrides applied in order.
+
+    Relative paths are resolved against the file's folder, those in overrides against the working directory. A `model`
+    that is neither an existing folder nor begins with ./ ../ / or ~ stays as it is. Raises WorkloadError.
+    """
+    path = _find(source)
+    name = str(source)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise WorkloadError(f"{name}: the workload cannot be read: {_reason(error)}") from error
+    shown = path.name if name in shipped_paths() else name
+    return _validate(parse_bytes(raw, shown), path.parent, overrides)
+
+
+def loads(text: str, source: str = "<text>", overrides: Sequence[str] = (), folder: Path | None = None) -> WorkloadSpec:
+    """The workload in `text`, which errors call `source`; `folder` is what relative paths start from."""
+    return _validate(parse_bytes(text.encode("utf-8", errors="surrogatepass"), source), folder or Path.cwd(), overrides)
+
+
+@cache
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a workload, for editors to complete and check."""
+    schema = WorkloadSpec.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "llmbench workload"}
+
+
+def _find(source: str | Path) -> Path:
+    names = shipped_paths()
+    if isinstance(source, str) and source in names:
+        return names[source]
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            raise WorkloadError(f"{source}: is a folder, allowed: a workload's YAML file")
+        if path.exists():
+            return path
+    except (OSError, ValueError) as error:
+        raise WorkloadError(f"{str(source)!r}: not the name of a file: {_reason(error)}") from error
+    guess = nearest(path.stem, names) if path.name else None
+    hint = f"; did you mean {guess!r}?" if guess else "."
+    raise WorkloadError(
+        f"{source}: there is no such file and no shipped workload of that name{hint} Shipped: {', '.join(names)}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _validate(document: Document, folder: Path, overrides: Sequence[str]) -> WorkloadSpec:
+    data = document.data
+    if data is None:
+        raise WorkloadError(f"{document.source}: the file is empty; `llmbench workloads init` writes one to start from")
+    if not isinstance(data, dict):
+        kind = "a list" if isinstance(data, list) else "a single value"
+        problem = f"the file holds {kind}, allowed: a mapping with the fields {', '.join(WorkloadSpec.model_fields)}"
+        raise WorkloadError.of([Problem(document.where(()), problem)])
+    _normalise_engines(document)
+    _resolve_paths(data, folder, None)
+    applied: list[Override] = []
+    for text in overrides:
+        applied.append(apply_override(data, text))
+        _normalise_engines(document)
+        _resolve_paths(data, Path.cwd(), applied[-1].path)
+
+    def where(path: FieldPath, at_key: bool) -> str:
+        for override in reversed(applied):
+            if override.path == path[: len(override.path)]:
+                return override.where
+        if path[:-1] not in document.values:  # what holds the field is not from the file: an override made it
+            for override in reversed(applied):
+                if path[:-1] == override.path[: len(path) - 1]:
+                    return override.where
+        return document.where(path, key=at_key)
+
+    try:
+        return WorkloadSpec.model_validate(data)
+    except ValidationError as error:
+        raise WorkloadError.of(problems_of(error, data, json_schema(), where)) from error
+
+
+def _normalise_engines(document: Document) -> None:
+    """Rewrite `reference` and `vllm: {…}` to `{name: …}`, so that one path leads to a field however it was written."""
+    engines = document.data.get("engines")
+    if not isinstance(engines, list):
+        return
+    for index, item in enumerate(engines):
+        mapping = engine_mapping(item)
+        if mapping is item:
+            continue
+        engines[index] = mapping
+        here = ("engines", index)
+        if isinstance(item, dict):
+            [name] = item
+            inner = (*here, name)
+            for marks in (document.values, document.keys):
+                moved = {
+                    (*here, *path[len(inner) :]): mark
+                    for path, mark in marks.items()
+                    if path[: len(inner)] == inner and len(path) > len(inner)
+                }
+                marks.update(moved)
+
+
+def _resolve_paths(data: dict[str, Any], folder: Path, only: FieldPath | None) -> None:
+    """Make paths absolute, in place. With `only`, just those at or below that path."""
+    engines = data.get("engines")
+    num_engines = len(engines) if isinstance(engines, list) else 0
+    models = (*_MODEL_FIELDS, *(("engines", index, "model") for index in range(num_engines)))
+    for field in (*models, *_PATH_FIELDS):
+        if only is not None and field[: len(only)] != only:
+            continue
+        container: Any = data
+        for part in field[:-1]:
+            inside = isinstance(container, list) or (isinstance(container, dict) and part in container)
+            container = container[part] if inside else None
+        value = container.get(field[-1]) if isinstance(container, dict) else None
+        if isinstance(value, str) and value:
+            container[field[-1]] = _resolved(value, folder, is_model=field in models)
+
+
+def _resolved(value: str, folder: Path, *, is_model: bool) -> str:
+    explicit = value in (".", "..") or value.startswith(("./", "../", "/", "~"))
+    if is_model and not explicit and value.startswith("synthetic:"):
+        return value
+    try:
+        path = folder / Path(value).expanduser()
+        return str(path.resolve()) if explicit or not is_model or path.is_dir() else value
+    except (OSError, ValueError, RuntimeError):
+        return value  # no path at all, or a ~user nobody knows; whoever opens it says so
