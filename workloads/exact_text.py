@@ -7,6 +7,7 @@ until the count is exact; nothing is returned that was not counted.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from llmbench.workloads.errors import WorkloadError
@@ -21,6 +22,12 @@ MIN_WORDS = 64
 MAX_TRIES = 24
 # Last resorts to gain a single token: with and without a blank, a letter, a digit or a mark nearly always does.
 FILLERS = tuple(f"{blank}{mark}" for mark in ".,;:!?-qzxj7394aeiotnsr" for blank in ("", " "))
+
+
+@lru_cache(maxsize=4)
+def exact_text(tokenizer: TextTokenizer) -> ExactText:
+    """The writer for a tokenizer; kept, because looking through the vocabulary takes a moment."""
+    return ExactText(tokenizer)
 
 
 class ExactText:

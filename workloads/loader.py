@@ -15,9 +15,10 @@ from llmbench.workloads.overrides import Override, apply_override
 from llmbench.workloads.problems import problems_of
 from llmbench.workloads.shipped import ShippedWorkload, shipped, shipped_paths
 from llmbench.workloads.spec import WorkloadSpec
+from llmbench.workloads.template import template
 from llmbench.workloads.yaml_document import MAX_BYTES, Document, parse_bytes
 
-__all__ = ["Problem", "ShippedWorkload", "WorkloadError", "json_schema", "load", "loads", "shipped"]
+__all__ = ["Problem", "ShippedWorkload", "WorkloadError", "json_schema", "load", "loads", "shipped", "template"]
 
 # Values that name a file or folder. `model` may also be a name; the others are always paths.
 _MODEL_FIELDS: tuple[FieldPath, ...] = (("model",),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,33 +96,47 @@ def _json(text: str, where: str) -> Any:
         raise WorkloadError(f"{where}: not JSON that can be read: {error}") from error
 
 
-def read_sharegpt(spec: ShareGptPrompts, count: CountTokens | None) -> list[Row]:
-    """The conversations within the limits, in the file's order. Raises WorkloadError when none is left.
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """The first question of a conversation and the answer that it got."""
 
-    `count` counts the tokens of a text; without it nothing is left out, and the rows do not say how long answers were.
-    """
-    data = _json(_read(spec.path), spec.path)
+    where: str
+    question: str
+    answer: str
+
+    def row(self, limits: ShareGptPrompts, count: CountTokens | None) -> Row | None:
+        """The exchange as a row; None when it is outside the limits.
+
+        `count` counts the tokens of a text; without it nothing is outside, and the row has no `max_tokens`.
+        """
+        if count is None:
+            return Row(self.where, self.question, None, None)
+        num_prompt, num_answer = count(self.question), count(self.answer)
+        is_too_short = min(num_prompt, num_answer) < limits.min_tokens
+        is_too_long = num_prompt > limits.max_prompt_tokens or num_prompt + num_answer > limits.max_total_tokens
+        return None if is_too_short or is_too_long else Row(self.where, self.question, None, num_answer)
+
+
+def read_sharegpt(path: str) -> tuple[Exchange, ...]:
+    """Every conversation that has a question and an answer, in the file's order. Raises WorkloadError."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError) as error:
+        raise WorkloadError(f"{path}: the file of prompts cannot be read: {error}") from error
+    return _read_sharegpt(path, status.st_mtime_ns, status.st_size)
+
+
+# A real file has hundreds of megabytes and is asked for twice in each round.
+@lru_cache(maxsize=2)
+def _read_sharegpt(path: str, mtime_ns: int, num_bytes: int) -> tuple[Exchange, ...]:
+    data = _json(_read(path), path)
     if not isinstance(data, list):
-        raise WorkloadError(f"{spec.path}: given {shorten(data)}, allowed: a JSON list of conversations")
-    rows = []
-    for number, entry in enumerate(data):
-        question, answer = _first_exchange(entry)
-        if not question or not answer:
-            continue
-        num_answer: int | None = None
-        if count is not None:
-            num_prompt, num_answer = count(question), count(answer)
-            too_short = min(num_prompt, num_answer) < spec.min_tokens
-            too_long = num_prompt > spec.max_prompt_tokens or num_prompt + num_answer > spec.max_total_tokens
-            if too_short or too_long:
-                continue
-        rows.append(Row(f"{spec.path}: conversation {number}", question, None, num_answer))
-    if not rows:
-        raise WorkloadError(
-            f"{spec.path}: none of {len(data)} conversations has a human turn and an answer within prompts.min_tokens, "
-            "prompts.max_prompt_tokens and prompts.max_total_tokens"
-        )
-    return rows
+        raise WorkloadError(f"{path}: given {shorten(data)}, allowed: a JSON list of conversations")
+    pairs = ((number, _first_exchange(entry)) for number, entry in enumerate(data))
+    found = tuple(Exchange(f"{path}: conversation {number}", *pair) for number, pair in pairs if all(pair))
+    if not found:
+        raise WorkloadError(f"{path}: none of {len(data)} conversations has a human turn with an answer")
+    return found
 
 
 def _first_exchange(entry: Any) -> tuple[str, str]:

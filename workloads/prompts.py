@@ -9,12 +9,13 @@ ones, as they would otherwise fill the prefix cache with them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llmbench.workloads.errors import WorkloadError
-from llmbench.workloads.exact_text import ExactText
+from llmbench.workloads.exact_text import exact_text
 from llmbench.workloads.lengths import sample
 from llmbench.workloads.prompt_rows import Row, read_jsonl, read_sharegpt
 from llmbench.workloads.prompt_specs import JsonlPrompts, ShareGptPrompts, SyntheticPrompts, TextPrompts
@@ -40,6 +41,7 @@ __all__ = [
 SALT_TOKENS = 8
 
 Purpose = Literal["measured", "warmup"]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class _Builder:
         self.purpose, self.count = purpose, count
         self.is_chat = spec.request.api == "chat"
         self.is_salted = spec.prompts.salt == "round" or purpose == "warmup"
-        self.writer = None if tokenizer is None else ExactText(tokenizer)
+        self.writer = None if tokenizer is None else exact_text(tokenizer)
         self.num_special = 0
         if tokenizer is not None and not self.is_chat:
             self.num_special = len(tokenizer.encode("a", add_special_tokens=True)) - len(tokenizer.encode("a"))
@@ -209,22 +211,37 @@ class _Builder:
         return tuple(planned)
 
     def rows(self, prompts: JsonlPrompts | ShareGptPrompts) -> tuple[PlannedPrompt, ...]:
-        if isinstance(prompts, JsonlPrompts):
-            rows = read_jsonl(prompts, allow_messages=self.is_chat)
-        else:
-            rows = read_sharegpt(prompts, None if self.writer is None else self.writer.count)
-        order = list(range(len(rows)))
-        if prompts.shuffle:
-            order = [int(row) for row in stream(self.spec.seeds.prompts, "row order").permutation(len(rows))]
-        if self.purpose == "warmup":
-            order.reverse()  # rows that are measured late or not at all
         outputs: Sequence[int] | None = None
         if prompts.output_tokens is not None:
             outputs = sample(prompts.output_tokens, self.count, self.stream("output lengths"))
+        rows = self.chosen_rows(prompts)
         return tuple(
-            self.planned_row(index, rows[order[index % len(rows)]], None if outputs is None else outputs[index])
+            self.planned_row(index, rows[index % len(rows)], None if outputs is None else outputs[index])
             for index in range(self.count)
         )
+
+    def chosen_rows(self, prompts: JsonlPrompts | ShareGptPrompts) -> list[Row]:
+        """The rows to ask, in order, as many as there are requests or as the file has."""
+        if isinstance(prompts, JsonlPrompts):
+            rows = read_jsonl(prompts, allow_messages=self.is_chat)
+            return list(itertools.islice(self.ordered(rows, prompts.shuffle), self.count))
+        exchanges = read_sharegpt(prompts.path)
+        count = None if self.writer is None else self.writer.count
+        candidates = (exchange.row(prompts, count) for exchange in self.ordered(exchanges, prompts.shuffle))
+        kept = list(itertools.islice((row for row in candidates if row is not None), self.count))
+        if not kept:
+            raise WorkloadError(
+                f"{prompts.path}: none of {len(exchanges)} conversations is within prompts.min_tokens, "
+                "prompts.max_prompt_tokens and prompts.max_total_tokens"
+            )
+        return kept
+
+    def ordered(self, items: Sequence[Item], shuffle: bool) -> Iterator[Item]:
+        order: Sequence[int] = range(len(items))
+        if shuffle:
+            order = stream(self.spec.seeds.prompts, "row order").permutation(len(items)).tolist()
+        # Warm-up starts from the other end, with rows that are measured late or not at all.
+        yield from (items[item] for item in (reversed(order) if self.purpose == "warmup" else order))
 
     def planned_row(self, index: int, row: Row, max_tokens: int | None) -> PlannedPrompt:
         if max_tokens is None:
