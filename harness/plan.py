@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,13 @@ import numpy as np
 
 from llmbench.engines.wire import ChatMessage, GenerationRequest
 from llmbench.workloads.arrivals import arrival_offsets_ns
-from llmbench.workloads.prompts import PlannedPrompt, TextTokenizer, build_prompts, build_warmup_prompts
+from llmbench.workloads.prompts import (
+    PlannedPrompt,
+    TextTokenizer,
+    build_prompts,
+    build_warmup_prompts,
+    prompts_digest,
+)
 from llmbench.workloads.spec import EngineSpec, WorkloadSpec
 
 
@@ -71,15 +75,14 @@ def plan(
     """
     slugs = _slugs([engine.label for engine in engines])
     by_round: list[list[Trial]] = []
-    digest = hashlib.sha256()
+    asked: list[PlannedPrompt] = []
     for round_index in range(spec.measure.rounds):
         measured = build_prompts(spec, tokenizer, round_index)
         warmup = build_warmup_prompts(spec, tokenizer, round_index)
         offsets = arrival_offsets_ns(
             spec.traffic.arrivals, len(measured), _round_seed(spec.seeds.schedule, round_index)
         )
-        for prompt in (*warmup, *measured):
-            digest.update(_canonical(prompt))
+        asked += (*warmup, *measured)
         trials = [
             Trial(
                 engine=engine,
@@ -113,7 +116,7 @@ def plan(
         by_round.append(trials if round_index % 2 == 0 else trials[::-1])
     return RunPlan(
         trials=tuple(trial for trials in by_round for trial in trials),
-        prompts_digest=digest.hexdigest(),
+        prompts_digest=prompts_digest(asked),
     )
 
 
@@ -177,11 +180,6 @@ def _concurrency(spec: WorkloadSpec) -> int | None:
 def _round_seed(seed: int, round_index: int) -> int:
     # Not seed + round: then round 1 of seed 0 would repeat round 0 of seed 1.
     return int(np.random.SeedSequence([seed, round_index]).generate_state(1)[0])
-
-
-def _canonical(prompt: PlannedPrompt) -> bytes:
-    asked = [prompt.prompt, prompt.messages, prompt.max_tokens]
-    return json.dumps(asked, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
 
 
 def _slugs(labels: Sequence[str]) -> list[str]:
