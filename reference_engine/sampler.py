@@ -35,7 +35,9 @@ def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence], eos_token_ids:
     random_rows = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy]
     if random_rows:
         chosen = [sequences[row] for row in random_rows]
-        uniforms = torch.tensor([uniform(sequence.seed, sequence.num_output_tokens) for sequence in chosen])
+        uniforms = torch.tensor(
+            [uniform(sequence.seed, sequence.num_output_tokens) for sequence in chosen], dtype=torch.float64
+        )
         tokens[random_rows] = sample_rows(allowed[random_rows], [sequence.params for sequence in chosen], uniforms)
     token_ids: list[int] = tokens.tolist()
     return [
@@ -57,7 +59,7 @@ def uniform(seed: int, index: int) -> float:
 def sample_rows(logits: torch.Tensor, params: SequenceOf[SamplingParams], uniforms: torch.Tensor) -> torch.Tensor:
     """Inverse-CDF sampling of each row's filtered distribution: token ids [n].
 
-    logits [n, vocab_size] float32; uniforms [n] in [0, 1). Temperature first, then top-k, then top-p.
+    logits [n, vocab_size] float32; uniforms [n] float64 in [0, 1). Temperature first, then top-k, then top-p.
     """
     n, vocab_size = logits.shape
     temperatures = torch.tensor([p.temperature for p in params]).unsqueeze(1)
@@ -94,8 +96,10 @@ def _sample_filtered(scaled: torch.Tensor, top_k: int, top_p: float, u: torch.Te
 def _invert_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """The first index whose cumulative weight exceeds u times the row's sum; weights [n, m] need not sum to 1."""
     cdf = weights.double().cumsum(dim=-1)
-    thresholds = uniforms.double().unsqueeze(1) * cdf[:, -1:]
-    return torch.searchsorted(cdf, thresholds, right=True).squeeze(1)
+    total = cdf[:, -1:]
+    index = torch.searchsorted(cdf, uniforms.unsqueeze(1) * total, right=True)
+    # u * total may round up to total, which no cumulative weight exceeds; the last index with weight is meant then.
+    return index.minimum(torch.searchsorted(cdf, total)).squeeze(1)
 
 
 def _forbid_early_end(
