@@ -96,7 +96,7 @@ def _sample_filtered(scaled: torch.Tensor, top_k: int, top_p: float, u: torch.Te
 def _invert_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """The first index whose cumulative weight exceeds u times the row's sum; weights [n, m] need not sum to 1."""
     cdf = weights.double().cumsum(dim=-1)
-    total = cdf[:, -1:]
+    total = cdf[:, -1:].contiguous()
     index = torch.searchsorted(cdf, uniforms.unsqueeze(1) * total, right=True)
     # u * total may round up to total, which no cumulative weight exceeds; the last index with weight is meant then.
     return index.minimum(torch.searchsorted(cdf, total)).squeeze(1)

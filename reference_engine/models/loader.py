@@ -27,7 +27,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> CausalLM:
     config = _model_config(folder, raw)
     files = weight_files(folder)
     model = FAMILIES[config.architecture].build(config, dtype)
-    _load_weights(model, files)
+    _load_weights(model, folder, files)
     return model
 
 
@@ -81,7 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / SINGLE_FILE]
 
 
-def _load_weights(model: CausalLM, files: Iterable[Path]) -> None:
+def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path]) -> None:
     views = model.checkpoint_views()
     missing = set(views)
     unexpected: list[str] = []
@@ -101,7 +101,7 @@ def _load_weights(model: CausalLM, files: Iterable[Path]) -> None:
     if missing or unexpected:
         faults = [f"lacks {_some(sorted(missing))}"] * bool(missing)
         faults += [f"has the unknown {_some(sorted(unexpected))}"] * bool(unexpected)
-        raise CheckpointError(f"The checkpoint {files!s} does not match its config.json: it {' and '.join(faults)}.")
+        raise CheckpointError(f"The checkpoint {folder} does not match its config.json: it {' and '.join(faults)}.")
 
 
 def _copy(target: torch.Tensor, source: torch.Tensor, name: str, file: Path) -> None:

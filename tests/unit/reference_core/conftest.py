@@ -51,13 +51,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def make(variant: str) -> Path:
         if variant not in made:
             made[variant] = tmp_path_factory.mktemp(variant)
-            write_checkpoint(made[variant], VARIANTS[variant])
+            _write_checkpoint(made[variant], VARIANTS[variant])
         return made[variant]
 
     return make
 
 
-def write_checkpoint(folder: Path, settings: Mapping[str, Any], **save_options: Any) -> None:
+@pytest.fixture(scope="session")
+def write_checkpoint() -> Callable[..., None]:
+    return _write_checkpoint
+
+
+def _write_checkpoint(folder: Path, settings: Mapping[str, Any], **save_options: Any) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(20)
