@@ -14,6 +14,9 @@ class TextTokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    # By identity will do: what was learnt about a tokenizer's vocabulary is kept for as long as it is in use.
+    def __hash__(self) -> int: ...
+
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Token ids of `text`; with `add_special_tokens`, with what a server puts around a prompt, such as BOS."""
         ...

@@ -1,0 +1,46 @@
+"""`llmbench report`: the report again, from the run directory alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Export(StrEnum):
+    JSON = "json"
+    CSV = "csv"
+    VLLM_BENCH = "vllm-bench"
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option(show_default=False, help="The HTML file to write (default: RUN/report.html).")
+    ] = None,
+    export: Annotated[
+        list[Export] | None,
+        typer.Option(
+            show_default=False,
+            help="Write this too, beside the report; vllm-bench is the JSON of `vllm bench serve`; may be repeated "
+            "(default: none).",
+        ),
+    ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", show_default=False, help="Open the report in a browser (default: off).")
+    ] = False,
+) -> None:
+    """Print a run's table and write its HTML report again."""
+    from rich.console import Console
+
+    from llmbench.harness.cli.write_report import export_run, open_in_browser, write_report
+
+    path = write_report(run, out or run / "report.html", Console(markup=False, highlight=False))
+    for kind in export or []:
+        for written in export_run(run, str(kind), path.parent):
+            typer.echo(str(written))
+    typer.echo(str(path))
+    if open_:
+        open_in_browser(path)

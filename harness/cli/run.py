@@ -1,0 +1,76 @@
+"""`llmbench run`: measure, print the table, write the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    workload: Annotated[
+        str, typer.Argument(help="A workload file, or the name of a shipped workload (llmbench workloads list).")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            show_default=False,
+            help="Override one field, e.g. traffic.arrivals.rate=8; may be repeated (default: none).",
+        ),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            show_default=False,
+            help="Ask only this engine of the workload's; may be repeated (default: all of them).",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            show_default=False,
+            help="Print the plan and send nothing; a synthetic model is made, since exact prompts need its tokenizer "
+            "(default: off).",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="The run directory (default: runs/TIME-WORKLOAD-DIGEST)."),
+    ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", show_default=False, help="Open the report in a browser (default: off).")
+    ] = False,
+) -> None:
+    """Run a workload on its engines and leave a run directory with an HTML report in it."""
+    from rich.console import Console
+
+    from llmbench.harness.assemble import assemble
+    from llmbench.workloads.loader import load
+
+    spec = load(workload, set_ or [])
+    console = Console(markup=False, highlight=False)
+    if dry_run:
+        from llmbench.harness.cli.show_plan import show_plan
+
+        show_plan(assemble(spec, engine or []), console)
+        return
+
+    from llmbench.harness.cli.write_report import open_in_browser, write_report
+    from llmbench.harness.session import run_session
+
+    with console.status(f"preparing {spec.name}"):
+        assembly = assemble(spec, engine or [])
+    outcome = run_session(assembly, out)
+    report = write_report(outcome.path, outcome.path / "report.html", console)
+    if outcome.message is not None:
+        typer.echo(f"llmbench: {outcome.message}", err=True)
+    typer.echo(str(report))
+    if open_:
+        open_in_browser(report)
+    raise typer.Exit(outcome.exit_code)

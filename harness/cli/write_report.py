@@ -1,0 +1,44 @@
+"""What people look at, written from a run directory."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+from rich.console import Console
+
+from llmbench.harness.errors import ConfigError
+from llmbench.reports.console import print_summary
+from llmbench.reports.exports import write_csv, write_json, write_vllm_bench
+from llmbench.reports.html import write_html
+from llmbench.results.run_directory import Run
+
+
+def write_report(run_path: Path, report_path: Path, console: Console) -> Path:
+    """The HTML report's path, once it is written and the table is printed."""
+    run = Run.open(run_path)
+    print_summary(run, console)
+    if not report_path.parent.is_dir():
+        raise ConfigError(f"--out {report_path}: {report_path.parent} is no folder.")
+    write_html(run, report_path)
+    return report_path
+
+
+def export_run(run_path: Path, kind: str, folder: Path) -> list[Path]:
+    """The files written for one `--export`."""
+    run = Run.open(run_path)
+    match kind:
+        case "json":
+            path = folder / "summary.json"
+            write_json(run, path)
+        case "csv":
+            path = folder / "summary.csv"
+            write_csv(run, path)
+        case _:
+            path = folder / "vllm-bench.json"
+            write_vllm_bench(run, path)
+    return [path]
+
+
+def open_in_browser(path: Path) -> None:
+    webbrowser.open(path.resolve().as_uri())

@@ -1,0 +1,168 @@
+"""The process that decodes answers and stores them while the run goes, and the harness's handle on it.
+
+Why a process: decoding, journalling and drawing the progress bar would share the interpreter lock with the event loop
+that stamps tokens. What the event loop pays per request is one queue put; a thread pickles the stamps and raw bytes
+(about 0.1 ms for 250 reads) into a pipe. Why not after the run: when the harness is killed, everything handed over is
+still stored, because the pipe and this process outlive it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from llmbench.engines.wire import Timeline
+from llmbench.harness.errors import HarnessError
+from llmbench.harness.plan import Trial
+from llmbench.results.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first message. `adapters` maps an engine's label to the name its adapter is registered under."""
+
+    path: Path
+    manifest: Manifest
+    adapters: Mapping[str, str]
+    tokenizer_path: Path | None
+    num_requests: int
+    draw: bool
+    lag_matters: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrialBegins:
+    """Requests of this trial may now be answered; sent before the clock starts, so that an answer is only stamps."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    request_id: str
+    timeline: Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What the progress bar says is going on."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestChanges:
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The last message: `problems` are the session's own, the records' are found by the recorder."""
+
+    status: str
+    problems: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The recorder's last word: every problem of the run, and whether its numbers may be used."""
+
+    problems: tuple[str, ...]
+    invalid: bool
+
+
+class Recorder:
+    """Starts the recorder process and feeds it. `send` never blocks; `close` waits until everything is stored."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "llmbench.harness.recorder_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Not in the terminal's process group: Ctrl-C is the session's to handle, and what was measured is stored.
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._replies: IO[bytes] = self._process.stdout
+        self._messages: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._feeder = threading.Thread(target=self._feed, args=(self._process.stdin,), daemon=True)
+        self._feeder.start()
+        self.send(opening)
+        self.log_paths: Mapping[str, Path] = self._reply()
+
+    def send(self, message: object) -> None:
+        self._messages.put(message)
+
+    def check(self) -> None:
+        """Raise HarnessError if the recorder is no longer there: measuring on would measure for nobody."""
+        if self._process.poll() is not None:
+            self._reply()
+
+    def close(self, closing: Closing) -> Verdict:
+        """The verdict, once the run directory is finished. Raises HarnessError when it could not be."""
+        self.send(closing)
+        verdict: Verdict = self._reply()
+        self._messages.put(None)
+        self._feeder.join()
+        self._process.wait()
+        return verdict
+
+    def abandon(self) -> None:
+        """Let the recorder store what it has been given, and leave the run directory unfinished."""
+        self._messages.put(None)
+        self._feeder.join(timeout=10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
+
+    def _feed(self, pipe: IO[bytes]) -> None:
+        with contextlib.suppress(BrokenPipeError), pipe:
+            while (message := self._messages.get()) is not None:
+                pickle.dump(message, pipe, protocol=pickle.HIGHEST_PROTOCOL)
+                pipe.flush()
+
+    def _reply(self) -> Any:
+        try:
+            reply = pickle.load(self._replies)  # noqa: S301 (our own child's)
+        except EOFError:
+            code = self._process.wait()
+            raise HarnessError(
+                f"The recorder process ended early (code {code}); what it stored before is in the run directory."
+            ) from None
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+def read_messages(pipe: IO[bytes]) -> Iterator[Any]:
+    """Messages until the pipe closes; one cut off by a killed harness is left out.
+
+    A thread empties the pipe at once, so that a slow decoder never leaves answers behind in a harness that may die.
+    """
+    received: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def empty() -> None:
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):
+            while True:
+                received.put(pickle.load(pipe))  # noqa: S301 (our own parent's)
+        received.put(None)
+
+    threading.Thread(target=empty, daemon=True).start()
+    while (message := received.get()) is not None:
+        yield message
+
+
+def own_stdout() -> IO[bytes]:
+    """The reply pipe, with file descriptor 1 turned to stderr: a library that prints cannot garble a reply."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return replies

@@ -1,0 +1,109 @@
+"""The recorder's own side: `python -m llmbench.harness.recorder_process`, fed by `harness/recorder.py`.
+
+Owns the run directory: nothing else writes to it but the engines' logs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable
+from typing import IO, assert_never
+
+from llmbench.engines import registry
+from llmbench.harness.plan import PlannedRequest, Trial
+from llmbench.harness.progress import Progress
+from llmbench.harness.recorder import (
+    Answered,
+    Closing,
+    ManifestChanges,
+    Opening,
+    Phase,
+    TrialBegins,
+    Verdict,
+    own_stdout,
+    read_messages,
+)
+from llmbench.harness.records import to_records
+from llmbench.harness.validity import judge
+from llmbench.results.records import RequestRecord
+from llmbench.results.run_directory import RunDirectory, RunError
+
+Message = Answered | TrialBegins | Phase | ManifestChanges | Closing
+
+
+def main() -> None:
+    replies = own_stdout()
+    messages = read_messages(sys.stdin.buffer)
+    opening: Opening = next(messages)
+    try:
+        directory = RunDirectory.create(opening.path, opening.manifest)
+    except RunError as error:
+        _answer(replies, error)
+        return
+    with Progress(opening.num_requests, draw=opening.draw) as progress:
+        recording = Recording(opening, directory, progress)
+        _answer(replies, {label: directory.log_path(label) for label in opening.adapters})
+        for message in messages:
+            verdict = recording.take(message)
+            if verdict is not None:
+                progress.stop()
+                _answer(replies, verdict)
+                return
+    # The harness is gone: what it handed over is in the journal, and the directory says itself that it is unfinished.
+
+
+class Recording:
+    """Decodes each answer with its engine's adapter and appends it to the run directory."""
+
+    def __init__(self, opening: Opening, directory: RunDirectory, progress: Progress) -> None:
+        self._opening = opening
+        self._directory = directory
+        self._progress = progress
+        self._adapters = {label: registry.get(name) for label, name in opening.adapters.items()}
+        self._asked: dict[str, tuple[Trial, PlannedRequest]] = {}
+        self._records: list[RequestRecord] = []
+        self._count_tokens = self._counter()
+
+    def take(self, message: Message) -> Verdict | None:
+        match message:
+            case TrialBegins(trial):
+                for planned in (*trial.warmup, *trial.requests):
+                    self._asked[planned.request_id] = (trial, planned)
+            case Answered(request_id, timeline):
+                trial, planned = self._asked.pop(request_id)
+                adapter = self._adapters[trial.engine.label]
+                record, chunks = to_records(trial, planned, timeline, adapter, self._count_tokens)
+                self._directory.append(record, chunks)
+                self._records.append(record)
+                self._progress.add(record)
+            case Phase(text):
+                self._progress.say(text)
+            case ManifestChanges(changes):
+                self._directory.update_manifest(**changes)
+            case Closing(status, problems):
+                found = judge(self._records, self._opening.adapters, lag_matters=self._opening.lag_matters)
+                texts = (*problems, *(finding.text for finding in found))
+                self._directory.finish(status, problems=list(texts))
+                return Verdict(problems=texts, invalid=any(finding.invalid for finding in found))
+            case _:
+                assert_never(message)
+        return None
+
+    def _counter(self) -> Callable[[str], int] | None:
+        path = self._opening.tokenizer_path
+        if path is None:
+            return None
+        from llmbench.workloads.prompts import load_tokenizer
+
+        tokenizer = load_tokenizer(path)
+        return lambda text: len(tokenizer.encode(text))
+
+
+def _answer(replies: IO[bytes], reply: object) -> None:
+    pickle.dump(reply, replies)
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""From what the transport saw to the rows that are stored."""
+
+from __future__ import annotations
+
+import hashlib
+
+from llmbench.engines.adapter import Adapter, CountTokens
+from llmbench.engines.wire import Timeline
+from llmbench.harness.plan import PlannedRequest, Trial
+from llmbench.results.records import ChunkRecord, RequestRecord
+
+
+def to_records(
+    trial: Trial,
+    planned: PlannedRequest,
+    timeline: Timeline,
+    adapter: Adapter,
+    count_tokens: CountTokens | None,
+) -> tuple[RequestRecord, list[ChunkRecord]]:
+    """The request's row and one row per stamped read, decoded by the engine's adapter.
+
+    What the transport saw go wrong comes before what decoding found wrong. Tokens that arrived before a failure stay
+    counted. The prompt's length is the engine's own count where it gives one, else the planned one.
+    """
+    answer = adapter.decode(planned.generation, timeline, count_tokens)
+    failure = timeline.failure or answer.failure
+    chunks = [
+        ChunkRecord(planned.request_id, event.chunk, timeline.chunk_ns[event.chunk], event.tokens, len(event.text))
+        for event in answer.events
+    ]
+    generated_ns = [chunk.t_ns for chunk in chunks if chunk.tokens > 0 or chunk.chars > 0]
+    record = RequestRecord(
+        request_id=planned.request_id,
+        engine=trial.engine.label,
+        level=trial.level,
+        round=trial.round,
+        index=planned.index,
+        warmup=planned.warmup,
+        due_ns=timeline.due_ns,
+        connect_ns=timeline.connect_ns,
+        sent_ns=timeline.sent_ns,
+        first_byte_ns=timeline.first_byte_ns,
+        first_token_ns=generated_ns[0] if generated_ns else None,
+        last_token_ns=generated_ns[-1] if generated_ns else None,
+        end_ns=timeline.end_ns,
+        prompt_tokens=planned.prompt_tokens if answer.prompt_tokens is None else answer.prompt_tokens,
+        output_tokens=answer.output_tokens,
+        requested_tokens=planned.generation.max_tokens,
+        token_source=None if answer.token_source is None else str(answer.token_source),
+        finish_reason=answer.finish_reason,
+        status="ok" if failure is None else "failed",
+        http_status=timeline.status,
+        error_kind=None if failure is None else str(failure.kind),
+        error=None if failure is None else failure.message,
+        output_sha256=hashlib.sha256(answer.text.encode()).hexdigest() if failure is None else None,
+    )
+    return record, chunks

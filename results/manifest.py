@@ -1,0 +1,161 @@
+"""The manifest of a run: what was asked, of whom, where and by which clock. Stored as `manifest.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from llmbench.results.errors import RunError
+
+SCHEMA_VERSION = 1
+
+FinalStatus = Literal["complete", "interrupted", "failed"]
+StoredStatus = Literal["running", "complete", "interrupted", "failed"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClockManifest(_Frozen):
+    """The clock of every `_ns` column. `origin_ns` and `origin_utc` (ISO 8601) were read together, once, to date a run;
+    durations never use the wall clock."""
+
+    origin_ns: int
+    origin_utc: str
+    source: str = "time.perf_counter_ns"
+    resolution_ns: int | None = None
+
+
+class LagManifest(_Frozen):
+    """A delay of the instrument itself, in ns, over `n` samples."""
+
+    n: int
+    p50_ns: int | None
+    p99_ns: int | None
+    max_ns: int | None
+
+
+class InstrumentManifest(_Frozen):
+    """How well the harness kept time during one trial.
+
+    `loop_lag`: how late a timer of the event loop fired. `send_lag`: sent − due of measured requests. `cpu_s`: CPU
+    seconds spent by the harness's process between the trial's start and end.
+    """
+
+    event_loop: str
+    clock: str = "time.perf_counter_ns"
+    loop_lag: LagManifest | None = None
+    send_lag: LagManifest | None = None
+    cpu_s: float | None = None
+
+
+class EngineManifest(_Frozen):
+    """One engine as it answered. `command` and `pid` are None for a server that was already running.
+
+    `log` is relative to the run directory. `details` holds what an adapter knows beyond this (dtype, device, …).
+    """
+
+    label: str
+    name: str
+    version: str | None = None
+    command: tuple[str, ...] | None = None
+    url: str | None = None
+    pid: int | None = None
+    model: str | None = None
+    model_digest: str | None = None
+    log: str | None = None
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class TrialManifest(_Frozen):
+    """One engine asked everything once. `requests` counts the measured ones planned; `end_ns` is None if cut short."""
+
+    engine: str
+    level: str
+    round: int
+    start_ns: int
+    end_ns: int | None
+    requests: int
+    instrument: InstrumentManifest | None = None
+
+
+class Manifest(_Frozen):
+    """Everything about a run but its rows. `workload` is the spec as JSON; digests are sha256 hex.
+
+    `command` is the argument list that started the run. `problems` are full sentences. `status` is `running` until the
+    run directory is finished.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    created_utc: str
+    command: tuple[str, ...]
+    status: StoredStatus = "running"
+    workload: dict[str, JsonValue]
+    workload_digest: str
+    prompts_digest: str
+    seeds: dict[str, int]
+    engines: tuple[EngineManifest, ...]
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
+    clock: ClockManifest
+    trials: tuple[TrialManifest, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def changed(self, **changes: Any) -> Manifest:
+        """A validated copy with these fields replaced. Raises pydantic.ValidationError for an unknown field."""
+        return Manifest.model_validate({**dict(self), **changes})
+
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+
+# From version n to n + 1, keyed by n. A new SCHEMA_VERSION brings its step here, and old runs stay readable.
+UPGRADES: Mapping[int, Upgrade] = {}
+
+
+def upgraded(
+    stored: dict[str, Any],
+    where: str,
+    current: int = SCHEMA_VERSION,
+    upgrades: Mapping[int, Upgrade] = UPGRADES,
+) -> dict[str, Any]:
+    """`stored` as schema version `current`, one step at a time.
+
+    Raises RunError for a version that is missing, newer than this program, or older than the oldest known step.
+    """
+    version = stored.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise RunError(f"{where} has no schema_version (a whole number), so it is not the manifest of an llmbench run.")
+    if version > current:
+        raise RunError(
+            f"{where} has schema version {version}, and this llmbench reads versions up to {current}. "
+            "Install a newer one: pip install --upgrade llmbench."
+        )
+    while version < current:
+        step = upgrades.get(version)
+        if step is None:
+            raise RunError(
+                f"{where} has schema version {version}, which this llmbench (version {current}) can no longer read. "
+                "Open it with the llmbench that made it, and export it from there."
+            )
+        stored = {**step(stored), "schema_version": version + 1}
+        version += 1
+    return stored
+
+
+def parse(text: str, where: str) -> Manifest:
+    """The manifest in `text`, upgraded if need be. `where` names its file in a RunError."""
+    try:
+        stored = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"{where} is not valid JSON ({error}); restore it from a copy of the run directory.") from None
+    if not isinstance(stored, dict):
+        raise RunError(f"{where} holds no JSON object, so it is not the manifest of an llmbench run.")
+    stored = upgraded(stored, where)
+    try:
+        return Manifest.model_validate(stored)
+    except ValueError as error:
+        raise RunError(f"{where} does not hold what a manifest of version {SCHEMA_VERSION} holds: {error}") from None

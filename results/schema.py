@@ -1,0 +1,92 @@
+"""The columns of `requests.parquet` and `chunks.parquet`: name, type, unit and meaning, stored as field metadata too."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, NamedTuple
+
+from llmbench.results.records import ChunkRecord, RequestRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Column(NamedTuple):
+    """`type` is the name of an Arrow type. `nullable` columns hold null for what was not seen."""
+
+    name: str
+    type: str
+    unit: str
+    description: str
+    nullable: bool = True
+
+
+_NS = "ns on the clock of the manifest"
+
+REQUEST_COLUMNS = (
+    Column("request_id", "string", "", "unique within the run", nullable=False),
+    Column("engine", "string", "", "label of the engine that was asked", nullable=False),
+    Column("level", "string", "", "load level, e.g. poisson 8/s", nullable=False),
+    Column("round", "int32", "", "repetition, counted from 0", nullable=False),
+    Column("index", "int32", "", "place in the trial's plan, counted from 0", nullable=False),
+    Column("warmup", "bool", "", "sent before the measurement and left out of every result", nullable=False),
+    Column("due_ns", "int64", _NS, "when the schedule wanted the request sent", nullable=False),
+    Column("connect_ns", "int64", _NS, "when a connected socket was at hand, reused or new"),
+    Column("sent_ns", "int64", _NS, "when the request's bytes had been handed to the kernel"),
+    Column("first_byte_ns", "int64", _NS, "when the first byte of the answer was read"),
+    Column("first_token_ns", "int64", _NS, "stamp of the first chunk with generated content"),
+    Column("last_token_ns", "int64", _NS, "stamp of the last chunk with generated content"),
+    Column("end_ns", "int64", _NS, "when the answer was complete or given up"),
+    Column("prompt_tokens", "int32", "tokens", "length of the prompt"),
+    Column("output_tokens", "int32", "tokens", "length of the answer"),
+    Column("requested_tokens", "int32", "tokens", "length of the answer that was asked for", nullable=False),
+    Column("token_source", "string", "", "where output_tokens came from"),
+    Column("finish_reason", "string", "", "why the engine stopped, in its own word"),
+    Column("status", "string", "", "ok or failed", nullable=False),
+    Column("http_status", "int32", "", "status code of the answer"),
+    Column("error_kind", "string", "", "kind of failure, from a fixed list"),
+    Column("error", "string", "", "the failure in a sentence"),
+    Column("output_sha256", "string", "", "sha256 of the answer's text in UTF-8, hex"),
+)
+
+# Not part of a record: it finds a request's rows in chunks.parquet without reading a single id.
+NUM_CHUNKS = Column("num_chunks", "int32", "rows", "rows of this request in chunks.parquet", nullable=False)
+
+CHUNK_COLUMNS = (
+    Column("request_id", "string", "", "the request this read belongs to", nullable=False),
+    Column("index", "int32", "", "place among the request's reads, counted from 0", nullable=False),
+    Column("t_ns", "int64", _NS, "when the read returned", nullable=False),
+    Column("tokens", "int32", "tokens", "generated tokens in this read, possibly 0", nullable=False),
+    Column("chars", "int32", "characters", "generated characters in this read, possibly 0", nullable=False),
+)
+
+assert tuple(column.name for column in REQUEST_COLUMNS) == tuple(field.name for field in fields(RequestRecord))
+assert tuple(column.name for column in CHUNK_COLUMNS) == tuple(field.name for field in fields(ChunkRecord))
+
+RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
+
+
+def request_schema() -> pa.Schema:
+    """Rows in the order in which the requests ended."""
+    return _schema((*REQUEST_COLUMNS, NUM_CHUNKS))
+
+
+def chunk_schema() -> pa.Schema:
+    """Rows grouped by request, in the order of `requests.parquet`; a request's rows are never split by a row group."""
+    return _schema(CHUNK_COLUMNS)
+
+
+def _schema(columns: tuple[Column, ...]) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field(
+                column.name,
+                pa.type_for_alias(column.type),
+                nullable=column.nullable,
+                metadata={"unit": column.unit, "description": column.description},
+            )
+            for column in columns
+        ]
+    )

@@ -1,0 +1,80 @@
+"""When a run's numbers must not be used, and what is only worth a remark."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmbench.harness.validity import judge, percentile_ns
+from llmbench.results.records import RequestRecord
+
+MS = 1_000_000
+GOOD = RequestRecord(
+    request_id="a-r0-00000",
+    engine="a",
+    level="poisson 8/s",
+    round=0,
+    index=0,
+    warmup=False,
+    due_ns=1_000 * MS,
+    connect_ns=1_000 * MS,
+    sent_ns=1_001 * MS,
+    first_byte_ns=1_050 * MS,
+    first_token_ns=1_050 * MS,
+    last_token_ns=1_100 * MS,
+    end_ns=1_101 * MS,
+    prompt_tokens=10,
+    output_tokens=4,
+    requested_tokens=4,
+    token_source="usage_delta",
+    finish_reason="length",
+    status="ok",
+    http_status=200,
+    error_kind=None,
+    error=None,
+    output_sha256=None,
+)
+FAILED = replace(GOOD, status="failed", sent_ns=None, error_kind="connect", error="refused", output_tokens=None)
+
+
+def test_a_good_run_has_nothing_to_say() -> None:
+    assert judge([GOOD] * 100, ["a"]) == []
+
+
+def test_one_late_request_in_a_hundred_is_within_the_budget_and_two_are_not() -> None:
+    late = replace(GOOD, sent_ns=GOOD.due_ns + 9 * MS)
+    assert judge([GOOD] * 99 + [late], ["a"]) == []
+    [finding] = judge([GOOD] * 98 + [late] * 2, ["a"])
+    assert finding.invalid
+    assert "p99 9.0 ms" in finding.text
+
+
+def test_waiting_for_a_slot_that_the_workload_itself_bounds_is_not_lateness() -> None:
+    late = replace(GOOD, sent_ns=GOOD.due_ns + 9 * MS)
+    assert judge([late] * 10, ["a"], lag_matters=False) == []
+
+
+def test_no_success_is_invalid_and_names_the_kinds() -> None:
+    [finding] = judge([FAILED, FAILED], ["a"])
+    assert finding.invalid
+    assert "none of 2 requests succeeded (connect)" in finding.text
+
+
+def test_warm_up_is_not_judged_and_an_engine_without_requests_neither() -> None:
+    assert judge([replace(FAILED, warmup=True)], ["a", "b"]) == []
+
+
+def test_an_answer_of_another_length_is_flagged_and_stays_valid() -> None:
+    [finding] = judge([GOOD, replace(GOOD, output_tokens=3)], ["a"])
+    assert not finding.invalid
+    assert "1 of 2 answers do not have the length asked" in finding.text
+
+
+def test_a_count_nobody_gave_is_no_wrong_length() -> None:
+    assert judge([replace(GOOD, output_tokens=None)], ["a"]) == []
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 2), (0.75, 3), (0.99, 4), (1.0, 4)])
+def test_percentile_is_the_nearest_rank(share: float, expected: int) -> None:
+    assert percentile_ns([4, 3, 2, 1], share) == expected
