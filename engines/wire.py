@@ -19,7 +19,7 @@ class FailureKind(StrEnum):
     CONNECT = "connect"
     TLS = "tls"
     CONNECT_TIMEOUT = "connect_timeout"
-    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105
     IDLE_TIMEOUT = "idle_timeout"
     TOTAL_TIMEOUT = "total_timeout"
     HTTP_STATUS = "http_status"
@@ -41,7 +41,7 @@ class Failure:
 class TokenSource(StrEnum):
     """Where a token count came from, most trustworthy first."""
 
-    TOKEN_IDS = "token_ids"
+    TOKEN_IDS = "token_ids"  # noqa: S105
     USAGE_DELTA = "usage_delta"
     LOGPROBS = "logprobs"
     SERVER_COUNT = "server_count"
@@ -107,8 +107,14 @@ class Timeline:
 
     `due_ns` is when the schedule wanted the request sent, `connect_ns` when a connected socket was at hand (reused or
     new), `sent_ns` when its bytes had been handed to the kernel, `first_byte_ns` when the first byte of the answer was
-    read. `chunk_ns[i]` stamps the read that delivered `chunk_bytes[i]`: body bytes with HTTP chunk framing removed, one
-    entry per read, however many server events it carried. `end_ns` is when the answer was complete or given up.
+    there. `chunk_ns[i]` stamps the return of the read that delivered `chunk_bytes[i]`: body bytes with HTTP chunk
+    framing removed, one entry per read, however many server events it carried. `end_ns` is when the answer was complete
+    or given up.
+
+    `arrival_ns[i]`, where the platform tells, is when the network stack received the last byte of `chunk_bytes[i]`; it
+    is the truer stamp, and `chunk_ns[i]` minus it is how late the reader was. `coalesced[i]` says that several network
+    segments came in one read, so that its stamp is right for the last of them only. A transport that knows neither
+    leaves both lists empty.
     """
 
     due_ns: int
@@ -119,8 +125,15 @@ class Timeline:
     headers: list[tuple[str, str]] = field(default_factory=list)
     chunk_ns: list[int] = field(default_factory=list)
     chunk_bytes: list[bytes] = field(default_factory=list)
+    arrival_ns: list[int | None] = field(default_factory=list)
+    coalesced: list[bool] = field(default_factory=list)
     end_ns: int | None = None
     failure: Failure | None = None
+
+    def stamp_ns(self, chunk: int) -> int:
+        """When chunk `chunk` arrived, by the truest clock that saw it."""
+        arrival_ns = self.arrival_ns[chunk] if self.arrival_ns else None
+        return self.chunk_ns[chunk] if arrival_ns is None else arrival_ns
 
 
 @dataclass(frozen=True, slots=True)

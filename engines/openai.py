@@ -1,0 +1,101 @@
+"""Any server that speaks the OpenAI protocol; other engines are this adapter with a dialect of their own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
+from llmbench.engines.http_payload import post_json
+from llmbench.engines.openai_answer import decode_answer
+from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
+
+REQUEST_SETTINGS = ("extra_body", "ignore_eos")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What an engine adds to the protocol, as data.
+
+    `extra_body` goes into every request, `stream_options` into every streamed one. `ignore_eos` says that the engine
+    takes a field of that name. `exact_token_counts` says that these extras make it count its tokens chunk by chunk.
+    """
+
+    name: str = "openai"
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    stream_options: Mapping[str, Any] = field(default_factory=lambda: {"include_usage": True})
+    ignore_eos: bool = True
+    exact_token_counts: bool = False
+
+
+class OpenAIAdapter:
+    """Speaks `dialect`, changed by the settings `extra_body` (fields for every request; null takes a field out) and
+    `ignore_eos` (false where a server refuses the field)."""
+
+    def __init__(self, dialect: Dialect | None = None, settings: Mapping[str, object] | None = None) -> None:
+        self.dialect = dialect or Dialect()
+        self.name = self.dialect.name
+        settings = settings or {}
+        for given in settings:
+            if given not in (known := (*REQUEST_SETTINGS, *self.launch_settings())):
+                raise EngineError(unknown_setting(self.name, given, known))
+        extra_body = settings.get("extra_body", {})
+        if not isinstance(extra_body, Mapping):
+            raise EngineError(f"settings.extra_body of {self.name} must map field names to values; got {extra_body!r}.")
+        ignore_eos = settings.get("ignore_eos", self.dialect.ignore_eos)
+        if not isinstance(ignore_eos, bool):
+            raise EngineError(f"settings.ignore_eos of {self.name} must be true or false; got {ignore_eos!r}.")
+        self._extra_body: dict[str, Any] = {**self.dialect.extra_body, **extra_body}
+        self.capabilities = Capabilities(ignore_eos=ignore_eos, exact_token_counts=self.dialect.exact_token_counts)
+
+    def with_settings(self, settings: Mapping[str, object]) -> Self:
+        """The same engine with a workload's `settings`. Raises EngineError for one it does not know."""
+        return type(self)(self.dialect, settings)
+
+    def launch_settings(self) -> Iterable[str]:
+        """Names of the settings that decide how the engine is started."""
+        return ()
+
+    def encode(self, request: GenerationRequest, endpoint: Endpoint) -> WireRequest:
+        if (request.prompt is None) == (request.messages is None):
+            raise EngineError(f"Request {request.request_id} must have either a prompt or messages.")
+        body: dict[str, Any] = {"model": request.model}
+        if request.messages is None:
+            body["prompt"] = request.prompt
+        else:
+            body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
+        body |= {"max_tokens": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p}
+        body |= {"top_k": request.top_k, "seed": request.seed, "stop": list(request.stop) or None}
+        body["stream"] = request.stream
+        if request.stream:
+            body["stream_options"] = dict(self.dialect.stream_options) or None
+        if request.ignore_eos and self.capabilities.ignore_eos:
+            body["ignore_eos"] = True
+        body |= self._extra_body
+        versioned = endpoint.base_path.rstrip("/").endswith("/v1")
+        route = "/completions" if request.messages is None else "/chat/completions"
+        return post_json(
+            endpoint,
+            route if versioned else f"/v1{route}",
+            {name: value for name, value in body.items() if value is not None},
+            request.request_id,
+            accept="text/event-stream" if request.stream else "application/json",
+        )
+
+    def decode(
+        self, request: GenerationRequest, timeline: Timeline, count_tokens: CountTokens | None = None
+    ) -> DecodedAnswer:
+        return decode_answer(timeline, count_tokens, streamed=request.stream)
+
+    def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
+        return None
+
+
+def unknown_setting(engine: str, given: str, known: Iterable[str]) -> str:
+    """The sentence for a setting that `engine` does not have."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"{engine} has no setting {given!r}. It knows {', '.join(names)}{hint}"
