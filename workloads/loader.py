@@ -14,7 +14,7 @@ from llmbench.workloads.errors import FieldPath, Problem, WorkloadError, nearest
 from llmbench.workloads.overrides import Override, apply_override
 from llmbench.workloads.problems import problems_of
 from llmbench.workloads.shipped import ShippedWorkload, shipped, shipped_paths
-from llmbench.workloads.spec import WorkloadSpec
+from llmbench.workloads.spec import EngineSpec, WorkloadSpec
 from llmbench.workloads.template import template
 from llmbench.workloads.yaml_document import MAX_BYTES, Document, parse_bytes
 
@@ -28,6 +28,8 @@ _PATH_FIELDS: tuple[FieldPath, ...] = (
     ("prompts", "prompt_tokens", "path"),
     ("prompts", "output_tokens", "path"),
 )
+# What an override such as engines.reference.url=… finds in a workload that leaves its engines out.
+_DEFAULT_ENGINES: tuple[EngineSpec, ...] = WorkloadSpec.model_fields["engines"].default
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> WorkloadSpec:
@@ -93,6 +95,8 @@ def _validate(document: Document, folder: Path, overrides: Sequence[str]) -> Wor
     _normalise_engines(document)
     _resolve_paths(data, folder, None)
     applied: list[Override] = []
+    if overrides:
+        data.setdefault("engines", [{"name": engine.name} for engine in _DEFAULT_ENGINES])
     for text in overrides:
         applied.append(apply_override(data, text))
         _normalise_engines(document)
@@ -102,10 +106,11 @@ def _validate(document: Document, folder: Path, overrides: Sequence[str]) -> Wor
         for override in reversed(applied):
             if override.path == path[: len(override.path)]:
                 return override.where
-        if path[:-1] not in document.values:  # what holds the field is not from the file: an override made it
-            for override in reversed(applied):
-                if path[:-1] == override.path[: len(path) - 1]:
-                    return override.where
+        for made in (path, path[:-1]):  # neither the field nor what holds it is from the file: an override made it
+            if made not in document.values:
+                for override in reversed(applied):
+                    if made == override.path[: len(made)]:
+                        return override.where
         return document.where(path, key=at_key)
 
     try:
@@ -147,8 +152,10 @@ def _resolve_paths(data: dict[str, Any], folder: Path, only: FieldPath | None) -
             continue
         container: Any = data
         for part in field[:-1]:
-            inside = isinstance(container, list) or (isinstance(container, dict) and part in container)
-            container = container[part] if inside else None
+            try:
+                container = container[part]
+            except (KeyError, IndexError, TypeError):  # absent, or not what it should be: validation says so
+                container = None
         value = container.get(field[-1]) if isinstance(container, dict) else None
         if isinstance(value, str) and value:
             container[field[-1]] = _resolved(value, folder, is_model=field in models)

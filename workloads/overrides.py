@@ -83,6 +83,6 @@ def _list_index(items: list[Any], part: str, path: list[str | int], text: str) -
                 return index
             names += own
     guess = nearest(part, names)
-    hint = f"; did you mean {guess!r}?" if guess else ""
+    hint = f"; did you mean {guess!r}?" if guess else ","
     known = f" or one of {', '.join(dict.fromkeys(names))}" if names else ""
     raise WorkloadError(f"--set {text}: {field!r} is a list, given {part!r}{hint} allowed: an index from 0{known}")

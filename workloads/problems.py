@@ -21,8 +21,20 @@ _MISSING = object()
 
 def problems_of(error: ValidationError, data: Any, schema: Schema, where: Where) -> list[Problem]:
     """One Problem per error. `where(path, at_key)` gives the position of the value, or of the key in front of it."""
-    found = [_problem(detail, data, schema, where) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)
+    # A list whose only entry is wrong also counts as too short, as entries at fault do not count: say the cause alone.
+    places = [detail["loc"] for detail in details]
+    caused = [
+        detail
+        for detail in details
+        if detail["type"] == "too_short" and any(_is_below(place, detail["loc"]) for place in places)
+    ]
+    found = [_problem(detail, data, schema, where) for detail in details if detail not in caused]
     return list(dict.fromkeys(found))
+
+
+def _is_below(place: tuple[str | int, ...], other: tuple[str | int, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def dotted(path: FieldPath) -> str:
@@ -179,6 +191,8 @@ def _phrase(node: Schema, schema: Schema) -> str:
             return f"a list […]{least} {_describe(node.get('items', {}), schema)}"
         case "object":
             fields = ", ".join(node.get("properties", {}))
+            if not fields and isinstance(node.get("additionalProperties"), dict):
+                return "a mapping of `name: …`"
             return f"a mapping with the fields {fields}" if fields else "a mapping"
     return "any value"
 

@@ -28,9 +28,7 @@ from llmbench.workloads.prompts import (
 from llmbench.workloads.seeds import stream
 from llmbench.workloads.spec import WorkloadSpec
 
-SHARED_FIXTURES = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SHARED_FIXTURES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def spec(prompts: dict[str, Any] | None = None, **changes: Any) -> WorkloadSpec:
@@ -221,7 +219,9 @@ def test_plans_are_the_same_bytes_in_other_processes(tokenizer_folders: dict[str
 @pytest.fixture
 def text_file(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
-    path.write_text("Ein Wörterbuch — naïve café; 日本語 text.\n\nAnother paragraph, with “quotes” and more words. " * 9)
+    path.write_text(
+        "Ein Wörterbuch — naïve café; 日本語 text.\n\nAnother paragraph, with “quotes” and more words. " * 9
+    )
     return path
 
 
@@ -335,7 +335,10 @@ CONVERSATIONS = [
             {"from": "human", "value": "Thanks."},
         ],
     },
-    {"id": "too long", "conversations": [{"from": "human", "value": "why " * 2000}, {"from": "gpt", "value": "as " * 9}]},
+    {
+        "id": "too long",
+        "conversations": [{"from": "human", "value": "why " * 2000}, {"from": "gpt", "value": "as " * 9}],
+    },
     "not a conversation",
 ]
 
