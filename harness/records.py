@@ -25,7 +25,15 @@ def to_records(
     answer = adapter.decode(planned.generation, timeline, count_tokens)
     failure = timeline.failure or answer.failure
     chunks = [
-        ChunkRecord(planned.request_id, event.chunk, timeline.chunk_ns[event.chunk], event.tokens, len(event.text))
+        ChunkRecord(
+            request_id=planned.request_id,
+            index=event.chunk,
+            t_ns=timeline.stamp_ns(event.chunk),
+            tokens=event.tokens,
+            chars=len(event.text),
+            read_ns=timeline.chunk_ns[event.chunk],
+            coalesced=timeline.coalesced[event.chunk] if timeline.coalesced else False,
+        )
         for event in answer.events
     ]
     generated_ns = [chunk.t_ns for chunk in chunks if chunk.tokens > 0 or chunk.chars > 0]

@@ -42,14 +42,19 @@ class LagManifest(_Frozen):
 class InstrumentManifest(_Frozen):
     """How well the harness kept time during one trial.
 
-    `loop_lag`: how late a timer of the event loop fired. `send_lag`: sent − due of measured requests. `cpu_s`: CPU
-    seconds spent by the harness's process between the trial's start and end.
+    `loop_lag`: how late a timer of the event loop fired. `send_lag`: sent − due of measured requests. `client_lag`:
+    how long a chunk lay in the kernel before it was read, over the chunks for which both stamps are known; of the
+    `num_chunks` read, `num_coalesced` came in one read with the segments before them. `cpu_s`: CPU seconds spent by the
+    harness's process between the trial's start and end. `clock` names what stamped the chunks.
     """
 
     event_loop: str
     clock: str = "time.perf_counter_ns"
     loop_lag: LagManifest | None = None
     send_lag: LagManifest | None = None
+    client_lag: LagManifest | None = None
+    num_chunks: int | None = None
+    num_coalesced: int | None = None
     cpu_s: float | None = None
 
 

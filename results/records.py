@@ -44,10 +44,17 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRecord:
-    """One stamped read of a request's answer. `tokens` and `chars` count generated content in it, possibly 0."""
+    """One stamped read of a request's answer. `tokens` and `chars` count generated content in it, possibly 0.
+
+    `t_ns` is the truest stamp there is of its arrival, `read_ns` when the read that delivered it returned (None where
+    that is not known apart); the difference is the instrument's own lag. `coalesced` says that the read delivered
+    several network segments, so that `t_ns` is right for the last of them only.
+    """
 
     request_id: str
     index: int
     t_ns: int
     tokens: int
     chars: int
+    read_ns: int | None = None
+    coalesced: bool = False

@@ -55,9 +55,11 @@ NUM_CHUNKS = Column("num_chunks", "int32", "rows", "rows of this request in chun
 CHUNK_COLUMNS = (
     Column("request_id", "string", "", "the request this read belongs to", nullable=False),
     Column("index", "int32", "", "place among the request's reads, counted from 0", nullable=False),
-    Column("t_ns", "int64", _NS, "when the read returned", nullable=False),
+    Column("t_ns", "int64", _NS, "when it arrived, by the truest clock there was", nullable=False),
     Column("tokens", "int32", "tokens", "generated tokens in this read, possibly 0", nullable=False),
     Column("chars", "int32", "characters", "generated characters in this read, possibly 0", nullable=False),
+    Column("read_ns", "int64", _NS, "when the read returned; later than t_ns by the instrument's own lag"),
+    Column("coalesced", "bool", "", "several segments in one read: t_ns is the last one's", nullable=False),
 )
 
 assert tuple(column.name for column in REQUEST_COLUMNS) == tuple(field.name for field in fields(RequestRecord))

@@ -1,0 +1,88 @@
+"""HTTP/1.1 over TCP or TLS: one `Timeline` per request, connections kept alive per engine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+
+from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline, WireRequest
+from llmbench.harness.connection import Address, Connection
+from llmbench.harness.exchange import Exchange
+from llmbench.harness.tls_connection import TlsConnection
+from llmbench.harness.wall_offset import WallOffset
+from llmbench.workloads.spec import TimeoutSpec
+
+
+class HttpTransport:
+    """Sends requests to `endpoints`, whose names are resolved here, before any clock starts.
+
+    Nothing is ever sent twice: a connection that the server has closed is noticed before it is used again, and one that
+    breaks after that fails its request. With `wall_offset`, plain connections carry the kernel's receive stamps.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoints: Iterable[Endpoint],
+        timeouts: TimeoutSpec,
+        wall_offset: WallOffset | None,
+    ) -> None:
+        self._loop = loop
+        self._timeouts = timeouts
+        self._wall_offset = wall_offset
+        self._tls_context: ssl.SSLContext | None = None
+        self._addresses: dict[Endpoint, list[Address] | Failure] = {}
+        self._idle: dict[Endpoint, list[Connection]] = {}
+        for endpoint in set(endpoints):
+            self._addresses[endpoint] = _resolve(endpoint)
+            self._idle[endpoint] = []
+            if endpoint.tls and self._tls_context is None:
+                self._tls_context = ssl.create_default_context()
+                self._tls_context.set_alpn_protocols(["http/1.1"])
+
+    def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[Exchange], None]) -> Exchange:
+        """The request under way. `on_done` is called once, possibly before this returns, with `timeline` complete."""
+        endpoint = request.endpoint
+        exchange = Exchange(self._loop, request.payload, timeline, self._timeouts, on_done, self._keep)
+        addresses = self._addresses[endpoint]
+        if isinstance(addresses, Failure):
+            exchange.broken(addresses)
+            return exchange
+        idle = self._idle[endpoint]
+        while idle:
+            connection = idle.pop()
+            if connection.take(exchange):
+                exchange.reuse(connection, endpoint)
+                return exchange
+        exchange.open(self._connect(endpoint, addresses), endpoint)
+        return exchange
+
+    def close(self) -> None:
+        """Close the idle connections; those of requests under way are theirs to close."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
+
+    def _connect(self, endpoint: Endpoint, addresses: list[Address]) -> Connection:
+        def forget(connection: Connection) -> None:
+            if connection in self._idle[endpoint]:
+                self._idle[endpoint].remove(connection)
+
+        if endpoint.tls:
+            assert self._tls_context is not None
+            return TlsConnection(self._loop, addresses, self._tls_context, endpoint.host, forget)
+        return Connection(self._loop, addresses, self._wall_offset, forget)
+
+    def _keep(self, connection: Connection, endpoint: Endpoint) -> None:
+        self._idle[endpoint].append(connection)
+
+
+def _resolve(endpoint: Endpoint) -> list[Address] | Failure:
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Failure(FailureKind.DNS, f"The host name {endpoint.host} could not be resolved: {reason}.")
+    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]

@@ -1,0 +1,228 @@
+"""The load generator: requests sent when the schedule says, and what came back, stamped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from time import perf_counter_ns
+from typing import Any, Literal
+
+from llmbench.engines.wire import Timeline, WireRequest
+from llmbench.harness.alarm import create_alarm
+from llmbench.harness.exchange import Exchange
+from llmbench.harness.http_transport import HttpTransport
+from llmbench.harness.lag_probe import LagProbe, lag_manifest
+from llmbench.harness.stop_flag import StopFlag
+from llmbench.harness.wall_offset import WallOffset
+from llmbench.results.manifest import InstrumentManifest
+from llmbench.workloads.spec import TimeoutSpec
+
+__all__ = ["ClockChoice", "LoadReport", "Outgoing", "StopFlag", "run_load"]
+
+ClockChoice = Literal["auto", "kernel", "user"]
+OnDone = Callable[[str, Timeline], None]
+
+# Between the call and the start of the schedule, so that the first request is not late by what starting costs.
+LEAD_NS = 5_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request ready to go, `due_offset_ns` after the start; None means as soon as a slot is free."""
+
+    request_id: str
+    due_offset_ns: int | None
+    wire: WireRequest
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """How the load went as a whole. `num_unsent` requests were never taken up, because the load was stopped."""
+
+    start_ns: int
+    end_ns: int
+    num_unsent: int
+    instrument: InstrumentManifest
+
+
+def run_load(
+    requests: Sequence[Outgoing],
+    *,
+    concurrency: int | None,
+    timeouts: TimeoutSpec,
+    on_done: OnDone,
+    stop: StopFlag,
+    start_ns: int | None = None,
+    clock: ClockChoice = "auto",
+) -> LoadReport:
+    """Send all `requests` and wait for their answers; runs its own event loop in the calling thread.
+
+    `concurrency` bounds the requests in flight. A scheduled request that has to wait for a slot, or for this process,
+    keeps the `due_ns` it had. Without a schedule a request is due when its slot became free. `on_done` is called in
+    this thread with each request's id and finished `Timeline`; what it raises ends the load and is raised here.
+    Once `stop` is set nothing more is sent, and requests in flight end as CANCELLED.
+    """
+    assert concurrency is None or concurrency >= 1
+    loop, loop_name = _new_event_loop()
+    try:
+        with stop.watched() as stop_fd, _no_collections():
+            load = _Load(loop, requests, concurrency, timeouts, on_done, clock)
+            loop.add_reader(stop_fd, load.stop)
+            try:
+                return load.run(loop_name, start_ns)
+            finally:
+                load.close()
+                loop.remove_reader(stop_fd)
+    finally:
+        loop.close()
+
+
+class _Load:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        requests: Sequence[Outgoing],
+        concurrency: int | None,
+        timeouts: TimeoutSpec,
+        on_done: OnDone,
+        clock: ClockChoice,
+    ) -> None:
+        self._loop = loop
+        self._on_done = on_done
+        # Stable: requests due together leave in the order of the plan.
+        self._waiting = deque(sorted(requests, key=lambda request: request.due_offset_ns or 0))
+        self._in_flight: dict[Exchange, str] = {}
+        # When each free slot became free, the longest free first.
+        self._free_slots_ns: deque[int] | None = None if concurrency is None else deque([0] * concurrency)
+        self._start_ns = 0
+        self._send_lags_ns: list[int] = []
+        self._is_filling = False
+        self._finished = loop.create_future()
+        self._wall_offset = WallOffset() if clock != "user" and sys.platform == "linux" else None
+        endpoints = {request.wire.endpoint for request in requests}
+        self._transport = HttpTransport(loop, endpoints, timeouts, self._wall_offset)
+        self._alarm = create_alarm(loop, self._fill)
+        loop.set_exception_handler(self._on_exception)
+
+    def run(self, loop_name: str, start_ns: int | None) -> LoadReport:
+        self._start_ns = perf_counter_ns() + LEAD_NS if start_ns is None else start_ns
+        if self._free_slots_ns is not None:
+            self._free_slots_ns = deque([self._start_ns] * len(self._free_slots_ns))
+        probe = LagProbe(self._loop, self._on_sample)
+        cpu_start_s = time.process_time()
+        if self._waiting:
+            self._alarm.set(self._start_ns)
+            self._loop.run_until_complete(self._finished)
+        end_ns = perf_counter_ns()
+        return LoadReport(
+            start_ns=self._start_ns,
+            end_ns=max(end_ns, self._start_ns),
+            num_unsent=len(self._waiting),
+            instrument=InstrumentManifest(
+                event_loop=loop_name,
+                clock="user space" if self._wall_offset is None else "kernel",
+                loop_lag=probe.close(),
+                send_lag=lag_manifest(self._send_lags_ns),
+                cpu_s=time.process_time() - cpu_start_s,
+            ),
+        )
+
+    def stop(self) -> None:
+        self._end(None)
+
+    def close(self) -> None:
+        self._alarm.close()
+        self._transport.close()
+
+    def _fill(self) -> None:
+        """Send everything that is due and has a slot, and wake up for the next."""
+        if self._is_filling:  # a request that fails at once frees its slot from within
+            return
+        self._is_filling = True
+        try:
+            while self._waiting and not self._finished.done():
+                if self._free_slots_ns is not None and not self._free_slots_ns:
+                    return
+                offset_ns = self._waiting[0].due_offset_ns
+                due_ns = self._start_ns
+                if offset_ns is not None:
+                    due_ns += offset_ns
+                    if perf_counter_ns() < due_ns:
+                        self._alarm.set(due_ns)
+                        return
+                if self._free_slots_ns is not None:
+                    free_since_ns = self._free_slots_ns.popleft()
+                    if offset_ns is None:
+                        due_ns = free_since_ns
+                self._send(self._waiting.popleft(), Timeline(due_ns))
+        finally:
+            self._is_filling = False
+        self._end_if_done()
+
+    def _send(self, request: Outgoing, timeline: Timeline) -> None:
+        def done(exchange: Exchange) -> None:
+            self._in_flight.pop(exchange, None)
+            if timeline.sent_ns is not None:
+                self._send_lags_ns.append(timeline.sent_ns - timeline.due_ns)
+            self._on_done(request.request_id, timeline)
+            if self._free_slots_ns is not None:
+                assert timeline.end_ns is not None
+                self._free_slots_ns.append(timeline.end_ns)
+            self._fill()
+            self._end_if_done()
+
+        exchange = self._transport.start(request.wire, timeline, done)
+        if timeline.end_ns is None:
+            self._in_flight[exchange] = request.request_id
+
+    def _end_if_done(self) -> None:
+        if not self._waiting and not self._in_flight and not self._is_filling:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._finished.done():
+            return
+        if error is None:
+            self._finished.set_result(None)
+        else:
+            self._finished.set_exception(error)
+        for exchange in list(self._in_flight):
+            exchange.cancel("The run was stopped before the answer was complete.")
+
+    def _on_sample(self) -> None:
+        if self._wall_offset is not None:
+            self._wall_offset.sample()
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._end(context.get("exception") or RuntimeError(context["message"]))
+
+
+def _new_event_loop() -> tuple[asyncio.AbstractEventLoop, str]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop(), "asyncio"
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop, f"uvloop {version('uvloop')}"
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """No garbage collection inside: a full one stops every stamp for as long as it takes."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
