@@ -15,6 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llmbench.engines.adapter import Adapter, EngineError, MissingPackageError
+from llmbench.engines.environments import environment, install_command
+from llmbench.engines.recipe import Recipe
 from llmbench.engines.wire import Endpoint
 
 GROUP = "llmbench.engines"
@@ -33,13 +35,17 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """`factory` is `module:name` of what makes the adapter; `needs` are packages without which it cannot be started."""
+    """`factory` is `module:name` of what makes the adapter; `needs` are packages without which it cannot be started.
+
+    `recipe` is `module:name` of how its own environment is made, for an engine that cannot live in ours.
+    """
 
     factory: str
     summary: str
     launchable: bool = False
     needs: tuple[str, ...] = ()
     extra: str = ""
+    recipe: str = ""
 
 
 _TABLE: Mapping[str, _Entry] = {
@@ -55,6 +61,12 @@ _TABLE: Mapping[str, _Entry] = {
         "llmbench.engines.simulated:SimulatedAdapter",
         "Answers on a schedule, without a model, and logs when it really sent: shows the instrument's error.",
         launchable=True,
+    ),
+    "vllm": _Entry(
+        "llmbench.engines.vllm:VllmAdapter",
+        "vLLM's OpenAI server, in an environment of its own.",
+        launchable=True,
+        recipe="llmbench.engines.vllm:RECIPE",
     ),
 }
 
@@ -76,8 +88,7 @@ def get(name: str, settings: Mapping[str, object] | None = None) -> Adapter:
                 f"The engine {name!r} is built in, and {_origin(plugins[name])} offers another of that name; "
                 "one of the two must be renamed or removed."
             )
-        module, _, attribute = _TABLE[name].factory.partition(":")
-        adapter: Adapter = getattr(importlib.import_module(module), attribute)()
+        adapter: Adapter = _imported(_TABLE[name].factory)()
     elif name in plugins:
         adapter = _load(plugins[name])
     else:
@@ -96,12 +107,20 @@ def require(name: str) -> None:
         raise MissingPackageError(f"{name} needs {', '.join(missing)}, not installed here: {_hint(entry)}")
 
 
+def recipes() -> dict[str, Recipe]:
+    """How engines that need an environment of their own are installed, by name."""
+    return {name: _imported(entry.recipe) for name, entry in _TABLE.items() if entry.recipe}
+
+
 def describe() -> list[EngineInfo]:
-    """One entry per engine, sorted by name; imports none of the built-in ones."""
-    infos = [
-        EngineInfo(name, entry.launchable, not _missing(entry), _hint(entry), entry.summary)
-        for name, entry in _TABLE.items()
-    ]
+    """One entry per engine, sorted by name; imports none of the built-in ones but those with a recipe."""
+    environments = {name: environment(recipe) for name, recipe in recipes().items()}
+    infos = []
+    for name, entry in _TABLE.items():
+        own = environments.get(name)
+        installed = not _missing(entry) if own is None else own.is_complete
+        hint = _hint(entry) if own is None else install_command(own)
+        infos.append(EngineInfo(name, entry.launchable, installed, hint, entry.summary))
     for name, point in _plugins().items():
         if name not in _TABLE:
             infos.append(EngineInfo(name, False, True, "", f"From {_origin(point)}."))
@@ -122,6 +141,11 @@ def url_endpoint(url: str, api_key: str | None = None) -> Endpoint:
     tls = parts.scheme == "https"
     default = 443 if tls else 80
     return Endpoint(parts.hostname, default if port is None else port, parts.path.rstrip("/"), tls, api_key)
+
+
+def _imported(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _plugins() -> dict[str, EntryPoint]:

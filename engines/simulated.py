@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from llmbench.engines.adapter import EngineError, EngineOptions, LaunchPlan
 from llmbench.engines.launch_flags import flags
 from llmbench.engines.openai import Dialect, OpenAIAdapter
-from llmbench.engines.simulated_behaviour import OPTIONS, Behaviour
+from llmbench.engines.simulated_server.behaviour import OPTIONS, Behaviour
 from llmbench.engines.wire import Endpoint
 
 # Token ids make every count exact and, other than a growing usage, leave all chunks of an answer the same bytes.
