@@ -1,10 +1,18 @@
-"""`llmbench engines`: which engines can be asked, and what is missing for the others."""
+"""`llmbench engines`: which engines can be asked, and environments of their own for those that clash."""
 
 from __future__ import annotations
 
+import difflib
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+if TYPE_CHECKING:
+    from llmbench.engines.environments import Environment
+
 app = typer.Typer(help="Engines that can be measured.", no_args_is_help=True)
+
+EngineName = Annotated[str, typer.Argument(help="An engine's name, as `llmbench engines doctor` prints it.")]
 
 
 @app.command("list")
@@ -22,3 +30,63 @@ def list_engines() -> None:
         installed = "yes" if engine.installed else f"no: {engine.install_hint}"
         table.add_row(engine.name, "yes" if engine.launchable else "no, by url", installed, engine.summary)
     Console(markup=False, highlight=False).print(table)
+
+
+@app.command("install")
+def install(engine: EngineName) -> None:
+    """Give an engine a virtual environment of its own in the cache, ~/.cache/llmbench or $LLMBENCH_CACHE."""
+    from llmbench.engines import environments
+
+    wanted = _environment(engine)
+    environments.install(wanted, typer.echo)
+    typer.echo(
+        f"{wanted.recipe.engine} {wanted.recipe.version} is ready: {len(wanted.lock())} packages in {wanted.path}"
+    )
+
+
+@app.command("doctor")
+def doctor() -> None:
+    """For each engine what is missing on this machine, and the command that mends it; exit code 3 if anything is."""
+    from llmbench.engines import environments, registry
+    from llmbench.harness.errors import ExitCode
+
+    recipes = registry.recipes()
+    num_missing = 0
+    for engine in registry.describe():
+        if engine.installed:
+            typer.echo(f"{engine.name}: ready")
+            continue
+        num_missing += 1
+        recipe = recipes.get(engine.name)
+        found = [] if recipe is None else environments.obstacles(environments.environment(recipe))
+        for obstacle in found:
+            typer.echo(f"{engine.name}: {obstacle}")
+        if not found:
+            typer.echo(f"{engine.name}: not installed; {engine.install_hint}")
+    if num_missing:
+        raise typer.Exit(int(ExitCode.MISSING_PACKAGE))
+
+
+@app.command("remove")
+def remove(engine: EngineName) -> None:
+    """Take an engine's environment away again."""
+    from llmbench.engines import environments
+
+    unwanted = _environment(engine)
+    gone = environments.remove(unwanted)
+    typer.echo(f"{unwanted.path}: removed" if gone else f"{unwanted.path}: there was nothing to remove")
+
+
+def _environment(engine: str) -> Environment:
+    from llmbench.engines import registry
+    from llmbench.engines.environments import environment
+    from llmbench.harness.errors import ConfigError
+
+    recipes = registry.recipes()
+    if engine in recipes:
+        return environment(recipes[engine])
+    if engine in registry.names():
+        raise ConfigError(f"{engine} needs no environment of its own; those that do: {', '.join(recipes)}.")
+    near = difflib.get_close_matches(engine, recipes, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise ConfigError(f"There is no engine {engine!r} to install. llmbench can install {', '.join(recipes)}{hint}")
