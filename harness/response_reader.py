@@ -69,6 +69,7 @@ class ResponseReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
+            self._finished = False
             problem = "The server switched protocols, which nobody had asked for."
         except httptools.HttpParserError as error:
             problem = f"The answer is not valid HTTP/1.1: {error}."
