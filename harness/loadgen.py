@@ -14,11 +14,14 @@ from importlib.metadata import version
 from time import perf_counter_ns
 from typing import Any, Literal
 
+import numpy as np
+
 from llmbench.engines.wire import Timeline, WireRequest
 from llmbench.harness.alarm import create_alarm
 from llmbench.harness.exchange import Exchange
 from llmbench.harness.http_transport import HttpTransport
-from llmbench.harness.lag_probe import LagProbe, lag_manifest
+from llmbench.harness.lag_probe import LagProbe
+from llmbench.harness.lag_samples import LagSamples
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.results.manifest import InstrumentManifest
@@ -102,7 +105,10 @@ class _Load:
         # When each free slot became free, the longest free first.
         self._free_slots_ns: deque[int] | None = None if concurrency is None else deque([0] * concurrency)
         self._start_ns = 0
-        self._send_lags_ns: list[int] = []
+        self._send_lags = LagSamples()
+        self._client_lags = LagSamples()
+        self._num_chunks = 0
+        self._num_coalesced = 0
         self._is_filling = False
         self._finished = loop.create_future()
         self._wall_offset = WallOffset() if clock != "user" and sys.platform == "linux" else None
@@ -129,7 +135,10 @@ class _Load:
                 event_loop=loop_name,
                 clock="user space" if self._wall_offset is None else "kernel",
                 loop_lag=probe.close(),
-                send_lag=lag_manifest(self._send_lags_ns),
+                send_lag=self._send_lags.manifest(),
+                client_lag=self._client_lags.manifest(),
+                num_chunks=self._num_chunks,
+                num_coalesced=self._num_coalesced,
                 cpu_s=time.process_time() - cpu_start_s,
             ),
         )
@@ -169,8 +178,7 @@ class _Load:
     def _send(self, request: Outgoing, timeline: Timeline) -> None:
         def done(exchange: Exchange) -> None:
             self._in_flight.pop(exchange, None)
-            if timeline.sent_ns is not None:
-                self._send_lags_ns.append(timeline.sent_ns - timeline.due_ns)
+            self._account(timeline)
             self._on_done(request.request_id, timeline)
             if self._free_slots_ns is not None:
                 assert timeline.end_ns is not None
@@ -181,6 +189,15 @@ class _Load:
         exchange = self._transport.start(request.wire, timeline, done)
         if timeline.end_ns is None:
             self._in_flight[exchange] = request.request_id
+
+    def _account(self, timeline: Timeline) -> None:
+        if timeline.sent_ns is not None:
+            self._send_lags.add(timeline.sent_ns - timeline.due_ns)
+        self._num_chunks += len(timeline.chunk_ns)
+        self._num_coalesced += sum(timeline.coalesced)
+        # Whole nanoseconds of a host that has been up for less than 104 days fit a float64; None becomes nan.
+        waited_ns = np.array(timeline.chunk_ns, dtype=np.float64) - np.array(timeline.arrival_ns, dtype=np.float64)
+        self._client_lags.add(waited_ns[~np.isnan(waited_ns)])
 
     def _end_if_done(self) -> None:
         if not self._waiting and not self._in_flight and not self._is_filling:

@@ -1,0 +1,47 @@
+"""Delays of the instrument itself, any number of them in bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from llmbench.results.manifest import LagManifest
+
+# 8 MiB, and every p99 rests on 5,000 samples above it.
+MAX_KEPT = 1 << 20
+
+
+class LagSamples:
+    """Keeps every delay up to `max_kept`, then every second, every fourth, …; the largest is never lost.
+
+    The quantiles of `manifest` are delays that occurred.
+    """
+
+    def __init__(self, max_kept: int = MAX_KEPT) -> None:
+        self._max_kept = max_kept
+        self._kept: list[npt.NDArray[np.int64]] = []
+        self._num_kept = 0
+        self._num_seen = 0
+        self._max_ns = 0
+        self._stride = 1
+
+    def add(self, lags_ns: npt.ArrayLike) -> None:
+        lags = np.asarray(lags_ns, dtype=np.int64).ravel()
+        if not lags.size:
+            return
+        self._max_ns = int(lags.max()) if self._num_seen == 0 else max(self._max_ns, int(lags.max()))
+        kept = lags[-self._num_seen % self._stride :: self._stride]
+        self._num_seen += lags.size
+        self._kept.append(kept)
+        self._num_kept += kept.size
+        while self._num_kept > self._max_kept:
+            thinned = np.concatenate(self._kept)[::2]
+            self._kept, self._num_kept = [thinned], thinned.size
+            self._stride *= 2
+
+    def manifest(self) -> LagManifest:
+        """p50, p99 and the largest; None where nothing was added."""
+        if not self._num_seen:
+            return LagManifest(n=0, p50_ns=None, p99_ns=None, max_ns=None)
+        p50, p99 = np.quantile(np.concatenate(self._kept), (0.5, 0.99), method="inverted_cdf")
+        return LagManifest(n=self._num_seen, p50_ns=int(p50), p99_ns=int(p99), max_ns=self._max_ns)
