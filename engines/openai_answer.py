@@ -95,14 +95,14 @@ def decode_answer(timeline: Timeline, count_tokens: CountTokens | None, *, strea
         if is_stream != streamed and answer.has_choices:
             asked, came = ("a stream", "one piece") if streamed else ("one piece", "a stream")
             answer.fail(FailureKind.MALFORMED, f"The answer was asked for as {asked} and came as {came}.")
-    events, output_tokens, source = attribute(
-        answer.deltas, len(timeline.chunk_ns), answer.output_tokens, count_tokens, streamed=streamed
-    )
+    # A usage report without any answer counts nothing that was seen.
+    deltas, total = (answer.deltas, answer.output_tokens) if answer.has_choices else ([], None)
+    events, output_tokens, source = attribute(deltas, len(timeline.chunk_ns), total, count_tokens, streamed=streamed)
     return DecodedAnswer(
         events=events,
         prompt_tokens=answer.prompt_tokens,
-        output_tokens=output_tokens if answer.has_choices else None,
-        token_source=source if answer.has_choices else None,
+        output_tokens=output_tokens,
+        token_source=source,
         finish_reason=answer.finish_reason,
         failure=_graver(timeline.failure, answer.failure),
     )

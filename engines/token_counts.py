@@ -63,6 +63,8 @@ def attribute(
 def _count(
     deltas: Sequence[Delta], total: int | None, count_tokens: CountTokens | None, streamed: bool
 ) -> tuple[list[int], TokenSource | None]:
+    if not deltas:
+        return [], None
     generated = [delta for delta in deltas if delta.generated]
     token_ids = _lengths(generated, lambda delta: delta.num_token_ids)
     if token_ids is not None and sum(token_ids) > 0:
