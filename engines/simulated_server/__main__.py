@@ -37,11 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{where}: {error.strerror or error}")
         host = f"[{given.host}]" if ":" in given.host else given.host
         print(f"Listening on http://{host}:{server.port}", flush=True)  # noqa: T201
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        # No exception out of a handler: it could come between a send and its stamp.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
         # What exists now lives as long as the process; the collector need not walk it while chunks are due.
         gc.freeze()
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run()
+        server.run()
     return 0
 
 

@@ -40,19 +40,28 @@ class SimulatedServer:
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._selector.register(self._listener, selectors.EVENT_READ, self)
+        self._stopping = False
+        # Written to by `stop`: a selector that waits is not woken by a flag.
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+
+    def stop(self) -> None:
+        """Make `run` return; may be called from a signal handler or another thread."""
+        self._stopping = True
+        self._wake_writer.send(b"x")
 
     def run(self) -> None:
-        """Serve until an exception, such as the one of a signal handler, ends it; answers under way are logged then."""
+        """Serve until `stop`; answers under way are logged then, each with the chunks that left."""
         due = self._due
         try:
-            while True:
+            while not self._stopping:
                 for key, events in self._timer.select(due[0][0] if due else None):
                     owner = key.data
                     if isinstance(owner, Connection):
                         owner.handle(events)
                     elif owner is self:
                         self._accept()
-                    else:
+                    elif owner is self._timer:
                         self._timer.disarm()
                 now_ns = time.perf_counter_ns()
                 # Taken out before any is served: one that is due again at once must not keep clients from being heard.
@@ -65,7 +74,9 @@ class SimulatedServer:
             for key in list(self._selector.get_map().values()):
                 if isinstance(key.data, Connection):
                     key.data.close("server stopped")
-            self._listener.close()
+            for sock in (self._listener, self._wake_reader, self._wake_writer):
+                sock.close()
+            self._timer.close()
             self._selector.close()
 
     def _accept(self) -> None:

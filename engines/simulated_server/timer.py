@@ -49,3 +49,9 @@ class Timer:
         self._armed_ns = None
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 8)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._selector.unregister(self._fd)
+            os.close(self._fd)
+            self._fd = -1

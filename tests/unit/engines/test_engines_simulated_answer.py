@@ -1,0 +1,109 @@
+"""The simulated engine's schedule and bytes, on a clock that only moves when told."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmbench.engines.simulated_server.answer import MAX_SEND_BYTES, Answer
+from llmbench.engines.simulated_server.behaviour import Behaviour
+from llmbench.engines.simulated_server.question import Question, read_question
+
+MS = 1_000_000
+
+
+def dues(behaviour: Behaviour, num_tokens: int, **question: object) -> list[float]:
+    """When each step is due, in ms after arrival."""
+    answer = Answer(Question(request_id="r", max_tokens=num_tokens, stream=True, **question), behaviour, 7)
+    found = []
+    while not answer.is_over:
+        found.append((answer.due_ns - 7) / MS)
+        answer.take(answer.due_ns)
+    return found
+
+
+def test_chunks_are_due_at_ttft_and_every_itl_after() -> None:
+    assert dues(Behaviour(ttft_ms=50, itl_ms=10), 4) == [50, 60, 70, 80]
+    assert dues(Behaviour(ttft_ms=50, itl_ms=10, tokens_per_chunk=3), 7) == [50, 60, 70]
+
+
+def test_a_stall_delays_its_chunk_and_all_that_follow() -> None:
+    assert dues(Behaviour(ttft_ms=5, itl_ms=1, stall_at=2, stall_s=1), 4) == [5, 6, 1007, 1008]
+
+
+def test_jitter_delays_each_chunk_on_its_own_and_the_same_way_each_time() -> None:
+    behaviour = Behaviour(ttft_ms=50, itl_ms=10, jitter_ms=4)
+    found = dues(behaviour, 100)
+    late = [due - (50 + 10 * step) for step, due in enumerate(found)]
+    assert all(0 <= delay <= 4 for delay in late)
+    assert len(set(late)) > 90
+    assert dues(behaviour, 100) == found
+
+
+def test_a_late_server_sends_together_what_has_fallen_due() -> None:
+    answer = Answer(Question(request_id="r", max_tokens=10, stream=True), Behaviour(ttft_ms=0, itl_ms=10), 0)
+    first = answer.take(0)
+    answer.stamp(0)
+    assert answer.take(35 * MS) == first * 3
+    answer.stamp(35 * MS)
+    assert answer.sent_ns.tolist() == [0, 35 * MS, 35 * MS, 35 * MS]
+    assert answer.due_ns == 40 * MS
+
+
+@given(
+    st.integers(1, 3000),
+    st.integers(1, 5),
+    st.none() | st.integers(0, 50),
+    st.none() | st.integers(0, 50),
+    st.none() | st.integers(0, 50),
+    st.lists(st.integers(0, 10), max_size=10),
+)
+def test_every_chunk_is_sent_once_and_stamped_once(num_tokens, per_chunk, broken, error, cut, waits) -> None:
+    behaviour = Behaviour(
+        ttft_ms=0, itl_ms=1, tokens_per_chunk=per_chunk, malformed_after=broken, error_after=error, cut_after=cut
+    )
+    answer = Answer(Question(request_id="r", max_tokens=num_tokens, stream=True), behaviour, 0)
+    body, now = b"", 0
+    for wait in [*waits, *[10_000] * (num_tokens + 2)]:
+        if answer.is_over:
+            break
+        now = max(now, answer.due_ns) + wait * MS
+        data = answer.take(now)
+        assert len(data) <= MAX_SEND_BYTES + 1000
+        body += data
+        answer.stamp(now)
+    num_chunks = -(-num_tokens // per_chunk)
+    stops = [stop for stop in (error, cut) if stop is not None and stop < num_chunks]
+    expected = min([num_chunks, *stops])
+    assert len(answer.sent_ns) == expected
+    assert body.count(b'"finish_reason":') == expected
+    assert body.count(b" tick") == min(num_tokens, expected * per_chunk)
+    assert answer.outcome == ("done" if not stops else "cut" if cut == min(stops) else "error event")
+
+
+def test_a_request_may_ask_for_its_own_behaviour() -> None:
+    default = Behaviour(ttft_ms=3)
+    headers = {"x-simulate": '{"itl_ms": 0}', "x-request-id": "r7"}
+    body = b'{"prompt": "one two", "max_tokens": 3, "simulate": {"status": 503}}'
+    question, behaviour = read_question("/v1/completions", headers, body, True, default)
+    assert (question.request_id, question.max_tokens, question.prompt_tokens) == ("r7", 3, 2)
+    assert behaviour == Behaviour(ttft_ms=3, itl_ms=0, status=503)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "part"),
+    [
+        ({}, b"{", "must be JSON"),
+        ({}, b"[" * 100_000, "must be JSON"),
+        ({}, b"[]", "must be a JSON object"),
+        ({"x-simulate": "3"}, b"{}", "must be JSON objects"),
+        ({"x-simulate": '{"ttf_ms": 3}'}, b"{}", "did you mean ttft_ms?"),
+        ({"x-simulate": '{"ttft_ms": "3"}'}, b"{}", "ttft_ms must be a value like 2.5; got '3'"),
+        ({"x-simulate": '{"ttft_ms": NaN}'}, b"{}", "ttft_ms must be between 0 and"),
+        ({"x-simulate": '{"empty": 1}'}, b"{}", "empty must be a value like true; got 1"),
+        ({}, b'{"max_tokens": true}', "max_tokens must be between 1 and"),
+        ({}, b'{"max_tokens": 0}', "max_tokens must be between 1 and"),
+    ],
+)
+def test_requests_that_cannot_be_answered(headers, body, part) -> None:
+    with pytest.raises(ValueError, match=part.replace("?", r"\?")):
+        read_question("/v1/completions", headers, body, True, Behaviour())
