@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
+from llmbench.engines.answer import read_answer
 from llmbench.engines.http_payload import post_json
-from llmbench.engines.openai_answer import decode_answer
+from llmbench.engines.openai_answer import OpenAIAnswer
 from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
 
 REQUEST_SETTINGS = ("extra_body", "ignore_eos")
@@ -87,7 +88,7 @@ class OpenAIAdapter:
     def decode(
         self, request: GenerationRequest, timeline: Timeline, count_tokens: CountTokens | None = None
     ) -> DecodedAnswer:
-        return decode_answer(timeline, count_tokens, streamed=request.stream)
+        return read_answer(OpenAIAnswer(), timeline, count_tokens, streamed=request.stream)
 
     def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
         return None

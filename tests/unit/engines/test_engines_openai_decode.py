@@ -211,7 +211,7 @@ def test_an_answer_of_no_tokens_is_an_answer(timeline, streamed) -> None:
     [
         (b"", FailureKind.TRUNCATED, "without one event (0 bytes)"),
         (b": ping\n\n", FailureKind.TRUNCATED, "without one event (8 bytes)"),
-        (sse(), FailureKind.MALFORMED, "before any answer"),
+        (sse(), FailureKind.MALFORMED, "without any answer"),
         (sse(text("a"), done=False), FailureKind.TRUNCATED, "without its end marker [DONE], 1 events in."),
         (sse(text("a", "length"), done=False), FailureKind.TRUNCATED, "after finish_reason length"),
         (sse(text("a"), done=False) + b'data: {"cho', FailureKind.TRUNCATED, "1 events in."),
@@ -242,7 +242,7 @@ def test_streams_that_end_badly(timeline, streamed, reads, kind, part) -> None:
     [
         (b"", FailureKind.TRUNCATED, "empty body"),
         (b"<html>", FailureKind.MALFORMED, "no JSON object: <html>"),
-        (b"{}", FailureKind.MALFORMED, "no choices"),
+        (b"{}", FailureKind.MALFORMED, "holds no answer: {}"),
         (b'{"error":{"message":"no"}}', FailureKind.SERVER_ERROR, "under HTTP 200: no"),
     ],
 )
