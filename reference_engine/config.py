@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from llmbench.reference_engine.errors import ConfigError
 
 DTypeName = Literal["float32", "bfloat16"]
+QuantizationName = Literal["int8", "int4"]
 
 DEFAULT_KV_CACHE_GIB = 1.0
 
@@ -27,8 +28,9 @@ class EngineConfig:
         that a decode never waits for budget.
     max_model_len: prompt and output together; None means what the model was trained for, or what the KV cache holds if
         that is less.
-    num_threads: of torch, for the whole process; None leaves torch's choice.
-    kernels: a name in kernels.dispatch.BACKENDS.
+    num_threads: of the kernels, for the whole process; None is torch's number of threads.
+    kernels: a name in kernels.dispatch.BACKENDS, or "auto" for the fastest that runs here.
+    quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
     seed: decides the output of sampled requests that bring no seed of their own, together with their order of arrival.
     """
 
@@ -42,11 +44,16 @@ class EngineConfig:
     max_model_len: int | None = None
     num_threads: int | None = None
     kernels: str = "torch"
+    quantization: QuantizationName | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(DTypeName):
             raise ConfigError(f"dtype must be one of {', '.join(get_args(DTypeName))}; {self.dtype!r} was given.")
+        if self.quantization is not None and self.quantization not in get_args(QuantizationName):
+            raise ConfigError(
+                f"quantization must be one of {', '.join(get_args(QuantizationName))}; {self.quantization!r} was given."
+            )
         for name in (
             "block_size",
             "num_blocks",

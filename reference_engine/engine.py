@@ -75,9 +75,7 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        if config.num_threads is not None:
-            torch.set_num_threads(config.num_threads)
-        kernels = dispatch.load(config.kernels)
+        kernels = dispatch.load(config.kernels, config.num_threads)
         dtype = DTYPES[config.dtype]
         model = load_model(config.model_path, dtype)
         plan = plan_kv_cache(config, model.config, dtype)
@@ -90,7 +88,7 @@ class Engine:
         self._pool = BlockPool(plan.num_blocks)
         self._scheduler = Scheduler(self._pool, config.block_size, config.max_num_seqs, config.max_num_batched_tokens)
         kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype)
-        self._runner = ModelRunner(model, kv_cache, kernels, plan.max_model_len)
+        self._runner = ModelRunner(model, kv_cache, kernels, plan.max_model_len, config.quantization)
         self._sequences: dict[str, Sequence] = {}
         self._request_seeds = random.Random(config.seed)
         self._num_steps = 0

@@ -17,3 +17,7 @@ class CheckpointError(ReferenceEngineError):
 
 class RequestError(ReferenceEngineError):
     """One request cannot be served; the engine and every other request are unaffected."""
+
+
+class KernelsUnavailableError(ConfigError):
+    """The compiled kernels cannot run here; the torch kernels can."""

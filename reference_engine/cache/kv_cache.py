@@ -48,7 +48,8 @@ def plan_kv_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) 
 class KVCache:
     """Keys and values of every layer: `data` [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim].
 
-    Token position p of a sequence is in slot `block_table[p // block_size] * block_size + p % block_size`.
+    Token position p of a sequence is in slot `block_table[p // block_size] * block_size + p % block_size`. Kernels may
+    order the numbers within a block as they like: nobody else reads them, and a block is copied as a whole.
     """
 
     def __init__(self, model: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype) -> None:
@@ -57,7 +58,5 @@ class KVCache:
         self.data = torch.zeros(
             (model.num_layers, 2, num_blocks, block_size, model.num_kv_heads, model.head_dim), dtype=dtype
         )
-
-    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of one layer, each [num_blocks, block_size, num_kv_heads, head_dim]; views."""
-        return self.data[index, 0], self.data[index, 1]
+        # Keys and values of each layer, [num_blocks, block_size, num_kv_heads, head_dim]; views, cut once.
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = [(layer[0], layer[1]) for layer in self.data]

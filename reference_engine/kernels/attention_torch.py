@@ -1,4 +1,8 @@
-"""Paged attention in plain torch: the oracle that faster kernels are tested against. Shapes: kernels/dispatch.py."""
+"""Paged attention in plain torch.
+
+H query heads, G key/value heads, H % G == 0, D head size. k_cache and v_cache are contiguous, [num_blocks, block_size,
+G, D]. A block table's entries beyond a sequence's last block may be any valid block id.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import torch.nn.functional as F
 def write_kv(
     k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
 ) -> None:
+    """Modifies the caches: token i of k, v [T, G, D] goes to slot slots[i] = block id * block_size + offset."""
     k_cache.flatten(0, 1).index_copy_(0, slots, k)
     v_cache.flatten(0, 1).index_copy_(0, slots, v)
 
@@ -20,13 +25,19 @@ def decode(
     block_tables: torch.Tensor,
     context_lens: torch.Tensor,
     scale: float,
+    window: int | None = None,
 ) -> torch.Tensor:
+    """Attention of one new token per sequence over its cache; returns [N, H, D] in q's dtype.
+
+    q [N, H, D]; block_tables [N, M] int64; context_lens [N] int64, the new token included, so at least 1.
+    """
     N, H, D = q.shape
     G = k_cache.shape[2]
     keys = _gather(k_cache, block_tables)  # [N, G, T, D], T = M * block_size
     values = _gather(v_cache, block_tables)
     T = keys.shape[2]
-    mask = (torch.arange(T) < context_lens.unsqueeze(1)).view(N, 1, 1, T)
+    distance = context_lens.unsqueeze(1) - 1 - torch.arange(T)
+    mask = _is_seen(distance, window).view(N, 1, 1, T)
     # The H // G heads that share a key head stand where the query positions usually do: keys are not copied per head.
     grouped = q.view(N, G, H // G, D)
     return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale).reshape(N, H, D)
@@ -39,18 +50,29 @@ def prefill(
     block_table: torch.Tensor,
     context_len: int,
     scale: float,
+    window: int | None = None,
 ) -> torch.Tensor:
+    """Causal attention of one sequence's chunk over its cache; returns [L, H, D] in q's dtype.
+
+    q [L, H, D] are the last L of the context_len tokens whose keys and values block_table [M] int64 leads to.
+    """
     L = q.shape[0]
     keys = _gather(k_cache, block_table.unsqueeze(0))[:, :, :context_len]
     values = _gather(v_cache, block_table.unsqueeze(0))[:, :, :context_len]
     # is_causal aligns the mask with the first key; a later chunk is aligned with the last one.
     mask = None
-    if context_len > L:
-        mask = torch.ones(L, context_len, dtype=torch.bool).tril(context_len - L)
+    if context_len > L or window is not None:
+        distance = torch.arange(context_len - L, context_len).unsqueeze(1) - torch.arange(context_len)
+        mask = _is_seen(distance, window)
     out = F.scaled_dot_product_attention(
         q.transpose(0, 1).unsqueeze(0), keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=True
     )
     return out.squeeze(0).transpose(0, 1)
+
+
+def _is_seen(distance: torch.Tensor, window: int | None) -> torch.Tensor:
+    """True for keys at this distance before their query: not after it, and not out of the window."""
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
 def _gather(cache: torch.Tensor, block_tables: torch.Tensor) -> torch.Tensor:

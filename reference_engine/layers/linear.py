@@ -1,24 +1,47 @@
-"""Linear layers: plain, and several that read the same input fused into one."""
+"""Linear layers, with what is computed in the same pass: the norm of their input, their activation, the residual."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, LinearKernel
+from llmbench.reference_engine.layers.norm import Norm
 
 
-class Linear(nn.Module):
-    """x [..., in_features] to [..., out_features]. The weights are uninitialised until a checkpoint is loaded."""
+class Linear:
+    """residual + activation(norm(x) · Wᵀ + bias), x [T, in_features].
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, dtype=dtype), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+    The weights are uninitialised until a checkpoint is loaded; `prepare` then hands them to a kernel.
+    """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        norm: Norm | None = None,
+        activation: ActivationName | None = None,
+    ) -> None:
+        self.weight = torch.empty(out_features, in_features, dtype=dtype)
+        self.bias = torch.empty(out_features, dtype=dtype) if bias else None
+        self.norm = norm
+        self.activation = activation
+        self.kernel: LinearKernel | None = None
+
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        """Give the weights to the kernel, which may keep a copy in its own order; this one is dropped."""
+        norm = None if self.norm is None else self.norm.weights()
+        self.kernel = kernels.linear(self.weight, self.bias, norm, self.activation, quantization)
+        del self.weight
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        assert self.kernel is not None
+        return self.kernel(x, residual)
 
     def views(self, name: str) -> dict[str, torch.Tensor]:
         """Checkpoint tensor name to the memory it is loaded into."""
@@ -34,8 +57,17 @@ class Linear(nn.Module):
 class FusedLinear(Linear):
     """Linears of one input, stacked by rows: one matrix product instead of several smaller ones."""
 
-    def __init__(self, in_features: int, out_features: Sequence[int], *, bias: bool, dtype: torch.dtype) -> None:
-        super().__init__(in_features, sum(out_features), bias=bias, dtype=dtype)
+    def __init__(
+        self,
+        in_features: int,
+        out_features: Sequence[int],
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        norm: Norm | None = None,
+        activation: ActivationName | None = None,
+    ) -> None:
+        super().__init__(in_features, sum(out_features), bias=bias, dtype=dtype, norm=norm, activation=activation)
         self.out_features = tuple(out_features)
 
     def part_views(self, names: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -7,14 +7,20 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from llmbench.reference_engine.layers.attention import StepBatch
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.models.config import ModelConfig
+from llmbench.reference_engine.step_batch import StepBatch
 
 
 class CausalLM(Protocol):
     """A model whose weights are loaded."""
 
     config: ModelConfig
+
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        """Hand the loaded weights to the kernels that will compute with them; once, before the first step."""
+        ...
 
     def __call__(self, batch: StepBatch) -> torch.Tensor:
         """Hidden states [T, hidden_size] before the final norm; modifies the batch's KV cache."""

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
-from llmbench.reference_engine.layers.attention import PagedAttention, StepBatch
+from llmbench.reference_engine.kernels.contract import Kernels
+from llmbench.reference_engine.layers.attention import PagedAttention
 from llmbench.reference_engine.layers.linear import FusedLinear, Linear
-from llmbench.reference_engine.layers.norm import RMSNorm
+from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int, read_rope
+from llmbench.reference_engine.step_batch import StepBatch
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -49,77 +51,81 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)). Source: arXiv:2002.05202."""
+class SwiGLU:
+    """x + down(silu(gate(norm(x))) * up(norm(x))). Source: arXiv:2002.05202."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        super().__init__()
-        sizes = [config.intermediate_size] * 2
-        self.gate_up = FusedLinear(config.hidden_size, sizes, bias=config.mlp_bias, dtype=dtype)
-        self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias, dtype=dtype)
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, norm: Norm) -> None:
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up = FusedLinear(hidden, [inner] * 2, bias=bias, dtype=dtype, norm=norm, activation="swiglu")
+        self.down = Linear(inner, hidden, bias=bias, dtype=dtype)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: torch.Tensor = self.down(F.silu(gate) * up)
-        return out
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        self.gate_up.prepare(kernels, quantization)
+        self.down.prepare(kernels, quantization)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.gate_up(x), residual=x)
 
 
-class LlamaLayer(nn.Module):
+class LlamaLayer:
     def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.attention = PagedAttention(config, index, dtype)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.mlp = SwiGLU(config, dtype)
+        self.attention_norm = Norm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.attention = PagedAttention(config, index, dtype, self.attention_norm)
+        self.mlp_norm = Norm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.mlp = SwiGLU(config, dtype, self.mlp_norm)
 
-    def forward(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), batch)
-        out: torch.Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        self.attention.prepare(kernels, quantization)
+        self.mlp.prepare(kernels, quantization)
+
+    def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor:
+        return self.mlp(self.attention(x, batch))
 
     def views(self, prefix: str) -> dict[str, torch.Tensor]:
         qkv_names = [f"{prefix}.self_attn.{part}_proj" for part in "qkv"]
         return {
-            f"{prefix}.input_layernorm.weight": self.attention_norm.weight,
+            **self.attention_norm.views(f"{prefix}.input_layernorm"),
             **self.attention.qkv.part_views(qkv_names),
             **self.attention.out.views(f"{prefix}.self_attn.o_proj"),
-            f"{prefix}.post_attention_layernorm.weight": self.mlp_norm.weight,
+            **self.mlp_norm.views(f"{prefix}.post_attention_layernorm"),
             **self.mlp.gate_up.part_views([f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj"]),
             **self.mlp.down.views(f"{prefix}.mlp.down_proj"),
         }
 
 
-class Llama(nn.Module):
+class Llama:
     """A decoder-only transformer; see models/base.py for the contract of the methods."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        super().__init__()
         self.config = config
-        self.embedding = nn.Parameter(
-            torch.empty(config.vocab_size, config.hidden_size, dtype=dtype), requires_grad=False
-        )
-        self.layers = nn.ModuleList(LlamaLayer(config, index, dtype) for index in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
+        self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        self.activation_dtype = dtype
+        self.layers = [LlamaLayer(config, index, dtype) for index in range(config.num_layers)]
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=self.norm)
         if config.tie_word_embeddings:
             self.head.weight = self.embedding
 
-    def forward(self, batch: StepBatch) -> torch.Tensor:
-        x = F.embedding(batch.token_ids, self.embedding)
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        self.activation_dtype = kernels.activation_dtype(self.embedding.dtype)
+        for layer in self.layers:
+            layer.prepare(kernels, quantization)
+        self.head.prepare(kernels, quantization)
+
+    def __call__(self, batch: StepBatch) -> torch.Tensor:
+        x = F.embedding(batch.token_ids, self.embedding).to(self.activation_dtype)
         for layer in self.layers:
             x = layer(x, batch)
         return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.norm(hidden))
-        return logits
+        return self.head(hidden)
 
     def checkpoint_views(self) -> dict[str, torch.Tensor]:
         views: dict[str, torch.Tensor] = {"model.embed_tokens.weight": self.embedding}
         for index, layer in enumerate(self.layers):
-            assert isinstance(layer, LlamaLayer)
             views |= layer.views(f"model.layers.{index}")
-        views["model.norm.weight"] = self.norm.weight
+        views |= self.norm.views("model.norm")
         if not self.config.tie_word_embeddings:
             views |= self.head.views("lm_head")
         return views

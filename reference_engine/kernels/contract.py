@@ -1,0 +1,85 @@
+"""What a set of kernels computes. The torch kernels are the oracle that every other set is tested against."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.step_batch import StepBatch
+
+ActivationName = Literal["swiglu", "gelu", "gelu_tanh"]
+
+
+class NormWeights(NamedTuple):
+    """Normalisation over the last dimension: by the root mean square without a bias, a layer norm with one."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    eps: float
+
+
+class HeadLayout(NamedTuple):
+    """H = num_heads query heads share G = num_kv_heads key/value heads, H % G == 0, of head_dim components each.
+
+    scale: factor of the scores. window: a token sees the last `window` tokens, itself included; None for all. q_norm
+    and k_norm [head_dim]: root-mean-square norms of each head before the rotation.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    window: int | None = None
+    q_norm: NormWeights | None = None
+    k_norm: NormWeights | None = None
+
+
+class LinearKernel(Protocol):
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """residual + activation(norm(x) · Wᵀ + bias) for x [T, in_features]."""
+        ...
+
+
+class AttentionKernel(Protocol):
+    def __call__(
+        self, qkv: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: StepBatch
+    ) -> torch.Tensor:
+        """Causal attention of the step's tokens over their sequences; returns [T, H * head_dim].
+
+        qkv [T, (H + 2 G) * head_dim]: query, key and value heads one after another. q and k are normalised and rotated
+        first. Modifies the caches [num_blocks, block_size, G, head_dim], contiguous: the step's keys and values are
+        written before they are read. The order of the numbers within a block is the kernel's own.
+        """
+        ...
+
+
+class Kernels(Protocol):
+    name: str
+
+    def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Of what lies between the kernels when weights and cache are `dtype`."""
+        ...
+
+    def linear(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        norm: NormWeights | None,
+        activation: ActivationName | None,
+        quantization: QuantizationName | None,
+    ) -> LinearKernel:
+        """weight [out_features, in_features]; for swiglu the first half of its rows are the gates, the second the ups.
+
+        Quantised weights are multiplied with inputs that are rounded to 8 bits per row and group.
+        """
+        ...
+
+    def attention(self, heads: HeadLayout) -> AttentionKernel:
+        """Raises KernelsUnavailableError for a layout that these kernels do not have."""
+        ...
+
+    def argmax(self, logits: torch.Tensor) -> torch.Tensor:
+        """Index of each row's largest value, [n] int64; the lowest where there are several."""
+        ...

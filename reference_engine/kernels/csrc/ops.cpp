@@ -1,0 +1,274 @@
+// The operators that torch sees: torch.ops.llmbench.*. Arguments are checked here, the arithmetic is in isa.cpp.
+#include <torch/library.h>
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "thread_pool.h"
+
+namespace llmbench {
+
+namespace portable { extern const KernelTable table; }
+#if defined(__x86_64__)
+namespace avx2 { extern const KernelTable table; }
+namespace avx512 { extern const KernelTable table; }
+namespace avx512_bf16 { extern const KernelTable table; }
+#endif
+
+namespace {
+
+using at::Tensor;
+using OptionalTensor = const std::optional<Tensor>&;
+
+// What this processor can run, best first.
+std::vector<const KernelTable*> usable_tables() {
+  std::vector<const KernelTable*> tables;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512vnni");
+  if (has_avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512_bf16::table);
+  if (has_avx512) tables.push_back(&avx512::table);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&avx2::table);
+#endif
+  tables.push_back(&portable::table);
+  return tables;
+}
+
+// A vector's memory, reused from call to call and grown when needed; 64-byte aligned.
+class Scratch {
+ public:
+  template <class T>
+  T* take(int64_t count) {
+    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
+    if (bytes > size_) {
+      memory_.reset(static_cast<char*>(std::aligned_alloc(64, bytes)));
+      TORCH_CHECK(memory_ != nullptr, "out of memory for ", bytes, " bytes of scratch");
+      size_ = bytes;
+    }
+    return reinterpret_cast<T*>(memory_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<char, Free> memory_;
+  size_t size_ = 0;
+};
+
+struct Runtime {
+  std::mutex one_at_a_time;  // protects all of the below: two engines in one process share the threads
+  const KernelTable* kernels = usable_tables().front();
+  std::unique_ptr<ThreadPool> pool = std::make_unique<ThreadPool>(1);
+  Scratch inputs, input_scales, input_sums, queries;
+  std::vector<Scratch> per_thread = std::vector<Scratch>(1);
+};
+
+// Never destroyed: joining threads while a process exits is asking for a hang.
+Runtime& runtime() {
+  static auto* instance = new Runtime;
+  return *instance;
+}
+
+const float* floats(OptionalTensor tensor, int64_t size, const char* name) {
+  if (!tensor.has_value()) return nullptr;
+  TORCH_CHECK(tensor->scalar_type() == at::kFloat && tensor->is_contiguous() && tensor->numel() == size, name,
+              " must be ", size, " contiguous float32 numbers; ", tensor->sizes(), " ", tensor->scalar_type(), " given");
+  return tensor->const_data_ptr<float>();
+}
+
+Tensor linear(const Tensor& x, const Tensor& packed, int64_t format, int64_t out_features, OptionalTensor bias,
+              int64_t activation, OptionalTensor norm_weight, OptionalTensor norm_bias, double norm_eps,
+              OptionalTensor residual) {
+  LinearArgs args;
+  args.format = static_cast<Format>(format);
+  args.activation = static_cast<Activation>(activation);
+  TORCH_CHECK(x.dim() == 2 && packed.dim() == 3 && packed.is_contiguous() && packed.scalar_type() == at::kByte,
+              "x must be a matrix and packed [panels, groups, bytes] of uint8");
+  args.num_rows = x.size(0), args.in_features = x.size(1), args.out_features = out_features;
+  args.num_panels = packed.size(0), args.num_groups = packed.size(1);
+  TORCH_CHECK(packed.size(2) == static_cast<int64_t>(chunk_bytes(args.format)), "packed is of another format");
+  TORCH_CHECK((args.in_features + kGroup - 1) / kGroup == args.num_groups, "x has ", args.in_features,
+              " columns, the weights ", args.num_groups, " groups of ", kGroup);
+  const int64_t panel_outputs = args.activation == Activation::kSwiGLU ? kPanel / 2 : kPanel;
+  TORCH_CHECK((out_features + panel_outputs - 1) / panel_outputs == args.num_panels, "out_features ", out_features,
+              " does not fit ", args.num_panels, " panels");
+  args.x = floats(x, args.num_rows * args.in_features, "x");
+  args.packed = packed.const_data_ptr<uint8_t>();
+  args.bias = floats(bias, args.num_panels * kPanel, "bias");
+  args.norm_weight = floats(norm_weight, args.in_features, "norm_weight");
+  args.norm_bias = floats(norm_bias, args.in_features, "norm_bias");
+  args.norm_eps = static_cast<float>(norm_eps);
+  args.residual = floats(residual, args.num_rows * out_features, "residual");
+  Tensor out = at::empty({args.num_rows, out_features}, x.options());
+  args.out = out.mutable_data_ptr<float>();
+  if (args.num_rows == 0) return out;
+
+  Runtime& run = runtime();
+  const std::lock_guard lock(run.one_at_a_time);
+  const int64_t width = args.num_groups * kGroup;
+  args.inputs = run.inputs.take<uint8_t>(args.num_rows * width * 4);
+  args.input_scales = run.input_scales.take<float>(args.num_rows * args.num_groups);
+  args.input_sums = run.input_sums.take<int32_t>(args.num_rows * args.num_groups);
+  const KernelTable& kernels = *run.kernels;
+  constexpr int64_t kRowsPerItem = 4;
+  run.pool->run((args.num_rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int thread) {
+    const int64_t first = item * kRowsPerItem;
+    kernels.linear_inputs(args, first, std::min(first + kRowsPerItem, args.num_rows),
+                          run.per_thread[thread].take<float>(width));
+  });
+  run.pool->run(args.num_panels, [&](int64_t panel, int) { kernels.linear_panel(args, panel); });
+  return out;
+}
+
+Tensor attention(const Tensor& qkv, Tensor k_cache, Tensor v_cache, const Tensor& spans, const Tensor& block_tables,
+                 OptionalTensor cos, OptionalTensor sin, OptionalTensor q_norm, OptionalTensor k_norm, double norm_eps,
+                 int64_t num_heads, double scale, int64_t window) {
+  AttentionArgs args;
+  TORCH_CHECK(k_cache.dim() == 4 && k_cache.is_contiguous() && v_cache.is_contiguous() &&
+                  k_cache.sizes() == v_cache.sizes() && k_cache.scalar_type() == v_cache.scalar_type(),
+              "k_cache and v_cache must be alike and contiguous, [num_blocks, block_size, kv heads, head_dim]");
+  TORCH_CHECK(k_cache.scalar_type() == at::kFloat || k_cache.scalar_type() == at::kBFloat16,
+              "the cache must hold float32 or bfloat16");
+  args.cache_is_bf16 = k_cache.scalar_type() == at::kBFloat16;
+  args.block_size = k_cache.size(1), args.num_kv_heads = k_cache.size(2), args.head_dim = k_cache.size(3);
+  args.num_heads = num_heads;
+  TORCH_CHECK(args.head_dim % 16 == 0 && args.head_dim <= 512, "head_dim must be a multiple of 16 up to 512");
+  TORCH_CHECK(num_heads % args.num_kv_heads == 0, "heads must be a multiple of kv heads");
+  const int64_t num_rows = qkv.size(0), row_size = (num_heads + 2 * args.num_kv_heads) * args.head_dim;
+  args.qkv = floats(qkv, num_rows * row_size, "qkv");
+  TORCH_CHECK(spans.dim() == 2 && spans.size(1) == 3 && spans.is_contiguous() && spans.scalar_type() == at::kLong,
+              "spans must be int64 [n, 3]");
+  TORCH_CHECK(block_tables.dim() == 2 && block_tables.size(0) == spans.size(0) && block_tables.is_contiguous() &&
+                  block_tables.scalar_type() == at::kLong,
+              "block_tables must be int64 [n, width]");
+  static_assert(sizeof(Span) == 3 * sizeof(int64_t));
+  args.spans = reinterpret_cast<const Span*>(spans.const_data_ptr<int64_t>());
+  args.block_tables = block_tables.const_data_ptr<int64_t>();
+  args.num_spans = spans.size(0), args.table_width = block_tables.size(1);
+  args.rotary_dim = cos.has_value() ? cos->size(1) : 0;
+  const int64_t num_positions = cos.has_value() ? cos->size(0) : 0;
+  args.cos = floats(cos, num_positions * args.rotary_dim, "cos");
+  args.sin = floats(sin, num_positions * args.rotary_dim, "sin");
+  args.q_norm = floats(q_norm, args.head_dim, "q_norm");
+  args.k_norm = floats(k_norm, args.head_dim, "k_norm");
+  args.norm_eps = static_cast<float>(norm_eps), args.scale = static_cast<float>(scale), args.window = window;
+  args.k_cache = k_cache.mutable_data_ptr(), args.v_cache = v_cache.mutable_data_ptr();
+
+  struct Item {
+    int64_t span, first, last;
+  };
+  std::vector<Item> writes, reads;
+  const int64_t num_blocks = k_cache.size(0), heads_per_key = num_heads / args.num_kv_heads;
+  int64_t longest_tile = 0;
+  for (int64_t s = 0; s < args.num_spans; ++s) {
+    const Span& span = args.spans[s];
+    TORCH_CHECK(span.num_tokens >= 0 && span.first_row >= 0 && span.first_row + span.num_tokens <= num_rows &&
+                    span.num_tokens <= span.context_len && span.context_len <= args.table_width * args.block_size &&
+                    (args.cos == nullptr || span.context_len <= num_positions),
+                "span ", s, " does not fit the step");
+    for (int64_t b = 0; b * args.block_size < span.context_len; ++b) {
+      const int64_t block = args.block_tables[s * args.table_width + b];
+      TORCH_CHECK(block >= 0 && block < num_blocks, "span ", s, " leads to block ", block, " of ", num_blocks);
+    }
+    for (int64_t last = span.num_tokens; last > 0;) {  // the late tiles first: they see the most keys
+      const int64_t first = (last - 1) / kQueryTile * kQueryTile;
+      writes.push_back({s, first, last});
+      longest_tile = std::max(longest_tile, last - first);
+      last = first;
+    }
+  }
+  Tensor out = at::empty({num_rows, num_heads * args.head_dim}, qkv.options());
+  args.out = out.mutable_data_ptr<float>();
+
+  Runtime& run = runtime();
+  const std::lock_guard lock(run.one_at_a_time);
+  args.q = run.queries.take<float>(num_rows * num_heads * args.head_dim);
+  const KernelTable& kernels = *run.kernels;
+  run.pool->run(writes.size(), [&](int64_t index, int) {
+    const Item& item = writes[index];
+    const int64_t* table = args.block_tables + item.span * args.table_width;
+    for (int64_t offset = item.first; offset < item.last; ++offset) {
+      kernels.attention_write(args, args.spans[item.span], table, offset);
+    }
+  });
+  const int64_t scratch = attention_scratch(longest_tile * heads_per_key, args.head_dim);
+  run.pool->run(writes.size() * args.num_kv_heads, [&](int64_t index, int thread) {
+    const Item& item = writes[index / args.num_kv_heads];
+    const int64_t* table = args.block_tables + item.span * args.table_width;
+    kernels.attention_item(args, args.spans[item.span], table, index % args.num_kv_heads, item.first, item.last,
+                           run.per_thread[thread].take<float>(scratch));
+  });
+  return out;
+}
+
+Tensor argmax(const Tensor& logits) {
+  TORCH_CHECK(logits.dim() == 2 && logits.is_contiguous() && logits.scalar_type() == at::kFloat && logits.size(1) > 0,
+              "logits must be a contiguous float32 matrix");
+  const int64_t size = logits.size(1);
+  Tensor out = at::empty({logits.size(0)}, logits.options().dtype(at::kLong));
+  const float* rows = logits.const_data_ptr<float>();
+  auto* to = out.mutable_data_ptr<int64_t>();
+  Runtime& run = runtime();
+  const std::lock_guard lock(run.one_at_a_time);
+  run.pool->run(logits.size(0), [&](int64_t row, int) { to[row] = run.kernels->argmax(rows + row * size, size); });
+  return out;
+}
+
+void set_num_threads(int64_t num_threads) {
+  TORCH_CHECK(num_threads >= 1, "num_threads must be at least 1");
+  Runtime& run = runtime();
+  const std::lock_guard lock(run.one_at_a_time);
+  if (run.pool->num_threads() == num_threads) return;
+  run.pool = std::make_unique<ThreadPool>(static_cast<int>(num_threads));
+  run.per_thread = std::vector<Scratch>(num_threads);
+}
+
+// Names of the instruction sets that this processor can run, best first, separated by commas.
+std::string instruction_sets() {
+  std::string names;
+  for (const KernelTable* table : usable_tables()) names += (names.empty() ? "" : ",") + std::string(table->name);
+  return names;
+}
+
+void set_instruction_set(const std::string& name) {
+  for (const KernelTable* table : usable_tables()) {
+    if (name == table->name) {
+      const std::lock_guard lock(runtime().one_at_a_time);
+      runtime().kernels = table;
+      return;
+    }
+  }
+  TORCH_CHECK(false, "this processor cannot run ", name, "; it can run ", instruction_sets());
+}
+
+}  // namespace
+
+TORCH_LIBRARY(llmbench, library) {
+  library.def(
+      "linear(Tensor x, Tensor packed, int format, int out_features, Tensor? bias, int activation, "
+      "Tensor? norm_weight, Tensor? norm_bias, float norm_eps, Tensor? residual) -> Tensor");
+  library.def(
+      "attention(Tensor qkv, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor spans, Tensor block_tables, Tensor? cos, "
+      "Tensor? sin, Tensor? q_norm, Tensor? k_norm, float norm_eps, int num_heads, float scale, int window) -> Tensor");
+  library.def("argmax(Tensor logits) -> Tensor");
+  library.def("set_num_threads(int num_threads) -> ()", &set_num_threads);
+  library.def("instruction_sets() -> str", &instruction_sets);
+  library.def("set_instruction_set(str name) -> ()", &set_instruction_set);
+}
+
+TORCH_LIBRARY_IMPL(llmbench, CPU, library) {
+  library.impl("linear", &linear);
+  library.impl("attention", &attention);
+  library.impl("argmax", &argmax);
+}
+
+}  // namespace llmbench

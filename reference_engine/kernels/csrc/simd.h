@@ -1,0 +1,162 @@
+// Vectors as wide as the instruction set has them. Included by isa.cpp, once per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace llmbench::LLMBENCH_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+using f32v = float __attribute__((vector_size(kLanes * 4)));
+using i32v = int32_t __attribute__((vector_size(kLanes * 4)));
+using u32v = uint32_t __attribute__((vector_size(kLanes * 4)));
+using u16h = uint16_t __attribute__((vector_size(kLanes * 2)));
+using i8q = int8_t __attribute__((vector_size(kLanes)));
+
+template <class V>
+inline V load(const void* from) {
+  V value;
+  std::memcpy(&value, from, sizeof(V));
+  return value;
+}
+
+template <class V>
+inline void store(void* to, V value) {
+  std::memcpy(to, &value, sizeof(V));
+}
+
+inline f32v splat(float value) { return value - f32v{}; }
+inline i32v splat(int32_t value) { return value - i32v{}; }
+
+// The four bytes at `from` in every lane.
+inline i32v splat_4_bytes(const void* from) { return splat(load<int32_t>(from)); }
+
+// a * b + c, rounded once where the hardware can.
+inline f32v fma(f32v a, f32v b, f32v c) {
+#if defined(__AVX512F__)
+  return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline f32v max(f32v a, f32v b) { return a > b ? a : b; }
+inline f32v min(f32v a, f32v b) { return a < b ? a : b; }
+inline f32v abs(f32v a) { return (f32v)((u32v)a & 0x7fffffffu); }
+inline f32v to_float(i32v a) { return __builtin_convertvector(a, f32v); }
+
+inline f32v widen_bf16(u16h a) { return (f32v)(__builtin_convertvector(a, u32v) << 16); }
+inline f32v load_bf16(const uint16_t* from) { return widen_bf16(load<u16h>(from)); }
+
+// Round to nearest, ties to even; nan stays nan only for the payloads that survive the carry, which ours do.
+inline u16h narrow_bf16(f32v a) {
+  const u32v bits = (u32v)a;
+  return __builtin_convertvector((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, u16h);
+}
+
+// The nearest integer, ties to even, for |a| < 2^22.
+inline i32v round_to_int(f32v a) {
+  const f32v magic = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves no bits for a fraction
+  return (i32v)(a + magic) - (i32v)magic;
+}
+
+inline float sum(f32v a) {
+  float lanes[kLanes], total = 0;
+  store(lanes, a);
+  for (float lane : lanes) total += lane;
+  return total;
+}
+
+inline int32_t sum(i32v a) {
+  int32_t lanes[kLanes], total = 0;
+  store(lanes, a);
+  for (int32_t lane : lanes) total += lane;
+  return total;
+}
+
+inline float largest(f32v a) {
+  float lanes[kLanes];
+  store(lanes, a);
+  float best = lanes[0];
+  for (float lane : lanes) best = lane > best ? lane : best;
+  return best;
+}
+
+// e^a within 2 units in the last place on [-87, 88], clamped outside. 2^n · e^r with |r| <= ln(2) / 2, Cephes' polynomial.
+inline f32v exp(f32v a) {
+  a = max(min(a, splat(88.0f)), splat(-87.0f));
+  const i32v n = round_to_int(a * 1.44269504f);
+  const f32v turns = to_float(n);
+  f32v r = fma(turns, splat(-0.693359375f), a);
+  r = fma(turns, splat(2.12194440e-4f), r);
+  f32v p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r + 1.0f);
+  return (f32v)((i32v)p + (n << 23));
+}
+
+// Products of unsigned weight bytes with signed input bytes, four per lane. The weights are stored with an offset
+// (zero + w), and `dot_start` is what makes up for it: the accumulator of a group begins with it.
+#if defined(__AVX512VNNI__)
+template <int kZero>
+inline i32v dot_start(int32_t input_sum) { return splat(-kZero * input_sum); }
+
+template <int kZero>
+inline i32v dot(i32v acc, i32v weights, i32v inputs) {
+  return (i32v)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)weights, (__m512i)inputs);
+}
+#elif defined(__AVX2__)
+template <int kZero>
+inline i32v dot_start(int32_t) { return i32v{}; }
+
+// maddubs saturates at 16 bits, so its unsigned side must be below 2^7: |w| with the sign of w moved to the inputs.
+template <int kZero>
+inline i32v dot(i32v acc, i32v weights, i32v inputs) {
+  const __m256i w = _mm256_sub_epi8((__m256i)weights, _mm256_set1_epi8(static_cast<char>(kZero)));
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8((__m256i)inputs, w));
+  return acc + (i32v)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#else
+template <int kZero>
+inline i32v dot_start(int32_t) { return i32v{}; }
+
+template <int kZero>
+inline i32v dot(i32v acc, i32v weights, i32v inputs) {
+  for (int byte = 0; byte < 4; ++byte) {
+    const i32v w = (i32v)(((u32v)weights >> (8 * byte)) & 0xffu) - kZero;
+    const i32v x = (i32v)((u32v)inputs << (24 - 8 * byte)) >> 24;
+    acc += w * x;
+  }
+  return acc;
+}
+#endif
+
+// acc + the two bf16 products of each lane.
+inline f32v dot_bf16(f32v acc, i32v weights, i32v inputs) {
+#if defined(__AVX512BF16__)
+  return (f32v)_mm512_dpbf16_ps((__m512)acc, (__m512bh)weights, (__m512bh)inputs);
+#else
+  const f32v low = (f32v)((u32v)weights << 16), high = (f32v)((u32v)weights & 0xffff0000u);
+  const f32v x_low = (f32v)((u32v)inputs << 16), x_high = (f32v)((u32v)inputs & 0xffff0000u);
+  return fma(high, x_high, fma(low, x_low, acc));
+#endif
+}
+
+}  // namespace llmbench::LLMBENCH_ISA

@@ -1,0 +1,76 @@
+#include "thread_pool.h"
+
+#include <chrono>
+
+namespace llmbench {
+namespace {
+
+// Longer than the Python between two operators of a step, shorter than the pause between two requests.
+constexpr auto kSpin = std::chrono::microseconds(200);
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) {
+  for (int thread = 1; thread < num_threads; ++thread) {
+    workers_.emplace_back([this, thread] { work(thread); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  stopping_.store(true);
+  loops_begun_.fetch_add(1);
+  loops_begun_.notify_all();
+  for (auto& worker : workers_) worker.join();
+}
+
+void ThreadPool::run(int64_t num_items, Call call, const void* context) {
+  call_ = call;
+  context_ = context;
+  num_items_ = num_items;
+  next_item_.store(0);
+  if (num_items <= 1 || workers_.empty()) {
+    take_items(0);
+    return;
+  }
+  open_.store(true);
+  loops_begun_.fetch_add(1);
+  loops_begun_.notify_all();
+  take_items(0);
+  // A worker enters before it looks whether the loop is open: after this line it either is counted or stays out, so
+  // nobody reads this loop's fields once the count is zero.
+  open_.store(false);
+  while (num_inside_.load() != 0) pause();
+}
+
+void ThreadPool::take_items(int thread) {
+  for (;;) {
+    const int64_t item = next_item_.fetch_add(1, std::memory_order_relaxed);
+    if (item >= num_items_) return;
+    call_(context_, item, thread);
+  }
+}
+
+void ThreadPool::work(int thread) {
+  uint32_t seen = 0;
+  while (!stopping_.load()) {
+    const auto deadline = std::chrono::steady_clock::now() + kSpin;
+    for (int round = 1; loops_begun_.load() == seen; ++round) {
+      pause();
+      if (round % 64 == 0 && std::chrono::steady_clock::now() > deadline) loops_begun_.wait(seen);
+    }
+    seen = loops_begun_.load();
+    num_inside_.fetch_add(1);
+    if (open_.load()) take_items(thread);
+    num_inside_.fetch_sub(1);
+  }
+}
+
+}  // namespace llmbench

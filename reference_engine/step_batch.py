@@ -1,0 +1,48 @@
+"""One step's work as tensors: what the runner hands to the model, and the model's attention to the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from llmbench.reference_engine.cache.kv_cache import KVCache
+from llmbench.reference_engine.layers.rotary import RotaryTable
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatch:
+    """The tokens of one step, flattened: first one row per decoding sequence, then the prefill chunks.
+
+    token_ids, positions [T] int64. spans [S, 3] int64, a row per sequence: its first row, its number of rows, and its
+    number of tokens up to and including the last of these; block_tables [S, M] int64, padded with block 0.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    spans: torch.Tensor
+    block_tables: torch.Tensor
+    num_decodes: int
+    kv_cache: KVCache
+    rotary: RotaryTable | None
+
+    # The rest is read by the torch kernels alone, and computed once for all layers.
+
+    @cached_property
+    def span_list(self) -> list[list[int]]:
+        spans: list[list[int]] = self.spans.tolist()
+        return spans
+
+    @cached_property
+    def slots(self) -> torch.Tensor:
+        """Where each token's key and value go, [T] int64: block id * block_size + offset."""
+        owners = torch.repeat_interleave(self.spans[:, 1])
+        size = self.kv_cache.block_size
+        return self.block_tables[owners, self.positions // size] * size + self.positions % size
+
+    @cached_property
+    def rotation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines [T, 1, rotary_dim] of the tokens' positions."""
+        assert self.rotary is not None
+        return self.rotary.at(self.positions)

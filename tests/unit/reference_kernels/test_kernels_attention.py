@@ -1,0 +1,177 @@
+"""The fused attention of each instruction set against torch: rotation, head norms, windows, cache, odd lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from llmbench.reference_engine.cache.kv_cache import KVCache
+from llmbench.reference_engine.errors import KernelsUnavailableError
+from llmbench.reference_engine.kernels.contract import HeadLayout, Kernels, NormWeights
+from llmbench.reference_engine.layers.rotary import RotaryTable
+from llmbench.reference_engine.models.config import ModelConfig, RopeConfig
+from llmbench.reference_engine.step_batch import StepBatch
+
+NUM_BLOCKS = 256
+
+
+class Conversation:
+    """Sequences that grow by chunks through one kernel, with the cache between."""
+
+    def __init__(self, kernels: Kernels, layout: HeadLayout, block_size: int, dtype: torch.dtype, rotary: bool) -> None:
+        config = ModelConfig(
+            architecture="",
+            vocab_size=1,
+            hidden_size=1,
+            intermediate_size=1,
+            num_layers=1,
+            num_heads=layout.num_heads,
+            num_kv_heads=layout.num_kv_heads,
+            head_dim=layout.head_dim,
+            max_position_embeddings=1,
+            rms_norm_eps=1e-5,
+            rope=RopeConfig(),
+            tie_word_embeddings=False,
+            attention_bias=False,
+            mlp_bias=False,
+            eos_token_ids=frozenset(),
+        )
+        self.cache = KVCache(config, NUM_BLOCKS, block_size, dtype)
+        # What a block held before must not matter: start from numbers that would show.
+        self.cache.data.uniform_(-50, 50, generator=torch.Generator().manual_seed(0))
+        self.dtype = kernels.activation_dtype(dtype)
+        self.rotary = RotaryTable(config.rope, layout.head_dim, 512, self.dtype) if rotary else None
+        self.attend = kernels.attention(layout)
+        self.free = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(1)).tolist()
+        self.tables: dict[str, list[int]] = {}
+        self.lengths: dict[str, int] = {}
+
+    def step(self, chunks: list[tuple[str, int]], qkv: torch.Tensor) -> torch.Tensor:
+        """Each chunk appends that many tokens to a sequence; the ones of one token that come first are decodes."""
+        spans, positions = [], []
+        for name, num_tokens in chunks:
+            start = self.lengths.get(name, 0)
+            self.lengths[name] = start + num_tokens
+            table = self.tables.setdefault(name, [])
+            while len(table) * self.cache.block_size < start + num_tokens:
+                table.append(self.free.pop())
+            spans.append((len(positions), num_tokens, start + num_tokens))
+            positions += range(start, start + num_tokens)
+        width = max(len(self.tables[name]) for name, _ in chunks)
+        num_decodes = 0
+        while num_decodes < len(chunks) and chunks[num_decodes][1] == 1:
+            num_decodes += 1
+        batch = StepBatch(
+            token_ids=torch.zeros(len(positions), dtype=torch.int64),
+            positions=torch.tensor(positions),
+            spans=torch.tensor(spans),
+            block_tables=torch.tensor([self.tables[n] + [0] * (width - len(self.tables[n])) for n, _ in chunks]),
+            num_decodes=num_decodes,
+            kv_cache=self.cache,
+            rotary=self.rotary,
+        )
+        out = self.attend(qkv.to(self.dtype), *self.cache.layers[0], batch)
+        return out.float()
+
+
+def tokens(layout: HeadLayout, count: int, seed: int) -> torch.Tensor:
+    width = (layout.num_heads + 2 * layout.num_kv_heads) * layout.head_dim
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+STEPS = [
+    [("a", 70), ("b", 1), ("c", 9)],
+    [("a", 1), ("c", 1), ("b", 33)],
+    [("c", 1), ("a", 40)],
+    [("a", 1), ("b", 1), ("c", 1)],
+]
+
+
+def assert_same_answers(
+    cpp: Kernels,
+    oracle: Kernels,
+    layout: HeadLayout,
+    *,
+    block_size: int = 16,
+    dtype: torch.dtype = torch.float32,
+    rotary: bool = True,
+    tolerance: float = 2e-5,
+) -> None:
+    ours, theirs = (Conversation(kernels, layout, block_size, dtype, rotary) for kernels in (cpp, oracle))
+    for index, chunks in enumerate(STEPS):
+        qkv = tokens(layout, sum(count for _, count in chunks), index)
+        torch.testing.assert_close(ours.step(chunks, qkv), theirs.step(chunks, qkv), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (6, 2), (5, 1)])
+@pytest.mark.parametrize("block_size", [1, 7, 16, 64])
+def test_equals_torch(cpp: Kernels, oracle: Kernels, heads: int, kv_heads: int, block_size: int) -> None:
+    assert_same_answers(cpp, oracle, HeadLayout(heads, kv_heads, 32, 0.3), block_size=block_size)
+
+
+@pytest.mark.parametrize("head_dim", [16, 48, 64, 80, 128])
+def test_equals_torch_for_head_sizes(cpp: Kernels, oracle: Kernels, head_dim: int) -> None:
+    assert_same_answers(cpp, oracle, HeadLayout(2, 1, head_dim, head_dim**-0.5))
+
+
+def head_norms(seed: int) -> dict[str, Any]:
+    weights = torch.randn(2, 32, generator=torch.Generator().manual_seed(seed))
+    return {"q_norm": NormWeights(weights[0], None, 1e-6), "k_norm": NormWeights(weights[1], None, 1e-6)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "rotary"),
+    [({"window": 1}, True), ({"window": 10}, True), ({"window": 64}, True), (head_norms(3), True), ({}, False)],
+    ids=["window 1", "window 10", "window 64", "head norms", "no rotation"],
+)
+def test_equals_torch_for_variants(cpp: Kernels, oracle: Kernels, settings: dict[str, Any], rotary: bool) -> None:
+    assert_same_answers(cpp, oracle, HeadLayout(4, 2, 32, 0.3, **settings), rotary=rotary)
+
+
+def test_bfloat16_cache_is_as_near_as_bfloat16_allows(cpp: Kernels, oracle: Kernels) -> None:
+    assert_same_answers(cpp, oracle, HeadLayout(4, 2, 32, 0.2), dtype=torch.bfloat16, tolerance=5e-2)
+
+
+def test_large_scores_do_not_overflow(cpp: Kernels, oracle: Kernels) -> None:
+    assert_same_answers(cpp, oracle, HeadLayout(2, 1, 32, 30.0), tolerance=1e-2)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_a_token_is_the_same_to_the_bit_however_its_prompt_is_cut(cpp: Kernels, window: int | None) -> None:
+    layout = HeadLayout(6, 2, 32, 0.3, window)
+    qkv = tokens(layout, 150, 9)
+    whole = Conversation(cpp, layout, 16, torch.float32, rotary=True).step([("a", 150)], qkv)
+    cut = Conversation(cpp, layout, 16, torch.float32, rotary=True)
+    parts, start = [], 0
+    for size in (1, 1, 30, 64, 3, 50, 1):
+        other = tokens(layout, 5, start)  # and whatever stands beside it
+        rows = cut.step([("a", size), (f"other {start}", 5)], torch.cat((qkv[start : start + size], other)))
+        parts.append(rows[:size])
+        start += size
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_fake_operator_has_the_shape_of_the_real_one(cpp: Kernels) -> None:
+    cache = torch.zeros(2, 16, 1, 32)
+    arguments = (torch.randn(3, 128), cache, cache.clone(), torch.tensor([[0, 3, 3]]), torch.tensor([[1]]))
+    rest = (None, None, None, None, 0.0, 2, 0.5, 0)
+    torch.library.opcheck(
+        torch.ops.llmbench.attention.default, arguments + rest, test_utils=("test_schema", "test_faketensor")
+    )
+
+
+def test_blocks_and_spans_outside_the_cache_are_refused(cpp: Kernels) -> None:
+    cache = torch.zeros(2, 16, 1, 32)
+    rest = (None, None, None, None, 0.0, 2, 0.5, 0)
+    attend = torch.ops.llmbench.attention.default
+    with pytest.raises(RuntimeError, match="leads to block 2 of 2"):
+        attend(torch.randn(1, 128), cache, cache.clone(), torch.tensor([[0, 1, 1]]), torch.tensor([[2]]), *rest)
+    with pytest.raises(RuntimeError, match="span 0 does not fit"):
+        attend(torch.randn(1, 128), cache, cache.clone(), torch.tensor([[0, 2, 2]]), torch.tensor([[1]]), *rest)
+
+
+def test_head_sizes_without_a_kernel_are_refused(cpp: Kernels) -> None:
+    with pytest.raises(KernelsUnavailableError, match=r"multiple of 16 up to 512; the model's is 24"):
+        cpp.attention(HeadLayout(2, 1, 24, 1.0))

@@ -1,0 +1,118 @@
+"""The fused linear of each instruction set against torch, over odd shapes, and a row's independence of its batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, NormWeights
+
+FORMATS = ["float32", "bfloat16", "int8", "int4"]
+# Relative to the largest output. bf16: the sums are float32 on both sides, but torch rounds its result to bf16.
+TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2, "int8": 2e-5, "int4": 2e-5}
+
+
+def make_linear(
+    kernels: Kernels,
+    weight_format: str,
+    in_features: int,
+    out_features: int,
+    *,
+    activation: ActivationName | None = None,
+    norm: str | None = None,
+    bias: bool = False,
+):  # -> LinearKernel
+    generator = torch.Generator().manual_seed(in_features * 1000 + out_features)
+    dtype = torch.bfloat16 if weight_format == "bfloat16" else torch.float32
+    num_rows = 2 * out_features if activation == "swiglu" else out_features
+    weight = (torch.randn(num_rows, in_features, generator=generator) * 0.1).to(dtype)
+    norms = {
+        None: None,
+        "rms": NormWeights(torch.randn(in_features, generator=generator).to(dtype), None, 1e-5),
+        "layer": NormWeights(*torch.randn(2, in_features, generator=generator).to(dtype), 1e-5),
+    }
+    quantization = weight_format if weight_format.startswith("int") else None
+    biases = torch.randn(num_rows, generator=generator).to(dtype) if bias else None
+    return kernels.linear(weight, biases, norms[norm], activation, quantization)  # type: ignore[arg-type]
+
+
+def inputs(num_rows: int, in_features: int) -> torch.Tensor:
+    return torch.randn(num_rows, in_features, generator=torch.Generator().manual_seed(num_rows)) + 0.3
+
+
+def assert_close(ours: torch.Tensor, expected: torch.Tensor, weight_format: str) -> None:
+    assert ours.dtype == torch.float32
+    assert ours.shape == expected.shape
+    error = (ours - expected.float()).abs().max() / expected.abs().max()
+    assert error < TOLERANCES[weight_format]
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize(
+    ("num_rows", "in_features", "out_features"),
+    [(1, 64, 64), (2, 256, 192), (3, 65, 1), (4, 1, 63), (7, 130, 100), (33, 192, 321)],
+)
+def test_equals_torch_for_odd_shapes(
+    cpp: Kernels, oracle: Kernels, weight_format: str, num_rows: int, in_features: int, out_features: int
+) -> None:
+    x = inputs(num_rows, in_features)
+    ours, theirs = (make_linear(kernels, weight_format, in_features, out_features) for kernels in (cpp, oracle))
+    assert_close(ours(x), theirs(x.to(oracle.activation_dtype(theirs.weight.dtype))), weight_format)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("norm", [None, "rms", "layer"])
+@pytest.mark.parametrize("activation", [None, "swiglu", "gelu", "gelu_tanh"])
+def test_norm_activation_bias_and_residual_equal_torch(
+    cpp: Kernels, oracle: Kernels, weight_format: str, norm: str | None, activation: ActivationName | None
+) -> None:
+    x, residual = inputs(5, 100), inputs(5, 70)
+    settings = {"activation": activation, "norm": norm, "bias": True}
+    ours, theirs = (make_linear(kernels, weight_format, 100, 70, **settings) for kernels in (cpp, oracle))
+    dtype = oracle.activation_dtype(theirs.weight.dtype)
+    assert_close(ours(x, residual), theirs(x.to(dtype), residual.to(dtype)), weight_format)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_a_row_is_the_same_to_the_bit_in_any_batch(cpp: Kernels, weight_format: str) -> None:
+    linear = make_linear(cpp, weight_format, 200, 130, norm="rms", activation="swiglu")
+    x = inputs(11, 200)
+    together = linear(x)
+    for num_rows in (1, 2, 3, 6):
+        assert torch.equal(linear(x[-num_rows:].contiguous()), together[-num_rows:])
+
+
+def test_no_rows_give_no_rows(cpp: Kernels) -> None:
+    assert make_linear(cpp, "int8", 64, 10)(torch.empty(0, 64)).shape == (0, 10)
+
+
+def test_zero_inputs_and_zero_weights_stay_zero(cpp: Kernels) -> None:
+    for weight_format in ("int8", "int4"):
+        assert (make_linear(cpp, weight_format, 64, 10)(torch.zeros(2, 64)) == 0).all()
+        silent = cpp.linear(torch.zeros(10, 64), None, None, None, weight_format)  # type: ignore[arg-type]
+        assert (silent(inputs(2, 64)) == 0).all()
+
+
+def test_wrong_shapes_are_refused(cpp: Kernels) -> None:
+    linear = make_linear(cpp, "int8", 64, 10)
+    with pytest.raises(RuntimeError, match="x has 65 columns"):
+        linear(torch.zeros(1, 65))
+    with pytest.raises(RuntimeError, match="residual must be 10 contiguous float32 numbers"):
+        linear(torch.zeros(1, 64), torch.zeros(1, 11))
+
+
+def test_fake_operators_have_the_shapes_of_the_real_ones(cpp: Kernels) -> None:
+    linear = make_linear(cpp, "int4", 64, 10)
+    torch.library.opcheck(
+        torch.ops.llmbench.linear.default,
+        (inputs(3, 64), *linear._settings, None),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+    logits = torch.randn(4, 33)
+    torch.library.opcheck(torch.ops.llmbench.argmax.default, (logits,), test_utils=("test_schema", "test_faketensor"))
+
+
+def test_argmax_is_the_first_of_the_largest(cpp: Kernels, oracle: Kernels) -> None:
+    logits = torch.randint(0, 9, (6, 1003), generator=torch.Generator().manual_seed(0)).float()
+    logits[0, -1] = 50
+    assert torch.equal(cpp.argmax(logits), oracle.argmax(logits))
