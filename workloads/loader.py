@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from llmbench.workloads.yaml_document import MAX_BYTES, Document, parse_bytes
 
 __all__ = ["Problem", "ShippedWorkload", "WorkloadError", "json_schema", "load", "loads", "shipped", "template"]
 
-# Values that name a file or folder. `model` may also be a name; the others are always paths.
-_MODEL_FIELDS: tuple[FieldPath, ...] = (("model",),)
-_PATH_FIELDS: tuple[FieldPath, ...] = (
+# Values that name a file or folder; `*` is every entry of a list. A model may also be a name, the others never.
+_MODEL_FIELDS = (("model",), ("engines", "*", "model"))
+_PROMPT_PATHS = (("path",), ("prompt_tokens", "path"), ("output_tokens", "path"), ("turns", "path"))
+_PATH_FIELDS = (
     ("tokenizer",),
-    ("prompts", "path"),
-    ("prompts", "prompt_tokens", "path"),
-    ("prompts", "output_tokens", "path"),
+    ("traffic", "arrivals", "path"),
+    *(("prompts", *path) for path in _PROMPT_PATHS),
+    *(("prompts", "populations", "*", "prompts", *path) for path in _PROMPT_PATHS),
 )
 # What an override such as engines.reference.url=… finds in a workload that leaves its engines out.
 _DEFAULT_ENGINES: tuple[EngineSpec, ...] = WorkloadSpec.model_fields["engines"].default
@@ -144,21 +145,23 @@ def _normalise_engines(document: Document) -> None:
 
 def _resolve_paths(data: dict[str, Any], folder: Path, only: FieldPath | None) -> None:
     """Make paths absolute, in place. With `only`, just those at or below that path."""
-    engines = data.get("engines")
-    num_engines = len(engines) if isinstance(engines, list) else 0
-    models = (*_MODEL_FIELDS, *(("engines", index, "model") for index in range(num_engines)))
-    for field in (*models, *_PATH_FIELDS):
-        if only is not None and field[: len(only)] != only:
-            continue
-        container: Any = data
-        for part in field[:-1]:
-            try:
-                container = container[part]
-            except (KeyError, IndexError, TypeError):  # absent, or not what it should be: validation says so
-                container = None
-        value = container.get(field[-1]) if isinstance(container, dict) else None
-        if isinstance(value, str) and value:
-            container[field[-1]] = _resolved(value, folder, is_model=field in models)
+    for pattern in (*_MODEL_FIELDS, *_PATH_FIELDS):
+        for field, container in _matches(data, pattern):
+            if only is None or field[: len(only)] == only:
+                container[field[-1]] = _resolved(container[field[-1]], folder, is_model=pattern in _MODEL_FIELDS)
+
+
+def _matches(data: Any, pattern: tuple[str, ...], at: FieldPath = ()) -> Iterator[tuple[FieldPath, dict[Any, Any]]]:
+    """Each text that is not empty at `pattern`, as its path and the mapping that holds it."""
+    part, *rest = pattern
+    if part == "*":
+        for index, item in enumerate(data if isinstance(data, list) else []):
+            yield from _matches(item, tuple(rest), (*at, index))
+    elif isinstance(data, dict) and part in data:  # anything else is not what it should be: validation says so
+        if rest:
+            yield from _matches(data[part], tuple(rest), (*at, part))
+        elif isinstance(data[part], str) and data[part]:
+            yield (*at, part), data
 
 
 def _resolved(value: str, folder: Path, *, is_model: bool) -> str:

@@ -22,6 +22,8 @@ _MISSING = object()
 def problems_of(error: ValidationError, data: Any, schema: Schema, where: Where) -> list[Problem]:
     """One Problem per error. `where(path, at_key)` gives the position of the value, or of the key in front of it."""
     details = error.errors(include_url=False)
+    # A default that hangs on another field is not at fault when that field is.
+    details = [detail for detail in details if detail["type"] != "default_factory_not_called"]
     # A list whose only entry is wrong also counts as too short, as entries at fault do not count: say the cause alone.
     places = [detail["loc"] for detail in details]
     caused = [

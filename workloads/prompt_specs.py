@@ -6,8 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from llmbench.workloads.base import MAX_TOKENS, Flag, Frozen, Text, TokenCount, refuse
+from llmbench.workloads.base import MAX_TOKENS, Flag, Frozen, Positive, Text, TokenCount, refuse
 from llmbench.workloads.lengths import FixedLengths, Lengths, smallest
+from llmbench.workloads.think_time import FixedThinking, ThinkTime
+from llmbench.workloads.traces import TraceFields
 
 Salt = Annotated[
     Literal["round", "none"],
@@ -136,4 +138,86 @@ class ShareGptPrompts(Frozen):
         return self
 
 
-PromptsSpec = Annotated[SyntheticPrompts | TextPrompts | JsonlPrompts | ShareGptPrompts, Field(discriminator="kind")]
+class TracePrompts(TraceFields):
+    """Random words of the lengths that a trace recorded, request by request, and the beginnings that they shared.
+
+    Mooncake's traces say which blocks of a prompt another began with too; the others share nothing.
+    """
+
+    kind: Literal["trace"] = "trace"
+    max_prompt_tokens: TokenCount | None = Field(
+        default=None, description="Longer prompts are cut to this, in tokens; default null, as recorded."
+    )
+    max_output_tokens: TokenCount | None = Field(
+        default=None, description="Longer answers are cut to this, in tokens; default null, as recorded."
+    )
+    salt: Salt = "round"
+
+
+class ConversationPrompts(Frozen):
+    """Conversations: each turn is sent after the answer to the one before, behind all that was said, answers included.
+
+    Arrivals start conversations: a rate counts conversations, and a closed loop has that many of them under way.
+    `traffic.requests` counts turns; the last conversation ends early where they do not come out even.
+    """
+
+    kind: Literal["conversations"] = "conversations"
+    turns: Annotated[Lengths, Field(description="How many questions each has: a number, or a distribution.")] = (
+        FixedLengths(value=4)
+    )
+    prompt_tokens: Annotated[
+        Lengths, Field(description="Length of each question without what was said before, in tokens.")
+    ] = FixedLengths(value=64)
+    output_tokens: OutputLengths = FixedLengths(value=64)
+    think_s: Annotated[
+        ThinkTime,
+        Field(
+            description="From an answer's end until the next question, in s: a number, or {kind: exponential, mean}."
+        ),
+    ] = FixedThinking(value=1.0)
+    shared_prefix: SharedPrefixSpec = Field(
+        default=SharedPrefixSpec(),
+        description="What conversations have in common in front of the first question, on top of its length; "
+        "default nothing.",
+    )
+    salt: Salt = "round"
+
+
+class Population(Frozen):
+    """One kind of user."""
+
+    name: Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="Names the population: letters, digits, dot, underscore and hyphen."
+    )
+    weight: Positive = Field(description="Its share of the requests, in any unit: 70 and 30, or 0.7 and 0.3.")
+    prompts: Annotated[
+        SyntheticPrompts | TextPrompts | JsonlPrompts | ShareGptPrompts | TracePrompts | ConversationPrompts,
+        Field(discriminator="kind", description="What it asks."),
+    ]
+
+
+class MixedPrompts(Frozen):
+    """Several populations at once. Shares of `traffic.requests` are exact to one request, the order is random."""
+
+    kind: Literal["mixed"] = "mixed"
+    populations: Annotated[tuple[Population, ...], Field(min_length=1)] = Field(description="Who asks, and how often.")
+
+    @property
+    def salt(self) -> Literal["round", "none"]:
+        """Each population has its own; the order itself is the same in every round."""
+        return "round"
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        seen: set[str] = set()
+        for index, population in enumerate(self.populations):
+            if population.name in seen:
+                refuse(f"populations.{index}.name", f"a second population is called {population.name!r}")
+            seen.add(population.name)
+        return self
+
+
+PromptsSpec = Annotated[
+    SyntheticPrompts | TextPrompts | JsonlPrompts | ShareGptPrompts | TracePrompts | ConversationPrompts | MixedPrompts,
+    Field(discriminator="kind"),
+]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from llmbench.workloads.arrivals import Arrivals, ClosedArrivals
-from llmbench.workloads.base import Count, CountOrZero, Flag, Frozen, Positive, Seed, Text, refuse
+from llmbench.workloads.arrivals import Arrivals, ClosedArrivals, StagedArrivals
+from llmbench.workloads.base import MAX_REQUESTS, Count, CountOrZero, Flag, Frozen, Positive, Rate, Seed, Text, refuse
 from llmbench.workloads.engine_spec import Engine, EngineSpec
 from llmbench.workloads.prompt_specs import PromptsSpec, SyntheticPrompts
 
@@ -56,18 +57,52 @@ class RequestSpec(Frozen):
     stop: tuple[Text, ...] = Field(default=(), description="An answer ends before any of these texts; default none.")
 
 
+# What a sweep changes, for each kind of arrivals that has one number to change.
+SWEPT_FIELDS: Mapping[str, str] = {
+    "closed": "concurrency",
+    "constant": "rate",
+    "poisson": "rate",
+    "gamma": "rate",
+    "trace": "speed",
+}
+DEFAULT_REQUESTS = 64
+
+
+def _implied_requests(data: dict[str, Any]) -> int:
+    """How many requests there are where a workload does not say; `data` is the fields before `requests`."""
+    arrivals, duration_s = data.get("arrivals"), data.get("duration_s")
+    if isinstance(arrivals, StagedArrivals):
+        return arrivals.expected_requests
+    rate: float | None = getattr(arrivals, "rate", None)
+    if duration_s is not None and rate is not None:
+        return min(max(1, round(rate * float(duration_s))), MAX_REQUESTS)
+    return DEFAULT_REQUESTS
+
+
 class TrafficSpec(Frozen):
     """How many requests are sent, and when."""
 
-    requests: Count = Field(default=64, description="Requests in each trial; default 64.")
+    arrivals: Arrivals = Field(default=ClosedArrivals(concurrency=4), description="When requests are sent.")
+    duration_s: Annotated[Positive, Field(le=1e6)] | None = Field(
+        default=None,
+        description="In place of `requests`: as many as the arrivals' rate brings in this time, in s; default null.",
+    )
+    requests: Count = Field(
+        default_factory=_implied_requests,
+        description="Requests in each trial; default 64, or what duration_s or the stages hold.",
+    )
     warmup_requests: CountOrZero = Field(
         default=4, description="Requests sent before, one after the other, and left out of all results; default 4."
     )
-    arrivals: Arrivals = Field(default=ClosedArrivals(concurrency=4), description="When requests are sent.")
     max_concurrency: Count | None = Field(
         default=None,
         description="At most this many requests are under way; others wait, and their latency counts from when they "
         "were due. Default null, no limit.",
+    )
+    sweep: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=100)] | None = Field(
+        default=None,
+        description="Load levels, each asked in every round in place of the arrivals' own: rates, the concurrencies of "
+        "a closed loop, or the speeds of a trace. Default null, the one level of `arrivals`.",
     )
 
     @model_validator(mode="after")
@@ -75,6 +110,48 @@ class TrafficSpec(Frozen):
         if self.max_concurrency is not None and isinstance(self.arrivals, ClosedArrivals):
             refuse("max_concurrency", "a closed loop has its limit in arrivals.concurrency; leave max_concurrency out")
         return self
+
+    @model_validator(mode="after")
+    def _check_duration(self) -> Self:
+        if self.duration_s is None:
+            return self
+        if getattr(self.arrivals, "rate", None) is None:
+            refuse("duration_s", f"arrivals of kind {self.arrivals.kind} have no rate; give `requests` instead")
+        implied = _implied_requests(dict(self))
+        if self.requests != implied:
+            refuse("requests", f"given {self.requests}, and duration_s makes it {implied}; leave one of the two out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_sweep(self) -> Self:
+        if self.sweep is None:
+            return self
+        kind = self.arrivals.kind
+        if kind not in SWEPT_FIELDS:
+            refuse("sweep", f"arrivals of kind {kind} cannot be swept, allowed: {', '.join(SWEPT_FIELDS)}")
+        for place, level in enumerate(self.sweep):
+            if kind == "closed" and not (level.is_integer() and level <= MAX_REQUESTS):
+                refuse(f"sweep.{place}", f"given {level:g}, allowed for a closed loop: a whole number from 1")
+            if level in self.sweep[:place]:
+                refuse(f"sweep.{place}", f"the level {level:g} is given twice")
+        return self
+
+    def at_level(self, level: float) -> TrafficSpec:
+        """This traffic at one level of load, without a sweep; with `duration_s`, as many requests as the level brings.
+
+        Raises ValueError for a level that the arrivals cannot have.
+        """
+        swept = SWEPT_FIELDS[self.arrivals.kind]
+        value = int(level) if swept == "concurrency" else level
+        fields = {name: getattr(self, name) for name in type(self).model_fields if name != "sweep"}
+        fields["arrivals"] = {**dict(self.arrivals), swept: value}
+        if self.duration_s is not None:
+            del fields["requests"]
+        return TrafficSpec.model_validate(fields)
+
+    def levels(self) -> tuple[TrafficSpec, ...]:
+        """One traffic for each level of the sweep, in its order; this one alone where there is none."""
+        return (self,) if self.sweep is None else tuple(self.at_level(level) for level in self.sweep)
 
 
 class SloSpec(Frozen):
@@ -140,7 +217,9 @@ class WorkloadSpec(Frozen):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, as hex. Two workloads with every field equal, defaults included, share it.
 
-        Files are part of it by their path and not by their content.
+        Files are part of it by their path and not by their content. A field that is null is left out, so that a field
+        which comes later and may be null changes no workload that does without it.
         """
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        told = self.model_dump(mode="json", exclude_none=True)
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -21,7 +21,9 @@ engines: [reference]
 seeds: {prompts: 0, schedule: 0}
 
 prompts:
-  kind: synthetic                     # synthetic | text {path} | jsonl {path} | sharegpt {path}
+  # synthetic | text {path} | jsonl {path} | sharegpt {path} | trace {path, layout} |
+  # conversations {turns, prompt_tokens, output_tokens, think_s} | mixed {populations: [{name, weight, prompts}, ..]}
+  kind: synthetic
   # A number, or {kind: uniform, min, max}, {kind: normal | lognormal, mean, stddev, min, max},
   # {kind: empirical, values: [..], weights: [..]}. In tokens.
   prompt_tokens: {kind: lognormal, mean: 128, stddev: 64, min: 16, max: 512}
@@ -41,10 +43,13 @@ request:
 
 traffic:
   requests: 32                        # in each round
+  duration_s: null                    # or, in place of requests: as many as the rate brings in this many seconds
   warmup_requests: 4                  # sent before, left out of all results
   # {kind: closed, concurrency}, {kind: constant | poisson, rate}, {kind: gamma, rate, shape}, {kind: burst},
-  # {kind: ramp, start_rate, end_rate}. Rates in requests per second.
+  # {kind: ramp, start_rate, end_rate}, {kind: stages, stages: [{rate, duration_s}, ..]},
+  # {kind: trace, path, layout: azure | burstgpt | mooncake, speed}. Rates in requests per second.
   arrivals: {kind: poisson, rate: 2}
+  sweep: null                         # [1, 2, 4]: each a level of its own, in place of the rate or concurrency above
   max_concurrency: null               # the most requests under way at once in an open loop; null: no limit
 
 measure:
