@@ -20,8 +20,9 @@ REQUEST_SETTINGS = ("extra_body", "ignore_eos")
 class Dialect:
     """What an engine adds to the protocol, as data.
 
-    `extra_body` goes into every request, `stream_options` into every streamed one. `ignore_eos` says that the engine
-    takes a field of that name. `exact_token_counts` says that these extras make it count its tokens chunk by chunk.
+    `extra_body` goes into every request that does not say otherwise, `stream_options` into every streamed one.
+    `ignore_eos` says that the engine takes a field of that name. `exact_token_counts` says that these extras make it
+    count its tokens chunk by chunk.
     """
 
     name: str = "openai"
@@ -48,7 +49,7 @@ class OpenAIAdapter:
         ignore_eos = settings.get("ignore_eos", self.dialect.ignore_eos)
         if not isinstance(ignore_eos, bool):
             raise EngineError(f"settings.ignore_eos of {self.name} must be true or false; got {ignore_eos!r}.")
-        self._extra_body: dict[str, Any] = {**self.dialect.extra_body, **extra_body}
+        self._extra_body = dict(extra_body)
         self.capabilities = Capabilities(ignore_eos=ignore_eos, exact_token_counts=self.dialect.exact_token_counts)
 
     def with_settings(self, settings: Mapping[str, object]) -> Self:
@@ -62,14 +63,15 @@ class OpenAIAdapter:
     def encode(self, request: GenerationRequest, endpoint: Endpoint) -> WireRequest:
         if (request.prompt is None) == (request.messages is None):
             raise EngineError(f"Request {request.request_id} must have either a prompt or messages.")
-        body: dict[str, Any] = {"model": request.model}
+        body: dict[str, Any] = {**self.dialect.extra_body, "model": request.model}
         if request.messages is None:
             body["prompt"] = request.prompt
         else:
             body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
         body |= {"max_tokens": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p}
-        body |= {"top_k": request.top_k, "seed": request.seed, "stop": list(request.stop) or None}
-        body["stream"] = request.stream
+        body |= {"seed": request.seed, "stop": list(request.stop) or None, "stream": request.stream}
+        if request.top_k is not None:
+            body["top_k"] = request.top_k
         if request.stream:
             body["stream_options"] = dict(self.dialect.stream_options) or None
         if request.ignore_eos and self.capabilities.ignore_eos:

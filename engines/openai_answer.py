@@ -44,7 +44,9 @@ class OpenAIAnswer(Answer):
         # A stream has `delta`, a single answer `message`, completions neither: there the choice holds the text itself.
         part = next((found for key in ("delta", "message") if isinstance(found := choice.get(key), dict)), choice)
         text = _text(part)
-        num_token_ids = _length(choice.get("token_ids"))
+        # vLLM and SGLang call them token_ids, LMDeploy gen_tokens, in a chat beside the content.
+        ids = (choice.get("token_ids"), choice.get("gen_tokens"), part.get("gen_tokens"))
+        num_token_ids = next((len(found) for found in ids if isinstance(found, list)), None)
         is_role = "role" in part and not text and not num_token_ids and not finishes
         return Delta(
             chunk,

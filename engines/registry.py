@@ -62,6 +62,14 @@ _TABLE: Mapping[str, _Entry] = {
         "Answers on a schedule, without a model, and logs when it really sent: shows the instrument's error.",
         launchable=True,
     ),
+    "llamacpp": _Entry("llmbench.engines.openai_presets:LLAMACPP", "llama.cpp's llama-server."),
+    "lmdeploy": _Entry("llmbench.engines.openai_presets:LMDEPLOY", "LMDeploy's api_server."),
+    "ollama": _Entry("llmbench.engines.openai_presets:OLLAMA", "Ollama's OpenAI routes."),
+    "sglang": _Entry("llmbench.engines.openai_presets:SGLANG", "SGLang's OpenAI server."),
+    "tgi-openai": _Entry(
+        "llmbench.engines.openai_presets:TGI_OPENAI", "The OpenAI routes of Text Generation Inference."
+    ),
+    "trtllm": _Entry("llmbench.engines.openai_presets:TRTLLM", "TensorRT-LLM's trtllm-serve."),
     "vllm": _Entry(
         "llmbench.engines.vllm:VllmAdapter",
         "vLLM's OpenAI server, in an environment of its own.",

@@ -1,0 +1,47 @@
+"""Servers that differ from the plain OpenAI protocol only in what they add to it: one dialect each.
+
+What a dialect states was read in each server's own sources or documentation, and has not been run against it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from llmbench.engines.openai import Dialect, OpenAIAdapter
+
+_GROWING_USAGE = {"include_usage": True, "continuous_usage_stats": True}
+
+SGLANG = partial(
+    OpenAIAdapter,
+    Dialect(name="sglang", stream_options=_GROWING_USAGE, exact_token_counts=True),
+)
+
+# llama.cpp samples from 40 tokens and drops improbable ones unless told otherwise: 0 turns either off.
+LLAMACPP = partial(
+    OpenAIAdapter,
+    Dialect(name="llamacpp", extra_body={"top_k": 0, "min_p": 0.0}),
+)
+
+# trtllm-serve refuses fields that it does not know, so nothing is sent here that its request classes do not name.
+TRTLLM = partial(
+    OpenAIAdapter,
+    Dialect(name="trtllm", stream_options=_GROWING_USAGE, exact_token_counts=True),
+)
+
+# LMDeploy samples from 40 tokens unless told otherwise; the ids it returns are called gen_tokens.
+LMDEPLOY = partial(
+    OpenAIAdapter,
+    Dialect(name="lmdeploy", extra_body={"top_k": 0, "return_token_ids": True}, exact_token_counts=True),
+)
+
+# Ollama takes neither ignore_eos nor top_k here: answers may be shorter than asked, and the report says so.
+OLLAMA = partial(
+    OpenAIAdapter,
+    Dialect(name="ollama", ignore_eos=False),
+)
+
+# TGI's router has no way to go on after the end token.
+TGI_OPENAI = partial(
+    OpenAIAdapter,
+    Dialect(name="tgi-openai", ignore_eos=False),
+)

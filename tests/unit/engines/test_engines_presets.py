@@ -1,0 +1,49 @@
+"""Presets send what their server takes, and read what it adds."""
+
+import json
+
+import pytest
+
+from llmbench.engines import registry
+from llmbench.engines.wire import Endpoint, GenerationRequest, TokenSource
+
+HERE = Endpoint("127.0.0.1", 8000)
+
+
+def sent(name: str, **fields: object) -> dict[str, object]:
+    request = GenerationRequest("r", "m", 4, prompt="x", **fields)
+    return json.loads(registry.get(name).encode(request, HERE).payload.partition(b"\r\n\r\n")[2])
+
+
+@pytest.mark.parametrize("name", ["sglang", "trtllm", "vllm"])
+def test_engines_that_count_as_they_go_are_asked_to(name: str) -> None:
+    assert sent(name)["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    assert registry.get(name).capabilities.exact_token_counts
+
+
+@pytest.mark.parametrize(("name", "expected"), [("sglang", True), ("llamacpp", True), ("ollama", None)])
+def test_only_engines_that_can_are_asked_to_ignore_the_end(name: str, expected: bool | None) -> None:
+    assert sent(name).get("ignore_eos") is expected
+    assert registry.get(name).capabilities.ignore_eos is (expected is True)
+
+
+def test_a_requests_own_value_comes_before_the_presets_default() -> None:
+    assert sent("llamacpp")["top_k"] == 0
+    assert sent("llamacpp", top_k=5)["top_k"] == 5
+
+
+def test_no_preset_is_sent_fields_of_another() -> None:
+    strict = {"model", "prompt", "max_tokens", "temperature", "top_p", "stream", "stream_options", "ignore_eos"}
+    assert set(sent("trtllm")) == strict
+
+
+def test_settings_keep_the_preset() -> None:
+    adapter = registry.get("sglang", {"extra_body": {"min_p": 0.1}})
+    assert (adapter.name, adapter.capabilities.exact_token_counts) == ("sglang", True)
+
+
+def test_lmdeploys_token_ids_are_counted_in_completions_and_chat(timeline, streamed) -> None:
+    for choice in ({"text": "ab", "gen_tokens": [5, 6]}, {"delta": {"content": "ab", "gen_tokens": [5, 6]}}):
+        body = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\ndata: [DONE]\n\n"
+        answer = registry.get("lmdeploy").decode(streamed, timeline(body))
+        assert (answer.output_tokens, answer.token_source) == (2, TokenSource.TOKEN_IDS)
