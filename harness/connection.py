@@ -13,13 +13,15 @@ from time import perf_counter_ns
 from typing import Protocol
 
 from llmbench.engines.wire import Failure, FailureKind
-from llmbench.harness.wall_offset import WallOffset
+from llmbench.harness.response_reader import ResponseReader
+from llmbench.harness.wall_offset import MAX_WAIT_NS, WallOffset
 
 READ_BYTES = 64 * 1024
 
 # Linux only, and absent from the socket module: receive stamps in CLOCK_REALTIME as a struct timespec.
 SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("qq")
+_unpack_timespec = _TIMESPEC.unpack
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 # Offset of tcpi_data_segs_in in struct tcp_info, and the bytes to ask for to get it (Linux 4.6).
 _DATA_SEGS_IN = struct.Struct("164xI")
@@ -28,16 +30,17 @@ Address = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
 
 
 class Listener(Protocol):
-    """What a connection tells the request that uses it."""
+    """What a connection tells the request that uses it. It fills `reader` itself."""
+
+    @property
+    def reader(self) -> ResponseReader: ...
 
     def connected(self, now_ns: int) -> None: ...
 
     def sent(self, now_ns: int) -> None: ...
 
-    def received(self, data: bytes, read_ns: int, arrival_ns: int | None) -> None: ...
-
-    def ended(self, read_ns: int) -> None:
-        """The server sends no more."""
+    def answered(self) -> None:
+        """The reader has its answer, or knows that none will come."""
         ...
 
     def broken(self, failure: Failure) -> None: ...
@@ -62,14 +65,16 @@ class Connection:
         self._wall_offset = wall_offset
         self._on_idle_close = on_idle_close
         self._listener: Listener | None = None
+        self._reader: ResponseReader | None = None
         self._socket: socket.socket | None = None
         self._unsent = memoryview(b"")
-        self._reads_since_count: int | None = 0
-        self._data_segs_in = 0
+        self._num_reads = 0
+        # Segments received at the last count, less the reads until then; None when the two cannot be compared.
+        self._surplus: int | None = 0
 
     def open(self, listener: Listener) -> None:
         """`listener.connected` follows, or `listener.broken`."""
-        self._listener = listener
+        self._listener, self._reader = listener, listener.reader
         self._try_next_address(None)
 
     def take(self, listener: Listener) -> bool:
@@ -79,7 +84,7 @@ class Connection:
         try:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
-            self._listener = listener
+            self._listener, self._reader = listener, listener.reader
             return True
         except OSError:
             pass
@@ -89,7 +94,7 @@ class Connection:
 
     def release(self) -> None:
         """Idle from now on."""
-        self._listener = None
+        self._listener = self._reader = None
 
     def send(self, payload: bytes) -> None:
         """`listener.sent` follows when the kernel has taken the last byte."""
@@ -104,7 +109,11 @@ class Connection:
         self._loop.remove_writer(self._socket)
         self._socket.close()
         self._socket = None
-        self._listener = None
+        self._listener = self._reader = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
 
     @property
     def is_sending(self) -> bool:
@@ -114,19 +123,18 @@ class Connection:
         """Whether the network delivered the last read in more than one piece, as far as can be told: True in doubt."""
         if self._socket is None or sys.platform != "linux":
             return True
-        reads, before = self._reads_since_count, self._data_segs_in
+        before, self._surplus = self._surplus, None
         try:
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _DATA_SEGS_IN.size)
-            (self._data_segs_in,) = _DATA_SEGS_IN.unpack(info)
+            surplus: int = _DATA_SEGS_IN.unpack(info)[0] - self._num_reads
+        except (OSError, struct.error):
+            return True
+        try:
             # With bytes still unread, the count is ahead of the reads, and the next comparison would be too kind.
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
-            self._reads_since_count = 0
-        except (OSError, struct.error):
-            return True
-        else:
-            self._reads_since_count = None
-        return reads is None or self._data_segs_in - before > reads
+            self._surplus = surplus
+        return before is None or surplus > before
 
     def _try_next_address(self, previous: OSError | None) -> None:
         if not self._addresses:
@@ -140,6 +148,8 @@ class Connection:
             self._try_next_address(error)
             return
         self._socket = sock
+        # Bound once: they are called for every chunk.
+        self._recv, self._recvmsg = sock.recv, sock.recvmsg
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._wall_offset is not None:
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -199,42 +209,50 @@ class Connection:
             self._listener.sent(now_ns)
 
     def _on_readable(self) -> None:
-        assert self._socket is not None
+        # The hot path: once per chunk, so a call that can be spared is.
         arrival_ns = None
         try:
             if self._wall_offset is None:
-                data = self._socket.recv(READ_BYTES)
+                data = self._recv(READ_BYTES)
                 read_ns = perf_counter_ns()
             else:
-                data, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, _ANCILLARY_BYTES)
+                data, ancillary, _, _ = self._recvmsg(READ_BYTES, _ANCILLARY_BYTES)
                 read_ns = perf_counter_ns()
                 if ancillary:
-                    seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
-                    arrival_ns = self._wall_offset.to_perf_ns(seconds * 1_000_000_000 + nanoseconds, read_ns)
+                    seconds, nanoseconds = _unpack_timespec(ancillary[0][2])
+                    arrival_ns = seconds * 1_000_000_000 + nanoseconds - self._wall_offset.offset_ns
+                    if not 0 <= read_ns - arrival_ns <= MAX_WAIT_NS:
+                        arrival_ns = self._wall_offset.doubted(arrival_ns, read_ns)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._fail(FailureKind.TRUNCATED, f"The connection broke before the answer was whole: {error}.")
             return
-        if self._reads_since_count is not None:
-            # A full buffer may have cut a segment in two, which would then count as two reads.
-            self._reads_since_count = self._reads_since_count + 1 if len(data) < READ_BYTES else None
-        self._take(data, read_ns, arrival_ns)
+        self._num_reads += 1
+        if len(data) == READ_BYTES:
+            self._surplus = None  # a full buffer may have cut a segment in two, which then counts as two reads
+        reader = self._reader
+        if reader is None:
+            self._drop_idle()
+        elif not data:
+            self._on_end_of_stream(read_ns)
+        elif reader.feed(data, read_ns, arrival_ns) and self._listener is not None:
+            self._listener.answered()
 
-    def _take(self, data: bytes, read_ns: int, arrival_ns: int | None) -> None:
-        listener = self._listener
-        if listener is None:
-            self.close()
-            self._on_idle_close(self)
-        elif data:
-            listener.received(data, read_ns, arrival_ns)
-        else:
-            listener.ended(read_ns)
+    def _on_end_of_stream(self, read_ns: int) -> None:
+        assert self._reader is not None
+        assert self._listener is not None
+        self._reader.end_of_stream(read_ns)
+        self._listener.answered()
+
+    def _drop_idle(self) -> None:
+        self.close()
+        self._on_idle_close(self)
 
     def _fail(self, kind: FailureKind, message: str) -> None:
         listener = self._listener
-        self.close()
         if listener is None:
-            self._on_idle_close(self)
+            self._drop_idle()
         else:
+            self.close()
             listener.broken(Failure(kind, message))

@@ -23,9 +23,9 @@ class Exchange:
         "_loop",
         "_on_done",
         "_payload",
-        "_reader",
         "_timeouts",
         "_timer",
+        "reader",
         "timeline",
     )
 
@@ -45,7 +45,7 @@ class Exchange:
         self._on_done: Callable[[Exchange], None] | None = on_done
         self._keep = keep
         self._connection: Connection | None = None
-        self._reader: ResponseReader | None = None
+        self.reader = ResponseReader(timeline)
         self._endpoint: Endpoint | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._begun_ns = perf_counter_ns()
@@ -67,7 +67,7 @@ class Exchange:
     def _begin(self, connection: Connection, endpoint: Endpoint) -> None:
         self._connection = connection
         self._endpoint = endpoint
-        self._reader = ResponseReader(self.timeline, connection.several_segments)
+        self.reader.several_segments = connection.several_segments
         self._arm(self._begun_ns)
 
     # What the connection tells.
@@ -80,15 +80,8 @@ class Exchange:
     def sent(self, now_ns: int) -> None:
         self.timeline.sent_ns = now_ns
 
-    def received(self, data: bytes, read_ns: int, arrival_ns: int | None) -> None:
-        assert self._reader is not None
-        if self._reader.feed(data, read_ns, arrival_ns):
-            self._finish(self._reader.is_reusable)
-
-    def ended(self, read_ns: int) -> None:
-        assert self._reader is not None
-        self._reader.end_of_stream(read_ns)
-        self._finish(False)
+    def answered(self) -> None:
+        self._finish(self.reader.is_reusable)
 
     def broken(self, failure: Failure) -> None:
         self.timeline.end_ns = perf_counter_ns()
@@ -101,8 +94,7 @@ class Exchange:
             return
         if self._timer is not None:
             self._timer.cancel()
-        if self._reader is not None:
-            self._reader.close()
+        self.reader.close()
         connection, self._connection = self._connection, None
         if connection is not None and self._endpoint is not None:
             if is_reusable and not connection.is_sending:

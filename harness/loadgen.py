@@ -7,12 +7,13 @@ import contextlib
 import gc
 import sys
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from time import perf_counter_ns
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -195,9 +196,10 @@ class _Load:
             self._send_lags.add(timeline.sent_ns - timeline.due_ns)
         self._num_chunks += len(timeline.chunk_ns)
         self._num_coalesced += sum(timeline.coalesced)
-        # Whole nanoseconds of a host that has been up for less than 104 days fit a float64; None becomes nan.
-        waited_ns = np.array(timeline.chunk_ns, dtype=np.float64) - np.array(timeline.arrival_ns, dtype=np.float64)
-        self._client_lags.add(waited_ns[~np.isnan(waited_ns)])
+        with contextlib.suppress(TypeError):  # a clock that was doubted left a None; the others make the sample
+            # Through array: numpy takes ten times as long to find out that a list holds nothing but integers.
+            read_ns, arrival_ns = array("q", timeline.chunk_ns), array("q", cast("list[int]", timeline.arrival_ns))
+            self._client_lags.add(np.frombuffer(read_ns, np.int64) - np.frombuffer(arrival_ns, np.int64))
 
     def _end_if_done(self) -> None:
         if not self._waiting and not self._in_flight and not self._is_filling:

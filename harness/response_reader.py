@@ -33,16 +33,16 @@ class ResponseReader:
         "_num_parts",
         "_parser",
         "_parts",
-        "_several_segments",
         "is_reusable",
         "on_body",
+        "several_segments",
         "timeline",
     )
 
     def __init__(self, timeline: Timeline, several_segments: Callable[[], bool] = _always) -> None:
         self.timeline = timeline
         self.is_reusable = False
-        self._several_segments = several_segments
+        self.several_segments = several_segments
         self._parts: list[bytes] = []
         # httptools looks its callbacks up once: a list's own append costs no Python frame per HTTP chunk.
         self.on_body = self._parts.append
@@ -85,7 +85,7 @@ class ResponseReader:
                 timeline.chunk_ns.append(read_ns)
                 timeline.chunk_bytes.append(body)
                 timeline.arrival_ns.append(arrival_ns)
-                timeline.coalesced.append(num_frames > 1 and self._several_segments())
+                timeline.coalesced.append(num_frames > 1 and self.several_segments())
                 self._body_bytes += len(body)
                 if self._body_bytes > MAX_BODY_BYTES and problem is None:
                     problem = f"The answer is longer than {MAX_BODY_BYTES} bytes."

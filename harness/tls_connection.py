@@ -73,7 +73,17 @@ class TlsConnection(Connection):
             # Behind whatever of the request the kernel has not taken yet.
             super().send(bytes(self._unsent) + self._outgoing.read())
 
-    def _take(self, data: bytes, read_ns: int, arrival_ns: int | None) -> None:
+    def _on_readable(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            kind = FailureKind.TLS if self._shaking_hands else FailureKind.TRUNCATED
+            self._fail(kind, f"The connection broke before the answer was whole: {error}.")
+            return
+        read_ns = perf_counter_ns()
         if data:
             self._incoming.write(data)
         else:
@@ -83,13 +93,17 @@ class TlsConnection(Connection):
                 self._shake_hands()
             else:
                 self._fail(FailureKind.TLS, f"{self._host} closed the connection during the TLS handshake.")
-            if self._shaking_hands or not self._incoming.pending:
-                return
+        if self._shaking_hands or not self.is_open:
+            return
         plain, ended = self._decrypt()
-        if self._socket is not None and plain:
-            super()._take(plain, read_ns, None)
-        if self._socket is not None and ended:
-            super()._take(b"", read_ns, None)
+        if self._reader is None:
+            if plain or ended:  # not so for a session ticket, which may come at any time
+                self._drop_idle()
+        elif plain and self._reader.feed(plain, read_ns):
+            assert self._listener is not None
+            self._listener.answered()
+        elif ended:
+            self._on_end_of_stream(read_ns)
 
     def _decrypt(self) -> tuple[bytes, bool]:
         """What could be read, and whether the server said that there is no more."""

@@ -31,10 +31,9 @@ class WallOffset:
                 narrowest_ns = after_ns - before_ns
                 self.offset_ns = wall_ns - (before_ns + after_ns) // 2
 
-    def to_perf_ns(self, wall_ns: int, read_ns: int) -> int | None:
-        """When `wall_ns` was, given that the read it came with returned at `read_ns`; None where that cannot be."""
-        arrival_ns = wall_ns - self.offset_ns
-        if -MAX_AHEAD_NS <= read_ns - arrival_ns <= MAX_WAIT_NS:
-            return min(arrival_ns, read_ns)
+    def doubted(self, arrival_ns: int, read_ns: int) -> int | None:
+        """What to make of an arrival that lies after its read, or too long before it; None when it is wrong."""
+        if read_ns < arrival_ns <= read_ns + MAX_AHEAD_NS:
+            return read_ns
         self.sample()
         return None

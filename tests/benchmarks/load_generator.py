@@ -46,7 +46,10 @@ class Seen:
     def __init__(self, timeline: Timeline) -> None:
         self.failed = timeline.failure is not None
         self.read_ns = array("q", timeline.chunk_ns)
-        self.best_ns = array("q", [timeline.stamp_ns(index) for index in range(len(timeline.chunk_ns))])
+        try:
+            self.best_ns = array("q", timeline.arrival_ns)
+        except TypeError:  # not every read has one
+            self.best_ns = array("q", [timeline.stamp_ns(index) for index in range(len(timeline.chunk_ns))])
         self.coalesced = bytes(timeline.coalesced)
         self.num_chunks = array("i", [body.count(MARK) for body in timeline.chunk_bytes])
 
