@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,12 +19,19 @@ from llmbench.workloads.prompts import (
 )
 from llmbench.workloads.spec import EngineSpec, WorkloadSpec
 
+# A level's name is a column of every table: more rates than this are summed up.
+MAX_STAGES_NAMED = 6
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
     """One request to come. `request_id` is unique within the run and safe in an HTTP header.
 
     `due_offset_ns` counts from the trial's start; None means "when a slot is free" (closed loop).
+
+    A later turn of a conversation has the id of the turn before in `after`: it is due `think_ns` after that answer's
+    end, whatever the schedule, and its `generation` holds the turn's own words alone (`conversation.continued` puts
+    the words and answers so far in front). `prompt_tokens` is None then, as nobody knows the answers beforehand.
     """
 
     request_id: str
@@ -33,11 +40,18 @@ class PlannedRequest:
     generation: GenerationRequest
     warmup: bool
     prompt_tokens: int | None
+    population: str | None = None
+    after: str | None = None
+    think_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One engine asked everything once. `concurrency` bounds the requests in flight; None leaves them unbounded."""
+    """One engine asked everything once, at one level of load.
+
+    `concurrency` bounds the requests in flight; None leaves them unbounded. In a closed loop a conversation holds its
+    slot from its first turn to the end of its last, think times included.
+    """
 
     engine: EngineSpec
     level: str
@@ -48,7 +62,10 @@ class Trial:
 
     @property
     def scheduled_ns(self) -> int | None:
-        """When the last request is due, from the trial's start; None for a closed loop."""
+        """When the last scheduled request is due, from the trial's start; None for a closed loop.
+
+        Later turns of conversations come on top.
+        """
         due = [request.due_offset_ns for request in self.requests if request.due_offset_ns is not None]
         return max(due) if due else None
 
@@ -68,60 +85,80 @@ class RunPlan:
 def plan(
     spec: WorkloadSpec, engines: Sequence[EngineSpec], tokenizer: TextTokenizer | None, model_name: str
 ) -> RunPlan:
-    """Trials with rounds interleaved A B, B A, A B, …, so that a drift of the machine meets every engine alike.
+    """Trials with rounds and levels interleaved A B, B A, A B, …, so that a drift of the machine meets all alike.
 
-    Within a round each engine gets byte-identical prompts on the same schedule; rounds differ in both (the prompts by
-    the workload's salt). `model_name` is what an engine is asked for unless it names its own.
+    Within a round and level each engine gets byte-identical prompts on the same schedule. Rounds and levels differ in
+    the prompts' salt, rounds in the schedule too; levels have the same one, faster or slower, so that they differ in
+    load and not in luck. `model_name` is what an engine is asked for unless it names its own.
     """
     slugs = _slugs([engine.label for engine in engines])
-    by_round: list[list[Trial]] = []
+    levels = spec.traffic.levels()
+    trials: list[Trial] = []
     asked: list[PlannedPrompt] = []
     for round_index in range(spec.measure.rounds):
-        measured = build_prompts(spec, tokenizer, round_index)
-        warmup = build_warmup_prompts(spec, tokenizer, round_index)
-        offsets = arrival_offsets_ns(
-            spec.traffic.arrivals, len(measured), _round_seed(spec.seeds.schedule, round_index)
+        for level_index, traffic in enumerate(levels):
+            at_level = spec.model_copy(update={"traffic": traffic})
+            repetition = round_index * len(levels) + level_index
+            questions = _Questions.of(at_level, tokenizer, repetition, round_index)
+            asked += (*questions.warmup, *questions.measured)
+            level_tag = f"-l{level_index}" if len(levels) > 1 else ""
+            same_questions = [
+                questions.trial(engine, f"{slug}-r{round_index}{level_tag}", engine.model or model_name)
+                for engine, slug in zip(engines, slugs, strict=True)
+            ]
+            trials += same_questions if repetition % 2 == 0 else same_questions[::-1]
+    return RunPlan(trials=tuple(trials), prompts_digest=prompts_digest(asked))
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """What every engine is asked in one round at one level. `offsets_ns` has one entry per scheduled question."""
+
+    spec: WorkloadSpec
+    round_index: int
+    measured: tuple[PlannedPrompt, ...]
+    warmup: tuple[PlannedPrompt, ...]
+    offsets_ns: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, spec: WorkloadSpec, tokenizer: TextTokenizer | None, repetition: int, round_index: int) -> _Questions:
+        measured = build_prompts(spec, tokenizer, repetition)
+        num_scheduled = sum(prompt.turn == 0 for prompt in measured)
+        seed = _round_seed(spec.seeds.schedule, round_index)
+        return cls(
+            spec=spec,
+            round_index=round_index,
+            measured=measured,
+            warmup=build_warmup_prompts(spec, tokenizer, repetition),
+            offsets_ns=arrival_offsets_ns(spec.traffic.arrivals, num_scheduled, seed),
         )
-        asked += (*warmup, *measured)
-        trials = [
-            Trial(
-                engine=engine,
-                level=level_name(spec),
-                round=round_index,
-                requests=tuple(
-                    _request(
-                        f"{slug}-r{round_index}-{prompt.index:05d}",
-                        prompt,
-                        None if offsets is None else offsets[position],
-                        spec,
-                        engine.model or model_name,
-                    )
-                    for position, prompt in enumerate(measured)
-                ),
-                warmup=tuple(
-                    _request(
-                        f"{slug}-r{round_index}-warmup-{prompt.index:05d}",
-                        prompt,
-                        None,
-                        spec,
-                        engine.model or model_name,
-                        warmup=True,
-                    )
-                    for prompt in warmup
-                ),
-                concurrency=_concurrency(spec),
-            )
-            for engine, slug in zip(engines, slugs, strict=True)
-        ]
-        by_round.append(trials if round_index % 2 == 0 else trials[::-1])
-    return RunPlan(
-        trials=tuple(trial for trials in by_round for trial in trials),
-        prompts_digest=prompts_digest(asked),
-    )
+
+    def trial(self, engine: EngineSpec, id_stem: str, model: str) -> Trial:
+        requests: list[PlannedRequest] = []
+        offsets = iter(self.offsets_ns or ())
+        for prompt in self.measured:
+            request = _request(f"{id_stem}-{prompt.index:05d}", prompt, self.spec, model)
+            if prompt.turn > 0:
+                request = replace(request, after=requests[-1].request_id, think_ns=prompt.think_ns)
+            else:
+                request = replace(request, due_offset_ns=next(offsets, None))
+            requests.append(request)
+        warmup = (
+            _request(f"{id_stem}-warmup-{prompt.index:05d}", prompt, self.spec, model, warmup=True)
+            for prompt in self.warmup
+        )
+        return Trial(
+            engine=engine,
+            level=level_name(self.spec),
+            round=self.round_index,
+            requests=tuple(requests),
+            warmup=tuple(warmup),
+            concurrency=_concurrency(self.spec),
+        )
 
 
 def level_name(spec: WorkloadSpec) -> str:
-    """The load level in a few words: `poisson 8/s`, `closed 4`, `ramp 1-16/s`, `burst`."""
+    """The load level in a few words: `poisson 8/s`, `closed 4`, `ramp 1-16/s`, `stages 1-8-2/s`, `trace azure x2`."""
     arrivals = spec.traffic.arrivals
     match arrivals.kind:
         case "closed":
@@ -130,6 +167,12 @@ def level_name(spec: WorkloadSpec) -> str:
             return "burst"
         case "ramp":
             return f"ramp {arrivals.start_rate:g}-{arrivals.end_rate:g}/s"
+        case "stages":
+            rates = [rate for stage in arrivals.stages for rate in (stage.rate, stage.last_rate)]
+            turns = [f"{rate:g}" for rate, before in zip(rates, [None, *rates], strict=False) if rate != before]
+            return f"stages {'-'.join(turns) if len(turns) <= MAX_STAGES_NAMED else f'up to {max(rates):g}'}/s"
+        case "trace":
+            return f"trace {arrivals.layout} x{arrivals.speed:g}"
         case _:
             return f"{arrivals.kind} {arrivals.rate:g}/s"
 
@@ -137,7 +180,6 @@ def level_name(spec: WorkloadSpec) -> str:
 def _request(
     request_id: str,
     prompt: PlannedPrompt,
-    due_offset_ns: int | None,
     spec: WorkloadSpec,
     model: str,
     warmup: bool = False,
@@ -163,10 +205,11 @@ def _request(
     return PlannedRequest(
         request_id=request_id,
         index=prompt.index,
-        due_offset_ns=due_offset_ns,
+        due_offset_ns=None,
         generation=generation,
         warmup=warmup,
         prompt_tokens=prompt.prompt_tokens,
+        population=prompt.population,
     )
 
 
