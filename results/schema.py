@@ -1,4 +1,4 @@
-"""The columns of `requests.parquet` and `chunks.parquet`: name, type, unit and meaning, stored as field metadata too."""
+"""The columns of `requests.parquet` and `chunks.parquet`: name, type, unit, meaning; stored as field metadata too."""
 
 from __future__ import annotations
 

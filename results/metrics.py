@@ -1,0 +1,290 @@
+"""The table of metrics: what is reported, in which unit, which way is better, and by what formula.
+
+Stamps: due, sent, first and last (chunks with generated content), end. N is the number of generated tokens. A failed
+request counts as infinitely slow in every latency, so that no engine gets faster by failing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from llmbench.results.samples import Bools, Floats, Ints, Samples
+
+Better = Literal["lower", "higher"] | None
+NS_PER_MS = 1e6
+NS_PER_S = 1e9
+
+
+class Values(NamedTuple):
+    """Samples of a metric. `request` is the index of the request each belongs to; `weights` says how often each counts,
+    None for once. +inf stands for a failed request; what is not defined for a request is left out."""
+
+    values: Floats
+    request: Ints
+    weights: Ints | None = None
+
+
+_NONE = Values(np.empty(0), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleMetric:
+    """A metric with a distribution: one value per request, gap or chunk."""
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    formula: str
+    values: Callable[[Samples], Values]
+
+
+@dataclass(frozen=True, slots=True)
+class TotalMetric:
+    """A metric with one value for all requests together; None where it is not defined."""
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    formula: str
+    value: Callable[[Samples], float | None]
+
+
+MetricSpec = SampleMetric | TotalMetric
+
+
+def is_streamed(samples: Samples) -> bool:
+    """Whether answers were asked for token by token; if not, nothing is known of when a token came."""
+    request = samples.run.manifest.workload.get("request")
+    return not (isinstance(request, dict) and request.get("stream") is False)
+
+
+def _latency(start: str, end: str) -> Callable[[Samples], Values]:
+    def values(samples: Samples) -> Values:
+        if end == "first_token_ns" and not is_streamed(samples):
+            return _NONE
+        ms = (samples.ns(end) - samples.ns(start)) / NS_PER_MS
+        return _per_request(np.where(samples.ok, ms, np.inf))
+
+    return values
+
+
+def _count(column: str) -> Callable[[Samples], Values]:
+    def values(samples: Samples) -> Values:
+        return _per_request(np.where(samples.ok, samples.counts(column), np.nan))
+
+    return values
+
+
+def _tpot(samples: Samples) -> Values:
+    if not is_streamed(samples):
+        return _NONE
+    return _per_request(np.where(samples.ok, tpot_ms(samples), np.inf))
+
+
+def tpot_ms(samples: Samples) -> Floats:
+    """(last − first) / (N − 1) of every request in ms; NaN below two tokens, or where stamps are missing."""
+    tokens = samples.counts("output_tokens")
+    decode_ms = (samples.ns("last_token_ns") - samples.ns("first_token_ns")) / NS_PER_MS
+    per_token_ms: Floats = np.divide(decode_ms, tokens - 1, out=np.full(len(samples), np.nan), where=tokens >= 2)
+    return per_token_ms
+
+
+def _send_lag(samples: Samples) -> Values:
+    return _per_request((samples.ns("sent_ns") - samples.ns("due_ns")) / NS_PER_MS)
+
+
+def _itl_chunk(samples: Samples) -> Values:
+    if not is_streamed(samples):
+        return _NONE
+    gaps = _gaps(samples, (samples.chunk_tokens > 0) | (samples.chunk_chars > 0))
+    return _with_failures(samples, gaps.ms, gaps.request, None)
+
+
+def _itl(samples: Samples) -> Values:
+    if not is_streamed(samples):
+        return _NONE
+    gaps = _gaps(samples, samples.chunk_tokens > 0)
+    return _with_failures(samples, gaps.ms / gaps.tokens, gaps.request, gaps.tokens)
+
+
+def _tokens_per_chunk(samples: Samples) -> Values:
+    content = samples.chunk_tokens > 0
+    return Values(samples.chunk_tokens[content].astype(np.float64), samples.chunk_request[content])
+
+
+class _Gaps(NamedTuple):
+    """Times between neighbouring chunks of a request: `tokens` of the later one, and whose they are."""
+
+    ms: Floats
+    tokens: Ints
+    request: Ints
+
+
+def _gaps(samples: Samples, chosen: Bools) -> _Gaps:
+    request = samples.chunk_request[chosen]
+    same = request[1:] == request[:-1]
+    ms = np.diff(samples.chunk_ns[chosen])[same] / NS_PER_MS
+    return _Gaps(ms, samples.chunk_tokens[chosen][1:][same], request[1:][same])
+
+
+def _with_failures(samples: Samples, ms: Floats, request: Ints, weights: Ints | None) -> Values:
+    # A failed request waits for its next token for ever: one infinite gap each.
+    failed = np.flatnonzero(~samples.ok)
+    values = np.concatenate([ms, np.full(len(failed), np.inf)])
+    request = np.concatenate([request, failed])
+    if weights is not None:
+        weights = np.concatenate([weights, np.ones(len(failed), np.int64)])
+    order = np.argsort(request, kind="stable")
+    return Values(values[order], request[order], None if weights is None else weights[order])
+
+
+def _per_request(values: Floats) -> Values:
+    defined = ~np.isnan(values)
+    return Values(values[defined], np.flatnonzero(defined))
+
+
+def duration_s(samples: Samples) -> float | None:
+    """Seconds from the first due request to the last answer, summed over rounds; None before any answer ended."""
+    total_ns = 0.0
+    due_ns, end_ns = samples.ns("due_ns"), samples.ns("end_ns")
+    for number in np.unique(samples.round):
+        ends_ns = end_ns[(samples.round == number) & ~np.isnan(end_ns)]
+        if ends_ns.size:
+            total_ns += float(ends_ns.max() - due_ns[samples.round == number].min())
+    return total_ns / NS_PER_S if total_ns > 0 else None
+
+
+def _per_second(amount: Callable[[Samples], float]) -> Callable[[Samples], float | None]:
+    def value(samples: Samples) -> float | None:
+        seconds = duration_s(samples)
+        return None if seconds is None else amount(samples) / seconds
+
+    return value
+
+
+def _output_tokens(samples: Samples) -> float:
+    return float(np.nansum(samples.counts("output_tokens")[samples.ok]))
+
+
+def _all_tokens(samples: Samples) -> float:
+    return _output_tokens(samples) + float(np.nansum(samples.counts("prompt_tokens")[samples.ok]))
+
+
+def meets_slo(samples: Samples) -> Bools | None:
+    """Whether each request met every limit of the workload's `measure.slo`; None if it sets none.
+
+    A failed request meets none. A request for which a limited latency is not defined misses it, but a one-token answer
+    has no TPOT to miss.
+    """
+    slo = slo_ms(samples)
+    if not slo:
+        return None
+    met = samples.ok.copy()
+    ttft_ms = (samples.ns("first_token_ns") - samples.ns("due_ns")) / NS_PER_MS
+    e2e_ms = (samples.ns("end_ns") - samples.ns("due_ns")) / NS_PER_MS
+    if "ttft_ms" in slo:
+        met &= ttft_ms <= slo["ttft_ms"]
+    if "e2e_ms" in slo:
+        met &= e2e_ms <= slo["e2e_ms"]
+    if "tpot_ms" in slo:
+        met &= (tpot_ms(samples) <= slo["tpot_ms"]) | (samples.counts("output_tokens") < 2)
+    return met
+
+
+def slo_ms(samples: Samples) -> dict[str, float]:
+    """The limits of the workload's `measure.slo` that are set, in ms."""
+    measure = samples.run.manifest.workload.get("measure")
+    slo = measure.get("slo") if isinstance(measure, dict) else None
+    if not isinstance(slo, dict):
+        return {}
+    return {name: float(limit) for name, limit in slo.items() if isinstance(limit, int | float)}
+
+
+def _goodput(samples: Samples) -> float | None:
+    met, seconds = meets_slo(samples), duration_s(samples)
+    return None if met is None or seconds is None else float(met.sum()) / seconds
+
+
+def _slo_attainment(samples: Samples) -> float | None:
+    met = meets_slo(samples)
+    return None if met is None else float(met.mean())
+
+
+METRICS: tuple[MetricSpec, ...] = (
+    SampleMetric("ttft", "TTFT", "ms", "lower", "first − due", _latency("due_ns", "first_token_ns")),
+    SampleMetric("ttft_send", "TTFT from send", "ms", "lower", "first − sent", _latency("sent_ns", "first_token_ns")),
+    SampleMetric("tpot", "TPOT", "ms", "lower", "(last − first) / (N − 1), for N ≥ 2", _tpot),
+    SampleMetric(
+        "itl",
+        "ITL",
+        "ms",
+        "lower",
+        "gap to the chunk before ÷ tokens in this chunk, counted once per token",
+        _itl,
+    ),
+    SampleMetric("itl_chunk", "ITL by chunk", "ms", "lower", "gap to the chunk before, counted per chunk", _itl_chunk),
+    SampleMetric("e2e", "E2E", "ms", "lower", "end − due", _latency("due_ns", "end_ns")),
+    SampleMetric("e2e_send", "E2E from send", "ms", "lower", "end − sent", _latency("sent_ns", "end_ns")),
+    SampleMetric("send_lag", "send lag", "ms", None, "sent − due: the instrument's delay, or a slot's", _send_lag),
+    SampleMetric("prompt_tokens", "prompt", "tokens", None, "tokens of each prompt", _count("prompt_tokens")),
+    SampleMetric("output_tokens", "output", "tokens", None, "tokens of each answer", _count("output_tokens")),
+    SampleMetric("tokens_per_chunk", "burst", "tokens", None, "tokens of each chunk that has any", _tokens_per_chunk),
+    TotalMetric(
+        "output_throughput",
+        "output",
+        "tokens/s",
+        "higher",
+        "generated tokens of successful requests ÷ time from first due to last end, summed over rounds",
+        _per_second(_output_tokens),
+    ),
+    TotalMetric(
+        "total_throughput",
+        "prompt and output",
+        "tokens/s",
+        "higher",
+        "prompt and generated tokens of successful requests ÷ the same time",
+        _per_second(_all_tokens),
+    ),
+    TotalMetric(
+        "request_throughput",
+        "requests",
+        "requests/s",
+        "higher",
+        "successful requests ÷ the same time",
+        _per_second(lambda samples: float(samples.ok.sum())),
+    ),
+    TotalMetric("goodput", "goodput", "requests/s", "higher", "requests that meet every SLO ÷ the same time", _goodput),
+    TotalMetric(
+        "slo_attainment",
+        "SLO attainment",
+        "share",
+        "higher",
+        "requests that meet every SLO ÷ all sent",
+        _slo_attainment,
+    ),
+    TotalMetric(
+        "success_share",
+        "success",
+        "share",
+        "higher",
+        "successful requests ÷ all sent",
+        lambda samples: float(samples.ok.mean()),
+    ),
+    TotalMetric("duration", "duration", "s", None, "first due to last end, summed over rounds", duration_s),
+)
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+assert len(BY_NAME) == len(METRICS)
+
+
+def values_of(samples: Samples, name: str) -> Values:
+    """The samples of the metric called `name`, which must be a SampleMetric."""
+    metric = BY_NAME[name]
+    assert isinstance(metric, SampleMetric)
+    return metric.values(samples)

@@ -1,0 +1,82 @@
+"""A run as it lies on disk: the only input of every figure, finished or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmbench.results.errors import RunError
+from llmbench.results.journal import JOURNAL, read_batches
+from llmbench.results.manifest import Manifest, parse
+from llmbench.results.schema import chunk_schema, request_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST = "manifest.json"
+REQUESTS = "requests.parquet"
+CHUNKS = "chunks.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run directory holds. Tables are read when first asked for and kept."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run in the folder `path`. Raises RunError with what is missing or newer than this program."""
+        if not path.is_dir():
+            raise RunError(f"{path} is no folder; give a run directory, such as `llmbench run` prints it.")
+        try:
+            text = (path / MANIFEST).read_text()
+        except OSError:
+            raise RunError(f"{path} has no {MANIFEST}, so it is not a run directory of llmbench.") from None
+        run = cls(path, parse(text, str(path / MANIFEST)))
+        if not run.finished and not (path / JOURNAL).is_file():
+            raise RunError(f"{path} has neither {REQUESTS} nor {JOURNAL}: its measurements are gone.")
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end, be it by interruption; False for one that is under way or was killed."""
+        return self.manifest.status != "running"
+
+    @cached_property
+    def requests(self) -> pa.Table:
+        """One row per request, in the order in which they ended: schema.request_schema()."""
+        return _read_parquet(self.path / REQUESTS) if self.finished else self._journalled[0]
+
+    @cached_property
+    def chunks(self) -> pa.Table:
+        """One row per stamped read, grouped by request in the order of `requests`: schema.chunk_schema()."""
+        return _read_parquet(self.path / CHUNKS) if self.finished else self._journalled[1]
+
+    def chunk_columns(self, *names: str) -> pa.Table:
+        """Some columns of `chunks`; of a finished run no others are read from disk."""
+        return _read_parquet(self.path / CHUNKS, list(names)) if self.finished else self.chunks.select(names)
+
+    @cached_property
+    def _journalled(self) -> tuple[pa.Table, pa.Table]:
+        import pyarrow as pa
+
+        batches = list(read_batches(self.path / JOURNAL))
+        return (
+            pa.concat_tables([request_schema().empty_table(), *(requests for requests, _ in batches)]),
+            pa.concat_tables([chunk_schema().empty_table(), *(chunks for _, chunks in batches)]),
+        )
+
+
+def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # Not read_table: given a path it looks for partitions in folder names such as `engine=a`.
+        return pq.ParquetFile(path).read(columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path} cannot be read ({error}); restore it from a copy of the run directory.") from None

@@ -1,0 +1,172 @@
+"""What pictures are drawn from, thinned out to what a screen can show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmbench.results.metrics import NS_PER_S, values_of
+from llmbench.results.run import Run
+from llmbench.results.samples import Floats, Samples, each_samples
+
+MAX_POINTS = 1000
+MAX_TOKEN_MARKS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Cdf:
+    """Share `y` of all samples that are at most `x`. With failures the curve ends below 1."""
+
+    x: Floats
+    y: Floats
+    n: int
+    num_failed: int
+
+
+def cdf(samples: Samples, metric: str) -> Cdf | None:
+    """The cumulative distribution of a metric, at most MAX_POINTS points; None without samples."""
+    values, _, weights = values_of(samples, metric)
+    if not values.size:
+        return None
+    counts = np.ones(values.size, np.int64) if weights is None else weights
+    order = np.argsort(values)
+    ordered, cumulative = values[order], np.cumsum(counts[order])
+    n = int(cumulative[-1])
+    finite = int(np.isfinite(ordered).sum())
+    # Evenly in the share, with the last few values exact: tails are what a reader looks for.
+    steps = np.linspace(0, max(0, finite - 1), min(finite, MAX_POINTS)).astype(np.int64)
+    tail = np.arange(max(0, finite - 100), finite)
+    kept = np.unique(np.concatenate([steps, tail]))
+    num_finite = int(cumulative[finite - 1]) if finite else 0
+    return Cdf(ordered[kept], cumulative[kept] / n, n, n - num_finite)
+
+
+@dataclass(frozen=True, slots=True)
+class WaterfallRow:
+    """The life of one request, in s since its trial's first due request; None for a stamp that never came."""
+
+    request_id: str
+    round: int
+    due_s: float
+    sent_s: float | None
+    first_token_s: float | None
+    end_s: float | None
+    token_s: Floats
+    status: str
+
+
+def waterfall(samples: Samples, limit: int = 60, round_index: int | None = None) -> list[WaterfallRow]:
+    """The first `limit` requests of one round (default the first there is), in due order; token stamps are thinned."""
+    rounds = samples.round
+    wanted = int(rounds.min()) if round_index is None else round_index
+    members = np.flatnonzero(rounds == wanted)[:limit]
+    due_ns = samples.ns("due_ns")
+    zero_ns = due_ns[rounds == wanted].min()
+    stamps = {name: samples.ns(name) for name in ("sent_ns", "first_token_ns", "end_ns")}
+    ids, statuses = samples.texts("request_id"), samples.texts("status")
+    content = (samples.chunk_tokens > 0) | (samples.chunk_chars > 0)
+    owner, chunk_ns = samples.chunk_request[content], samples.chunk_ns[content]
+
+    def seconds(name: str, member: int) -> float | None:
+        stamp = float(stamps[name][member])
+        return None if np.isnan(stamp) else (stamp - zero_ns) / NS_PER_S
+
+    rows = []
+    for member in members:
+        tokens = chunk_ns[owner == member]
+        thinned = tokens[:: max(1, -(-len(tokens) // MAX_TOKEN_MARKS))]
+        rows.append(
+            WaterfallRow(
+                request_id=str(ids[member]),
+                round=wanted,
+                due_s=float(due_ns[member] - zero_ns) / NS_PER_S,
+                sent_s=seconds("sent_ns", member),
+                first_token_s=seconds("first_token_ns", member),
+                end_s=seconds("end_ns", member),
+                token_s=(thinned - zero_ns) / NS_PER_S,
+                status=str(statuses[member]),
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Rates in bins of equal width, over s since the first due request of the round; averaged over rounds."""
+
+    t_s: Floats
+    tokens_per_s: Floats
+    requests_per_s: Floats
+    bin_s: float
+
+
+def throughput(samples: Samples, num_bins: int = 60) -> Throughput | None:
+    """Output tokens and finished requests per second over the time of a round; None if nothing ended."""
+    due_ns, end_ns = samples.ns("due_ns"), samples.ns("end_ns")
+    rounds = np.unique(samples.round)
+    zero_ns = np.array([due_ns[samples.round == number].min() for number in rounds])
+    start_of = zero_ns[np.searchsorted(rounds, samples.round)]
+    ended = ~np.isnan(end_ns)
+    if not ended.any():
+        return None
+    token_s = (samples.chunk_ns - start_of[samples.chunk_request]) / NS_PER_S
+    end_s = ((end_ns - start_of) / NS_PER_S)[ended & samples.ok]
+    last_s = float(((end_ns - start_of) / NS_PER_S)[ended].max())
+    edges = np.linspace(0, max(last_s, 1e-6), num_bins + 1)
+    width = float(edges[1])
+    scale = width * len(rounds)
+    tokens, _ = np.histogram(token_s, edges, weights=samples.chunk_tokens.astype(np.float64))
+    requests, _ = np.histogram(end_s, edges)
+    return Throughput(edges[:-1] + width / 2, tokens / scale, requests / scale, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """When requests were due and when they were sent, in s since the round's first due request, each sorted."""
+
+    asked_s: Floats
+    sent_s: Floats
+
+
+def arrivals(samples: Samples) -> Arrivals:
+    """The arrival process of the first round as asked and as achieved; at most MAX_POINTS of each."""
+    members = samples.round == samples.round.min()
+    due_ns, sent_ns = samples.ns("due_ns")[members], samples.ns("sent_ns")[members]
+    zero_ns = due_ns.min()
+    asked = np.sort((due_ns - zero_ns) / NS_PER_S)
+    sent = np.sort((sent_ns[~np.isnan(sent_ns)] - zero_ns) / NS_PER_S)
+    return Arrivals(_thinned(asked), _thinned(sent))
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """Failures of one kind; `example` is the sentence of the first."""
+
+    engine: str
+    level: str
+    kind: str
+    num: int
+    example: str
+
+
+def failures(run: Run) -> list[FailureCount]:
+    """Failures by engine, level and kind, the most frequent first within each engine."""
+    found = []
+    for samples in each_samples(run):
+        said = list(zip(samples.texts("error_kind"), samples.texts("error"), strict=True))
+        failed = [
+            (kind or "unknown", error or "") for (kind, error), ok in zip(said, samples.ok, strict=True) if not ok
+        ]
+        examples = dict(reversed(failed))
+        for kind, num in Counter(kind for kind, _ in failed).most_common():
+            found.append(FailureCount(samples.engine, samples.level, kind, num, examples[kind]))
+    return found
+
+
+def _thinned(values: Floats) -> Floats:
+    if len(values) <= MAX_POINTS:
+        return values
+    thin: Floats = values[np.linspace(0, len(values) - 1, MAX_POINTS).astype(np.int64)]
+    return thin

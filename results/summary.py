@@ -1,0 +1,71 @@
+"""A run in figures: every metric of every engine at every load level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from llmbench.results.metrics import METRICS, SampleMetric
+from llmbench.results.run import Run
+from llmbench.results.samples import Samples, each_samples
+from llmbench.results.statistics import Distribution, distribution, number_blocks
+
+Value = Distribution | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRow:
+    """One engine at one level. `values` has an entry for each of METRICS; None where a metric is not defined."""
+
+    engine: str
+    level: str
+    num_requests: int
+    num_failed: int
+    num_rounds: int
+    values: Mapping[str, Value]
+
+    def distribution(self, name: str) -> Distribution | None:
+        value = self.values[name]
+        assert not isinstance(value, float), f"{name} is a total"
+        return value
+
+    def total(self, name: str) -> float | None:
+        value = self.values[name]
+        assert not isinstance(value, Distribution), f"{name} has a distribution"
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Rows by level, then in the order in which the workload lists the engines."""
+
+    rows: tuple[SummaryRow, ...]
+
+
+@lru_cache(maxsize=4)
+def summarise(run: Run) -> Summary:
+    """All metrics of `run`, computed from its rows alone."""
+    return Summary(tuple(summarise_samples(samples) for samples in each_samples(run)))
+
+
+def summarise_samples(samples: Samples) -> SummaryRow:
+    """All metrics of one engine at one level."""
+    blocks = number_blocks(samples.round, samples.round)
+    values: dict[str, Value] = {}
+    for metric in METRICS:
+        if isinstance(metric, SampleMetric):
+            found, request, weights = metric.values(samples)
+            values[metric.name] = distribution(
+                found, weights, blocks[request], samples.round[request], intervals=metric.better is not None
+            )
+        else:
+            values[metric.name] = metric.value(samples)
+    return SummaryRow(
+        engine=samples.engine,
+        level=samples.level,
+        num_requests=len(samples),
+        num_failed=int((~samples.ok).sum()),
+        num_rounds=len(set(samples.round.tolist())),
+        values=values,
+    )
