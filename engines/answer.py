@@ -35,6 +35,10 @@ class Answer:
         """Add one event's JSON, or a whole answer's. It is no error report, and may be anything else."""
         raise NotImplementedError
 
+    def error_kind(self, body: dict[str, Any]) -> FailureKind:
+        """The kind of failure that an error reported under HTTP 200 is."""
+        return FailureKind.SERVER_ERROR
+
     def missing_end(self) -> str | None:
         """What a stream that ends here lacks to be complete, None if nothing."""
         return None if self.is_done else f"its end marker {_DONE.decode()}"
@@ -127,7 +131,7 @@ def _take_event(answer: Answer, event: SseEvent, chunk: int) -> None:
     if event.name == b"error" and error is None:
         error = _quoted(data) or "no message"
     if error is not None:
-        answer.fail(FailureKind.SERVER_ERROR, f"The server reported an error under HTTP 200: {error}")
+        answer.fail(answer.error_kind(body or {}), f"The server reported an error under HTTP 200: {error}")
     elif body is None:
         text = f"Event {answer.num_events} of the stream is no JSON object: {_quoted(data)}"
         answer.fail(FailureKind.MALFORMED, text)
@@ -142,7 +146,7 @@ def _read_body(answer: Answer, timeline: Timeline) -> None:
     if not data:
         answer.fail(FailureKind.TRUNCATED, f"The server answered HTTP {timeline.status} with an empty body.")
     elif error is not None:
-        answer.fail(FailureKind.SERVER_ERROR, f"The server reported an error under HTTP 200: {error}")
+        answer.fail(answer.error_kind(body or {}), f"The server reported an error under HTTP 200: {error}")
     elif body is None:
         answer.fail(FailureKind.MALFORMED, f"The body of the answer is no JSON object: {_quoted(data)}")
     else:

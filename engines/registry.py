@@ -66,6 +66,7 @@ _TABLE: Mapping[str, _Entry] = {
     "lmdeploy": _Entry("llmbench.engines.openai_presets:LMDEPLOY", "LMDeploy's api_server."),
     "ollama": _Entry("llmbench.engines.openai_presets:OLLAMA", "Ollama's OpenAI routes."),
     "sglang": _Entry("llmbench.engines.openai_presets:SGLANG", "SGLang's OpenAI server."),
+    "tgi": _Entry("llmbench.engines.tgi:TgiAdapter", "Text Generation Inference by its own routes."),
     "tgi-openai": _Entry(
         "llmbench.engines.openai_presets:TGI_OPENAI", "The OpenAI routes of Text Generation Inference."
     ),
