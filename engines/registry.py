@@ -70,6 +70,7 @@ _TABLE: Mapping[str, _Entry] = {
     "tgi-openai": _Entry(
         "llmbench.engines.openai_presets:TGI_OPENAI", "The OpenAI routes of Text Generation Inference."
     ),
+    "triton": _Entry("llmbench.engines.triton_server:TritonAdapter", "NVIDIA Triton's generate extension over HTTP."),
     "trtllm": _Entry("llmbench.engines.openai_presets:TRTLLM", "TensorRT-LLM's trtllm-serve."),
     "vllm": _Entry(
         "llmbench.engines.vllm:VllmAdapter",

@@ -31,7 +31,7 @@ def load_capture(name: str) -> Timeline:
     """The answer in `tests/data/wire/NAME.txt`, each server event a read of its own."""
     head, _, body = (WIRE / f"{name}.txt").read_bytes().replace(b"\r\n", b"\n").partition(b"\n\n")
     status_line, *lines = head.decode().splitlines()
-    fields = [tuple(line.split(": ", 1)) for line in lines]
+    fields = [(name.lower(), value) for name, value in (line.split(": ", 1) for line in lines)]
     content_type = dict(fields)["content-type"]
     if "event-stream" in content_type:
         reads = [event + b"\n\n" for event in body.split(b"\n\n") if event.strip()]

@@ -1,0 +1,150 @@
+"""NVIDIA's Triton Inference Server over HTTP, by its generate extension; attached to by url.
+
+Each answer is JSON, streamed as events without [DONE]. Triton's traps: an error in the first response has status 400
+and a body of events, a later one status 200; a model that says nothing at all gives status 200 and no event.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+from urllib.parse import quote
+
+from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
+from llmbench.engines.answer import Answer, count, read_answer, whole_text
+from llmbench.engines.http_payload import post_json
+from llmbench.engines.openai import unknown_setting
+from llmbench.engines.token_counts import Delta
+from llmbench.engines.triton_schema import TritonSchema, read_schema
+from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
+
+_SETTINGS = ("extra_body", "schema")
+
+
+class TritonAdapter:
+    """Settings: `schema` (vllm, trtllm, llmapi or a mapping, default vllm) and `extra_body` (inputs or parameters for
+    every request; null takes one out). The request's model is the model's name in Triton's repository."""
+
+    name = "triton"
+
+    def __init__(self, settings: Mapping[str, object] | None = None) -> None:
+        settings = settings or {}
+        for given in settings:
+            if given not in _SETTINGS:
+                raise EngineError(unknown_setting(self.name, given, _SETTINGS))
+        extra_body = settings.get("extra_body", {})
+        if not isinstance(extra_body, Mapping):
+            raise EngineError(f"settings.extra_body of triton must map names to values; got {extra_body!r}.")
+        self._extra_body = dict(extra_body)
+        self._schema = read_schema(settings.get("schema", "vllm"))
+        self.capabilities = Capabilities(
+            streaming=self._schema.stream is not None,
+            chat=False,
+            ignore_eos=self._schema.ignore_eos is not None,
+            exact_token_counts=self._schema.num_output_tokens is not None,
+        )
+
+    def with_settings(self, settings: Mapping[str, object]) -> Self:
+        """The same engine with a workload's `settings`. Raises EngineError for one it does not know."""
+        return type(self)(settings)
+
+    def encode(self, request: GenerationRequest, endpoint: Endpoint) -> WireRequest:
+        if request.prompt is None:
+            raise EngineError(
+                f"Request {request.request_id} is a chat, and Triton's models take prompts: set request.api to "
+                "completions."
+            )
+        schema = self._schema
+        if request.stream and schema.stream is None:
+            raise EngineError("The triton schema names no `stream` input, so request.stream must be false.")
+        body: dict[str, Any] = {"id": request.request_id, **schema.always, schema.prompt: request.prompt}
+        if schema.stream is not None:
+            body[schema.stream] = request.stream
+        sampling = _sampling(request, schema)
+        body |= {schema.sampling_json: json.dumps(sampling)} if schema.sampling_json is not None else sampling
+        body |= self._extra_body
+        return post_json(
+            endpoint,
+            f"/v2/models/{quote(request.model, safe='')}/{'generate_stream' if request.stream else 'generate'}",
+            {name: value for name, value in body.items() if value is not None},
+            request.request_id,
+            accept="text/event-stream" if request.stream else "application/json",
+        )
+
+    def decode(
+        self, request: GenerationRequest, timeline: Timeline, count_tokens: CountTokens | None = None
+    ) -> DecodedAnswer:
+        return read_answer(TritonAnswer(self._schema), timeline, count_tokens, streamed=request.stream)
+
+    def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
+        return None
+
+
+class TritonAnswer(Answer):
+    """Responses of a decoupled model, one event each, or its only response."""
+
+    def __init__(self, schema: TritonSchema) -> None:
+        super().__init__()
+        self._schema = schema
+        self._text_so_far = ""
+        self._tokens_so_far = 0
+
+    def missing_end(self) -> str | None:
+        # Other than by a finish reason a stream ends by closing its HTTP body, and the transport notices a cut.
+        is_told = self._schema.finish_reason is not None
+        return "a finish_reason" if is_told and self.finish_reason is None else None
+
+    def take(self, body: dict[str, Any], chunk: int) -> None:
+        schema = self._schema
+        text = _only(body.get(schema.text))
+        if not isinstance(text, str):
+            return
+        self.has_answer = True
+        reason = _only(body.get(schema.finish_reason)) if schema.finish_reason is not None else None
+        # vLLM's backend puts Python's None into words until there is a reason.
+        finishes = self.finish(None if reason == "None" else reason)
+        prompt_tokens = count(_only(body.get(schema.num_prompt_tokens))) if schema.num_prompt_tokens else None
+        self.prompt_tokens = self.prompt_tokens if prompt_tokens is None else prompt_tokens
+        total = self._count(body)
+        self.deltas.append(Delta(chunk, whole_text(self._new(text)), finishes=finishes, total_so_far=total))
+
+    def _count(self, body: dict[str, Any]) -> int | None:
+        name = self._schema.num_output_tokens
+        tokens = count(_only(body.get(name))) if name is not None else None
+        if tokens is None:
+            return None
+        self._tokens_so_far += tokens
+        self.output_tokens = self._tokens_so_far
+        return self._tokens_so_far
+
+    def _new(self, text: str) -> str:
+        if not self._schema.is_cumulative:
+            return text
+        before, self._text_so_far = self._text_so_far, text
+        if text.startswith(before):
+            return text[len(before) :]
+        # Half a character at the end has turned into another one: all from the first difference on is new.
+        pairs = enumerate(zip(before, text, strict=False))
+        return text[next((index for index, (old, new) in pairs if old != new), len(text)) :]
+
+
+def _sampling(request: GenerationRequest, schema: TritonSchema) -> dict[str, Any]:
+    """What decides the answer's tokens, by the schema's names; what it has no name for is left out."""
+    is_greedy = request.temperature == 0
+    top_k = 1 if is_greedy and not schema.zero_is_greedy else request.top_k
+    values: list[tuple[str | None, Any]] = [
+        (schema.max_tokens, request.max_tokens),
+        (schema.temperature, request.temperature if schema.zero_is_greedy or not is_greedy else None),
+        (schema.top_p, request.top_p if request.top_p < 1 else None),
+        (schema.top_k, top_k),
+        (schema.seed, request.seed),
+        (schema.stop, list(request.stop) or None),
+        (schema.ignore_eos, True if request.ignore_eos else None),
+    ]
+    return {name: value for name, value in values if name is not None and value is not None}
+
+
+def _only(value: Any) -> Any:
+    # A tensor of one element comes as a scalar, or as a list where its shape says so.
+    return value[0] if isinstance(value, list) and len(value) == 1 else value

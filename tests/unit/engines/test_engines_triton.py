@@ -1,0 +1,183 @@
+"""What tritonserver really sent becomes the right events, and its traps the right failures."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmbench.engines import registry
+from llmbench.engines.adapter import EngineError
+from llmbench.engines.wire import (
+    ChatMessage,
+    DecodedAnswer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    GenerationRequest,
+    Timeline,
+    TokenSource,
+)
+
+HERE = Endpoint("127.0.0.1", 8000)
+PLAIN = {"stop": None, "top_k": None}
+
+
+def triton(schema: object = "vllm"):
+    return registry.get("triton", {"schema": schema})
+
+
+def pairs(answer: DecodedAnswer) -> list[tuple[int, str]]:
+    return [(event.tokens, event.text) for event in answer.events]
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "source", "expected"),
+    [
+        (
+            "vllm_generate_stream_sp",
+            "vllm",
+            TokenSource.USAGE_DELTA,
+            [(1, " nothing"), (1, " client"), (1, " client"), (1, " used")],
+        ),
+        ("trtllm_generate_stream", "trtllm", TokenSource.USAGE_DELTA, [(1, "tok0 "), (1, "tok1 "), (1, "tok2 ")]),
+        # Each response holds the text so far.
+        (
+            "llmapi_generate_stream_reason",
+            "llmapi",
+            TokenSource.ASSUMED_ONE,
+            [(1, "tok0 "), (1, "tok1 "), (1, "tok2 ")],
+        ),
+        ("plain_generate_stream", PLAIN, TokenSource.ASSUMED_ONE, [(1, f"tok{index} ") for index in range(4)]),
+    ],
+)
+def test_captured_streams_give_their_exact_events(capture, streamed, name, schema, source, expected) -> None:
+    answer = triton(schema).decode(streamed, capture(f"triton/{name}"))
+    assert pairs(answer) == expected
+    assert (answer.token_source, answer.output_tokens) == (source, len(expected))
+    assert answer.failure is None
+
+
+def test_the_vllm_backend_counts_its_prompt_and_says_why_it_ended(capture, streamed) -> None:
+    answer = triton().decode(streamed, capture("triton/vllm_generate_stream_sp"))
+    assert (answer.prompt_tokens, answer.finish_reason) == (8, "length")
+
+
+def test_captured_answers_in_one_piece(capture, whole) -> None:
+    answer = triton("trtllm").decode(whole, capture("triton/trtllm_generate"))
+    assert (answer.text, answer.output_tokens, answer.token_source) == ("tok0 tok1 tok2", 3, TokenSource.SERVER_COUNT)
+    answer = triton().decode(whole, capture("triton/vllm_generate_exclude"))
+    assert (answer.text, answer.output_tokens) == (" nothing client client used used used", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "part"),
+    [
+        # Refused by its first response: status 400 and a body of events.
+        ("plain_err_model_fail_stream", FailureKind.HTTP_STATUS, "HTTP 400: Error generating stream: asked to fail"),
+        ("vllm_err_bad_param", FailureKind.HTTP_STATUS, "HTTP 400: Error generating stream: 'NoneType' object has no"),
+        (
+            "plain_err_unknown_model",
+            FailureKind.HTTP_STATUS,
+            "HTTP 404: Request for unknown model: 'nope' is not found",
+        ),
+        # Later ones come under status 200.
+        ("plain_err_model_failmid_stream", FailureKind.SERVER_ERROR, "asked to fail midway"),
+        ("vllm_err_generate_stream_true", FailureKind.SERVER_ERROR, "generate expects model to produce exactly 1"),
+        # Nothing at all: no tokens asked for, or an ensemble whose required input is missing.
+        ("plain_generate_stream_zero", FailureKind.TRUNCATED, "HTTP 200 and ended the stream without one event"),
+        ("trtllm_missing_input", FailureKind.TRUNCATED, "HTTP 200 and ended the stream without one event"),
+    ],
+)
+def test_captured_traps_are_failures(capture, streamed, name, kind, part) -> None:
+    failure = triton(PLAIN).decode(streamed, capture(f"triton/{name}")).failure
+    assert failure is not None
+    assert failure.kind is kind
+    assert part in failure.message
+
+
+def test_a_stream_that_was_to_say_why_it_ended_and_does_not_is_cut(capture, streamed) -> None:
+    answer = triton().decode(streamed, capture("triton/vllm_generate_stream"))
+    assert answer.text == " nothing client client used"
+    assert answer.failure == Failure(FailureKind.TRUNCATED, "The stream ended without a finish_reason, 4 events in.")
+
+
+def test_cumulative_text_that_mends_half_a_character_loses_nothing_new(timeline, streamed) -> None:
+    texts = ["a", "a\ufffd", "aé b"]
+    body = b"".join(b"data: " + json.dumps({"text_output": text}).encode() + b"\n\n" for text in texts)
+    answer = triton({"like": "llmapi", "finish_reason": None}).decode(streamed, timeline(body))
+    assert answer.text == "a\ufffdé b"
+
+
+def sent(schema: object, **fields: object) -> tuple[bytes, dict[str, object]]:
+    request = GenerationRequest("r", "my model", 4, **{"prompt": "x"} | fields)
+    head, _, body = triton(schema).encode(request, HERE).payload.partition(b"\r\n\r\n")
+    return head.split()[1], json.loads(body)
+
+
+def test_the_vllm_backend_gets_its_sampling_as_json() -> None:
+    target, body = sent("vllm", stop=("a",))
+    assert target == b"/v2/models/my%20model/generate_stream"
+    assert json.loads(body["sampling_parameters"]) == {
+        "max_tokens": 4,
+        "temperature": 0.0,
+        "stop": ["a"],
+        "ignore_eos": True,
+    }
+    assert (body["text_input"], body["stream"], body["id"]) == ("x", True, "r")
+    assert body["exclude_input_in_output"] is True
+
+
+def test_tensorrt_llm_is_greedy_by_top_k_and_gets_every_required_input() -> None:
+    target, body = sent("trtllm", stream=False)
+    assert target == b"/v2/models/my%20model/generate"
+    assert (body["max_tokens"], body["top_k"], body["bad_words"], body["stop_words"]) == (4, 1, "", "")
+    assert "temperature" not in body
+    assert sent("trtllm", stop=("a", "b"))[1]["stop_words"] == ["a", "b"]
+    assert sent("trtllm", temperature=0.5, top_k=7)[1].items() >= {"temperature": 0.5, "top_k": 7}.items()
+    assert sent("llmapi")[1].items() >= {"streaming": True, "sampling_param_max_tokens": 4}.items()
+
+
+def test_a_schema_may_be_written_out() -> None:
+    _, body = sent({"prompt": "PROMPT", "stream": None, "max_tokens": "N", "always": {"k": 1}}, stream=False)
+    assert body == {"id": "r", "k": 1, "PROMPT": "x", "N": 4, "temperature": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"schema": "tensorrt"}, "it knows vllm, trtllm, llmapi, or a mapping of names"),
+        ({"schema": {"promt": "x"}}, r"no setting 'promt'.*did you mean prompt\?"),
+        ({"schema": {"prompt": None}}, "settings.schema.prompt of triton must be a name; got None"),
+        ({"schema": {"is_cumulative": "yes"}}, "must be true or false; got 'yes'"),
+        ({"schema": 3}, "must be a name or a mapping of names; got 3"),
+        ({"shema": "vllm"}, r"did you mean schema\?"),
+        ({"extra_body": 3}, "must map names to values"),
+    ],
+)
+def test_settings_that_are_not_understood(settings, part) -> None:
+    with pytest.raises(EngineError, match=part):
+        registry.get("triton", settings)
+
+
+def test_requests_that_triton_cannot_take() -> None:
+    with pytest.raises(EngineError, match="is a chat"):
+        sent("vllm", prompt=None, messages=(ChatMessage("user", "x"),))
+    with pytest.raises(EngineError, match="names no `stream` input"):
+        sent({"stream": None})
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+names = st.sampled_from(["text_output", "finish_reason", "num_output_tokens", "num_input_tokens", "error"])
+bodies = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner), max_leaves=8)
+
+
+@given(st.lists(bodies, max_size=4), st.booleans(), st.sampled_from(["vllm", "trtllm", "llmapi"]))
+def test_json_of_any_shape_never_raises(found: list[object], stream: bool, schema: str) -> None:
+    reads = [b"data: " + json.dumps(body).encode() + b"\n\n" for body in found]
+    answer = triton(schema).decode(
+        GenerationRequest("r", "m", 4, prompt="x", stream=stream),
+        Timeline(0, status=200, chunk_ns=list(range(len(reads))), chunk_bytes=reads),
+    )
+    assert sum(event.tokens for event in answer.events) == (answer.output_tokens or 0)
+    answer.text.encode()
