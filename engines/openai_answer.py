@@ -11,6 +11,7 @@ from llmbench.engines.wire import FailureKind
 # Finish reasons by which vLLM and SGLang say that they gave a request up.
 _GIVEN_UP = frozenset({"abort", "error"})
 _REASONING = ("reasoning_content", "reasoning")
+_BESIDE_TEXT = frozenset({*_REASONING, "refusal", "tool_calls", "function_call"})
 
 
 class OpenAIAnswer(Answer):
@@ -42,11 +43,14 @@ class OpenAIAnswer(Answer):
         if self.prompt_tokens is None:
             self.prompt_tokens = _length(choice.get("prompt_token_ids"))
         # A stream has `delta`, a single answer `message`, completions neither: there the choice holds the text itself.
-        part = next((found for key in ("delta", "message") if isinstance(found := choice.get(key), dict)), choice)
+        part = choice.get("delta", choice.get("message"))
+        if not isinstance(part, dict):
+            part = choice
         text = _text(part)
-        # vLLM and SGLang call them token_ids, LMDeploy gen_tokens, in a chat beside the content.
-        ids = (choice.get("token_ids"), choice.get("gen_tokens"), part.get("gen_tokens"))
-        num_token_ids = next((len(found) for found in ids if isinstance(found, list)), None)
+        num_token_ids = _length(choice.get("token_ids"))
+        if num_token_ids is None:
+            # LMDeploy calls them so, and puts them beside the content in a chat.
+            num_token_ids = _length(choice.get("gen_tokens", part.get("gen_tokens")))
         is_role = "role" in part and not text and not num_token_ids and not finishes
         return Delta(
             chunk,
@@ -65,6 +69,9 @@ def _length(value: Any) -> int | None:
 
 def _text(part: dict[str, Any]) -> str:
     """Everything generated in `part`, in the order it was generated: reasoning, content, tool calls."""
+    if _BESIDE_TEXT.isdisjoint(part):
+        plain = part.get("content", part.get("text"))
+        return whole_text(plain) if isinstance(plain, str) else ""
     pieces = [next((found for key in _REASONING if isinstance(found := part.get(key), str) and found), "")]
     pieces += [found for key in ("content", "text", "refusal") if isinstance(found := part.get(key), str)]
     calls = part.get("tool_calls")

@@ -13,7 +13,8 @@ MAX_QUOTE = 300
 def parse_json(data: bytes) -> Any:
     """The JSON value in `data`. Raises ValueError for everything else, nesting beyond the stack included."""
     try:
-        return json.loads(data)
+        # Decoded here: json.loads would first guess among five encodings, for every chunk of every answer.
+        return json.loads(data.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
