@@ -181,9 +181,11 @@ def test_a_program_that_is_not_there(log: Path) -> None:
 
 
 def test_a_port_in_use_names_who_has_it(log: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(EngineStartError, match=rf"port is in use by process {os.getpid()} \("):
-            EngineProcess.start("toy", plan(HEALTHY, port=taken.getsockname()[1]), log)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(EngineStartError, match=rf"port is in use by process {os.getpid()} \("),
+    ):
+        EngineProcess.start("toy", plan(HEALTHY, port=taken.getsockname()[1]), log)
 
 
 def test_a_server_that_is_not_ours_is_not_measured(log: Path) -> None:
