@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
@@ -29,22 +30,39 @@ class Journal:
     """Appends entries to `path`. An appended entry survives the death of this process, as the kernel has it."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("xb", buffering=0)
+        self._size = 0
 
     def append(self, request: RequestRecord, chunks: Sequence[ChunkRecord]) -> None:
         """Store one request. A number that its column cannot hold, such as a server's absurd token count, becomes null;
         where the column must not be null, RunError says so and nothing is stored."""
         row = [_fitting(value, column) for value, column in zip(_request_values(request), REQUEST_COLUMNS, strict=True)]
-        columns = list(zip(*map(_chunk_values, chunks), strict=True))
-        line = json.dumps([row, [list(column) for column in columns]], separators=(",", ":"))
-        # One write: a reader sees the whole line or, after a crash, a torn last one that it leaves out.
-        self._file.write(line.encode() + b"\n")
+        columns = [
+            [_fitting(value, column) for value in values]
+            for values, column in zip(zip(*map(_chunk_values, chunks), strict=True), _CHUNK_FIELDS, strict=False)
+        ]
+        line = json.dumps([row, columns], separators=(",", ":"))
+        self._write(line.encode() + b"\n")
 
     def close(self) -> None:
         self._file.close()
 
+    def _write(self, line: bytes) -> None:
+        written = 0
+        try:
+            # One write as a rule: a reader sees the whole line or, after a crash, a torn last one that it leaves out.
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError as error:
+            # A full disk takes half a line, and a later one must not go on where it ends.
+            os.ftruncate(self._file.fileno(), self._size)
+            self._file.seek(self._size)
+            raise RunError(f"{self._path} cannot take another request: {error.strerror}.") from error
+        self._size += len(line)
 
-def read_batches(path: Path, size: int = 20_000) -> Iterator[tuple[pa.Table, pa.Table]]:
+
+def read_batches(path: Path, size: int = 4_000) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(requests, chunks) for `size` entries at a time, in the order they were stored; a torn last line is left out."""
     with path.open("rb") as file:
         entries = _entries(file, path)
@@ -83,6 +101,9 @@ def _tables(entries: Sequence[list[Any]]) -> tuple[pa.Table, pa.Table]:
 
 
 def _fitting(value: Any, column: Column) -> Any:
+    if isinstance(value, str):
+        # Parquet holds UTF-8, which has no half of a surrogate pair; an engine's JSON may.
+        return value.encode("utf-8", "replace").decode()
     limits = RANGES.get(column.type)
     if value is None or limits is None or limits[0] <= value <= limits[1]:
         return value

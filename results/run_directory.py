@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 from llmbench.results.errors import RunError
 from llmbench.results.journal import JOURNAL, Journal, read_batches
@@ -61,14 +61,24 @@ class RunDirectory:
         self.manifest = self.manifest.changed(**changes)
         _write_manifest(self.path, self.manifest)
 
-    def finish(self, status: FinalStatus, *, problems: Sequence[str] = ()) -> None:
-        """Turn the journal into `requests.parquet` and `chunks.parquet` and set the manifest's status.
+    def close(self) -> None:
+        """Let go of the files and leave the run unfinished, as a killed writer would."""
+        self._journal.close()
+
+    def finish(self, status: str, *, problems: Sequence[str] = ()) -> None:
+        """Turn the journal into `requests.parquet` and `chunks.parquet` and give the manifest its FinalStatus.
 
         Killed in the middle, it leaves the journal, which counts until the tables are complete.
         """
+        assert status in get_args(FinalStatus), status
         self._journal.close()
-        _write_tables(self.path)
-        self.update_manifest(status=status, problems=tuple(problems))
+        try:
+            _write_tables(self.path)
+            self.update_manifest(status=status, problems=tuple(problems))
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be finished ({error.strerror or error}); every request is kept in {JOURNAL}."
+            ) from error
         (self.path / JOURNAL).unlink()
 
 

@@ -26,6 +26,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             directory.append(request, chunks)
         if finish:
             directory.finish("complete")
+        else:
+            directory.close()
         return Run.open(directory.path)
 
     return make
