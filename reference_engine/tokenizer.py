@@ -1,0 +1,147 @@
+"""Text to token ids and back: whole, as it comes, and up to a stop string."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.decoders import DecodeStream
+
+from llmbench.reference_engine.errors import CheckpointError, RequestError
+
+
+class Tokenizer:
+    """A checkpoint folder's tokenizer.json and, if it has one, the chat template of its tokenizer_config.json.
+
+    Raises CheckpointError for a folder without a readable tokenizer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{folder} has no tokenizer.json, so text cannot become token ids.")
+        try:
+            self._fast: Any = FastTokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+            raise CheckpointError(f"{path} is not a tokenizer that the tokenizers library can read: {error}") from None
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        config = _read_config(folder / "tokenizer_config.json")
+        self._special_texts = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
+        template = config.get("chat_template")
+        self._chat_template = _sandbox().from_string(template) if isinstance(template, str) else None
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._fast.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._chat_template is not None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`, by default with what the checkpoint puts around a prompt, such as BOS."""
+        return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation that ends where the assistant's answer begins.
+
+        Raises RequestError if the checkpoint has no chat template or its template refuses these messages.
+        """
+        if self._chat_template is None:
+            raise RequestError("This model has no chat template; use /v1/completions with a prompt.")
+        try:
+            text = self._chat_template.render(messages=messages, add_generation_prompt=True, **self._special_texts)
+        except TemplateError as error:
+            raise RequestError(f"The model's chat template refuses these messages: {error}") from None
+        # The template writes the special tokens itself.
+        return self.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens left out."""
+        return str(self._fast.decode(list(ids), skip_special_tokens=True))
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token by itself; a part of a character shows as U+FFFD."""
+        return str(self._fast.decode([token_id], skip_special_tokens=False))
+
+    def stream(self) -> Detokenizer:
+        return Detokenizer(self._fast)
+
+
+class Detokenizer:
+    """Token ids of one answer, one by one, to its text. What has been returned is never taken back."""
+
+    def __init__(self, fast: Any) -> None:
+        self._fast = fast
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def push(self, token_id: int) -> str:
+        """The text that is settled by this token: "" while a character's bytes are not all there."""
+        return self._stream.step(self._fast, token_id) or ""
+
+
+class StopStrings:
+    """Finds the first of several texts in a stream, and holds back what may be the beginning of one."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """(text that may be shown, whether a stop text was found). The stop text itself is never shown."""
+        if not self._stop:
+            return text, False
+        self._held += text
+        found = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
+        if found:
+            shown, self._held = self._held[: min(found)], ""
+            return shown, True
+        kept = max(_overlap(self._held, stop) for stop in self._stop)
+        cut = len(self._held) - kept
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown, False
+
+    def flush(self) -> str:
+        """What was held back, once no more text will come."""
+        shown, self._held = self._held, ""
+        return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` begins with, short of all of `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)
+
+
+def _sandbox() -> ImmutableSandboxedEnvironment:
+    # A checkpoint is a download: its template may not touch anything. Options as Hugging Face renders them.
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _text(token: object) -> str:
+    # Older checkpoints store {"content": "<s>", …} in place of the text.
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""
