@@ -35,6 +35,10 @@ class Answer:
         """Add one event's JSON, or a whole answer's. It is no error report, and may be anything else."""
         raise NotImplementedError
 
+    def unwrap(self, value: Any) -> dict[str, Any] | None:
+        """The JSON object that `take` is to be given, None if `value` is or holds none."""
+        return value if isinstance(value, dict) else None
+
     def error_kind(self, body: dict[str, Any]) -> FailureKind:
         """The kind of failure that an error reported under HTTP 200 is."""
         return FailureKind.SERVER_ERROR
@@ -105,7 +109,7 @@ def _read_stream(answer: Answer, timeline: Timeline) -> None:
             _take_event(answer, event, chunk)
     for event in parser.finish():
         # An event without its blank line counts if it is whole; half of one is what a cut leaves, and no garbage.
-        if event.data.strip() == _DONE or _json_object(event.data) is not None:
+        if event.data.strip() == _DONE or _json_object(answer, event.data) is not None:
             _take_event(answer, event, len(timeline.chunk_bytes) - 1)
     missing = answer.missing_end()
     if answer.num_events == 0:
@@ -126,7 +130,7 @@ def _take_event(answer: Answer, event: SseEvent, chunk: int) -> None:
     if data == _DONE:
         answer.is_done = True
         return
-    body = _json_object(data)
+    body = _json_object(answer, data)
     error = error_in(body)
     if event.name == b"error" and error is None:
         error = _quoted(data) or "no message"
@@ -141,7 +145,7 @@ def _take_event(answer: Answer, event: SseEvent, chunk: int) -> None:
 
 def _read_body(answer: Answer, timeline: Timeline) -> None:
     data = b"".join(timeline.chunk_bytes)
-    body = _json_object(data)
+    body = _json_object(answer, data)
     error = error_in(body)
     if not data:
         answer.fail(FailureKind.TRUNCATED, f"The server answered HTTP {timeline.status} with an empty body.")
@@ -155,12 +159,11 @@ def _read_body(answer: Answer, timeline: Timeline) -> None:
             answer.fail(FailureKind.MALFORMED, f"The body holds no answer: {_quoted(data)}")
 
 
-def _json_object(data: bytes) -> dict[str, Any] | None:
+def _json_object(answer: Answer, data: bytes) -> dict[str, Any] | None:
     try:
-        body = parse_json(data)
+        return answer.unwrap(parse_json(data))
     except ValueError:
         return None
-    return body if isinstance(body, dict) else None
 
 
 def _quoted(data: bytes) -> str:

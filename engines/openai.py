@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -11,6 +10,7 @@ from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, Eng
 from llmbench.engines.answer import read_answer
 from llmbench.engines.http_payload import post_json
 from llmbench.engines.openai_answer import OpenAIAnswer
+from llmbench.engines.settings import flag, mapping, refuse_unknown
 from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
 
 REQUEST_SETTINGS = ("extra_body", "ignore_eos")
@@ -40,16 +40,9 @@ class OpenAIAdapter:
         self.dialect = dialect or Dialect()
         self.name = self.dialect.name
         settings = settings or {}
-        for given in settings:
-            if given not in (known := (*REQUEST_SETTINGS, *self.launch_settings())):
-                raise EngineError(unknown_setting(self.name, given, known))
-        extra_body = settings.get("extra_body", {})
-        if not isinstance(extra_body, Mapping):
-            raise EngineError(f"settings.extra_body of {self.name} must map field names to values; got {extra_body!r}.")
-        ignore_eos = settings.get("ignore_eos", self.dialect.ignore_eos)
-        if not isinstance(ignore_eos, bool):
-            raise EngineError(f"settings.ignore_eos of {self.name} must be true or false; got {ignore_eos!r}.")
-        self._extra_body = dict(extra_body)
+        refuse_unknown(self.name, settings, [*REQUEST_SETTINGS, *self.launch_settings()])
+        self._extra_body = mapping(self.name, settings, "extra_body")
+        ignore_eos = flag(self.name, settings, "ignore_eos", self.dialect.ignore_eos)
         self.capabilities = Capabilities(ignore_eos=ignore_eos, exact_token_counts=self.dialect.exact_token_counts)
 
     def with_settings(self, settings: Mapping[str, object]) -> Self:
@@ -94,11 +87,3 @@ class OpenAIAdapter:
 
     def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
         return None
-
-
-def unknown_setting(engine: str, given: str, known: Iterable[str]) -> str:
-    """The sentence for a setting that `engine` does not have."""
-    names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "."
-    return f"{engine} has no setting {given!r}. It knows {', '.join(names)}{hint}"

@@ -64,6 +64,7 @@ _TABLE: Mapping[str, _Entry] = {
     ),
     "llamacpp": _Entry("llmbench.engines.openai_presets:LLAMACPP", "llama.cpp's llama-server."),
     "lmdeploy": _Entry("llmbench.engines.openai_presets:LMDEPLOY", "LMDeploy's api_server."),
+    "mii-rest": _Entry("llmbench.engines.mii_rest:MiiRestAdapter", "DeepSpeed-MII's RESTful gateway; no streaming."),
     "ollama": _Entry("llmbench.engines.openai_presets:OLLAMA", "Ollama's OpenAI routes."),
     "sglang": _Entry("llmbench.engines.openai_presets:SGLANG", "SGLang's OpenAI server."),
     "tgi": _Entry("llmbench.engines.tgi:TgiAdapter", "Text Generation Inference by its own routes."),

@@ -11,8 +11,8 @@ from typing import Any, Self
 from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
 from llmbench.engines.answer import Answer, count, read_answer, whole_text
 from llmbench.engines.http_payload import post_json
-from llmbench.engines.openai import unknown_setting
 from llmbench.engines.server_message import header
+from llmbench.engines.settings import mapping, refuse_unknown
 from llmbench.engines.token_counts import Delta
 from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, Timeline, WireRequest
 
@@ -27,14 +27,8 @@ class TgiAdapter:
     capabilities = Capabilities(chat=False, ignore_eos=False, exact_token_counts=True)
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        settings = settings or {}
-        for given in settings:
-            if given != "parameters":
-                raise EngineError(unknown_setting(self.name, given, ["parameters"]))
-        parameters = settings.get("parameters", {})
-        if not isinstance(parameters, Mapping):
-            raise EngineError(f"settings.parameters of tgi must map names to values; got {parameters!r}.")
-        self._parameters: dict[str, Any] = dict(parameters)
+        refuse_unknown(self.name, settings or {}, ["parameters"])
+        self._parameters = mapping(self.name, settings or {}, "parameters")
 
     def with_settings(self, settings: Mapping[str, object]) -> Self:
         """The same engine with a workload's `settings`. Raises EngineError for one it does not know."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from llmbench.engines.adapter import EngineError
-from llmbench.engines.openai import unknown_setting
+from llmbench.engines.settings import refuse_unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,8 @@ def read_schema(setting: object) -> TritonSchema:
     changes = dict(setting)
     base = read_schema(changes.pop("like")) if "like" in changes else TritonSchema()
     known = {found.name: found.type for found in fields(TritonSchema)}
+    refuse_unknown("settings.schema of triton", changes, [*known, "like"])
     for name, value in changes.items():
-        if name not in known:
-            raise EngineError(unknown_setting("settings.schema of triton", name, [*known, "like"]))
         wanted = "true or false" if name.startswith(("is_", "zero_")) else "a mapping" if name == "always" else "a name"
         kind = {"true or false": bool, "a mapping": Mapping, "a name": str}[wanted]
         optional = str(known[name]).endswith("None")

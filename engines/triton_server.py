@@ -14,12 +14,10 @@ from urllib.parse import quote
 from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
 from llmbench.engines.answer import Answer, count, read_answer, whole_text
 from llmbench.engines.http_payload import post_json
-from llmbench.engines.openai import unknown_setting
+from llmbench.engines.settings import mapping, refuse_unknown
 from llmbench.engines.token_counts import Delta
 from llmbench.engines.triton_schema import TritonSchema, read_schema
 from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
-
-_SETTINGS = ("extra_body", "schema")
 
 
 class TritonAdapter:
@@ -30,13 +28,8 @@ class TritonAdapter:
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
         settings = settings or {}
-        for given in settings:
-            if given not in _SETTINGS:
-                raise EngineError(unknown_setting(self.name, given, _SETTINGS))
-        extra_body = settings.get("extra_body", {})
-        if not isinstance(extra_body, Mapping):
-            raise EngineError(f"settings.extra_body of triton must map names to values; got {extra_body!r}.")
-        self._extra_body = dict(extra_body)
+        refuse_unknown(self.name, settings, ["extra_body", "schema"])
+        self._extra_body = mapping(self.name, settings, "extra_body")
         self._schema = read_schema(settings.get("schema", "vllm"))
         self.capabilities = Capabilities(
             streaming=self._schema.stream is not None,

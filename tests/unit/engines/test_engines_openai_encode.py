@@ -113,7 +113,7 @@ def test_extra_body_adds_changes_and_takes_out_fields() -> None:
     ("settings", "part"),
     [
         ({"extra_bdy": {}}, "did you mean extra_body?"),
-        ({"extra_body": 3}, "must map field names to values"),
+        ({"extra_body": 3}, "must map names to values"),
         ({"ignore_eos": "no"}, "must be true or false"),
     ],
 )
