@@ -1,0 +1,103 @@
+"""The run in a terminal: the answer, a table per load level, failures and what to beware of. Readable at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llmbench.reports.numbers import count, digits, quantile
+from llmbench.reports.plain_text import one_line, plain
+from llmbench.results.answer import answer
+from llmbench.results.run import Run
+from llmbench.results.series import failures
+from llmbench.results.statistics import required_n
+from llmbench.results.summary import SummaryRow, summarise
+
+_LATENCIES = (("ttft", "TTFT\nms"), ("itl", "ITL\nms"), ("tpot", "TPOT\nms"), ("e2e", "E2E\nms"))
+_RATES = (("output_throughput", "tokens\n/s"), ("request_throughput", "req.\n/s"), ("goodput", "good\n/s"))
+_MAX_EXAMPLES = 6
+
+
+def print_summary(run: Run, console: Console) -> None:
+    """Print `run` to `console` for someone who has not read a manual."""
+    console.print()
+    for sentence in answer(run):
+        console.print(Text(plain(sentence), style="bold"))
+    summary = summarise(run)
+    for level, rows in groupby(summary.rows, key=lambda row: row.level):
+        console.print(Text(f"\nload: {one_line(level)}\n"))
+        console.print(_table(list(rows)))
+    if summary.rows:
+        console.print(Text("\n" + "\n".join(_legend(summary.rows)), style="dim"))
+    _print_points(console, "Failures", list(_failures(run)))
+    _print_points(console, "Read before you use a number", [one_line(problem) for problem in run.manifest.problems])
+    if run.manifest.status == "failed":
+        console.print(Text("The run failed: its numbers do not answer the question that was asked.", style="bold red"))
+    console.print()
+
+
+def _table(rows: list[SummaryRow]) -> Table:
+    rates = [(name, header) for name, header in _RATES if name != "goodput" or _has_goodput(rows)]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(Text("\nengine"), overflow="fold", min_width=8)
+    table.add_column(Text("n\nfailed"), justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for _, header in (*_LATENCIES, *rates):
+        table.add_column(Text(header), justify="right", no_wrap=True)
+    for row in rows:
+        failed = Text(f"{count(row.num_failed)}", style="red" if row.num_failed else "")
+        table.add_row(
+            Text(one_line(row.engine), style="bold"),
+            Text(f"{count(row.num_requests)}\n") + failed,
+            "p50\np99",
+            *(
+                "\n".join(quantile(row.distribution(name), share).replace(" ", "\n") for share in (0.5, 0.99))
+                for name, _ in _LATENCIES
+            ),
+            *(digits(row.total(name)) for name, _ in rates),
+        )
+    return table
+
+
+def _legend(rows: tuple[SummaryRow, ...]) -> Iterator[str]:
+    yield "TTFT: until the first token. ITL: between tokens. TPOT: per output token."
+    yield "E2E: the whole answer. All count from when a request was due; p50 is the median."
+    if any(row.num_failed for row in rows):
+        yield "A failed request counts as ∞: it never came."
+    if any(
+        (distribution := row.distribution(name)) is not None and distribution.p99 is None
+        for row in rows
+        for name, _ in _LATENCIES
+    ):
+        yield f"needs ≥ {required_n(0.99)}: fewer samples than that say nothing about a p99."
+    if _has_goodput(rows):
+        yield "good: requests that met every limit of the workload's slo."
+
+
+def _has_goodput(rows: list[SummaryRow] | tuple[SummaryRow, ...]) -> bool:
+    return any(row.total("goodput") is not None for row in rows)
+
+
+def _failures(run: Run) -> Iterator[str]:
+    found = failures(run)
+    for failure in found[:_MAX_EXAMPLES]:
+        where = f"{one_line(failure.engine)} at {one_line(failure.level)}"
+        example = f", e.g. {one_line(failure.example)[:200]}" if failure.example else ""
+        yield f"{where}: {failure.num} × {one_line(failure.kind)}{example}"
+    if len(found) > _MAX_EXAMPLES:
+        yield f"and {len(found) - _MAX_EXAMPLES} more kinds; the report lists them all"
+
+
+def _print_points(console: Console, title: str, points: list[str]) -> None:
+    if not points:
+        return
+    console.print()
+    console.print(Text(title, style="bold yellow"))
+    for point in points:
+        console.print(Padding(Text(f"• {point}"), (0, 0, 0, 2), expand=False))
