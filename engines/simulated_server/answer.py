@@ -19,7 +19,10 @@ _BROKEN = b'data: {"choices":[{"index":0,"text":" ti\n\n'
 
 
 class Answer:
-    """Steps of bytes on an absolute schedule. `sent_ns` gets a stamp per chunk once the kernel has taken it.
+    """Steps of bytes on an absolute schedule, and two stamps per chunk.
+
+    The kernel took a chunk after its `began_ns` and before its `sent_ns`. On loopback the client can have it before
+    `sent_ns`, and a wide gap says that the server itself was held up.
 
     Step k is chunk k; a fault replaces or precedes a step, so it takes effect when that chunk would have been due.
     `due_ns` is when the next step is due. `closes` says that the connection is closed after the last one. `outcome` is
@@ -41,6 +44,7 @@ class Answer:
         "_stall_at",
         "_stall_ns",
         "arrival_ns",
+        "began_ns",
         "closes",
         "due_ns",
         "head",
@@ -55,6 +59,7 @@ class Answer:
         self.arrival_ns = arrival_ns
         self.head = b""
         self.head_ns: int | None = None
+        self.began_ns = array("q")
         self.sent_ns = array("q")
         self.closes = False
         self.outcome = "done"
@@ -99,18 +104,20 @@ class Answer:
         self._next, self.due_ns = after, due_ns
         return self._plain if after - first == 1 else self._plain * (after - first)
 
-    def stamp(self, now_ns: int) -> None:
-        """Everything taken so far has left; before the first step that is the head."""
+    def stamp(self, began_ns: int, sent_ns: int) -> None:
+        """Everything taken so far has left between these times; before the first step that is the head."""
         missing = min(self._next, self._num_chunks) - len(self.sent_ns)
         if missing == 1:
-            self.sent_ns.append(now_ns)
+            self.began_ns.append(began_ns)
+            self.sent_ns.append(sent_ns)
         elif missing > 1:
-            self.sent_ns.extend([now_ns] * missing)
+            self.began_ns.extend([began_ns] * missing)
+            self.sent_ns.extend([sent_ns] * missing)
         elif self.head and self.head_ns is None:
-            self.head_ns = now_ns
+            self.head_ns = sent_ns
 
     def log_line(self, now_ns: int) -> bytes:
-        """One JSON object for the log. `sent_ns` has an entry per chunk that left."""
+        """One JSON object for the log. `began_ns` and `sent_ns` have an entry per chunk that left."""
         return (
             json.dumps(
                 {
@@ -118,6 +125,7 @@ class Answer:
                     "outcome": self.outcome,
                     "arrival_ns": self.arrival_ns,
                     "head_ns": self.head_ns,
+                    "began_ns": self.began_ns.tolist(),
                     "sent_ns": self.sent_ns.tolist(),
                     "end_ns": now_ns,
                 },

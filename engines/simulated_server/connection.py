@@ -1,4 +1,4 @@
-"""One client's connection: requests in, due bytes out, and the stamp right after the kernel took them."""
+"""One client's connection: requests in, due bytes out, and stamps right before and after the kernel took them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Connection:
         self._waiting: deque[Answer | bytes] = deque()
         self._answer: Answer | None = None
         self._backlog = b""
+        self._began_ns = 0
         self._closes = False
         selector.register(sock, selectors.EVENT_READ, self)
 
@@ -136,6 +137,7 @@ class Connection:
             self.close("done")
 
     def _send(self, data: bytes) -> None:
+        self._began_ns = time.perf_counter_ns()
         try:
             num_sent = self._sock.send(data) if data else 0
         except BlockingIOError:
@@ -158,7 +160,7 @@ class Connection:
         answer = self._answer
         if answer is None:
             return
-        answer.stamp(time.perf_counter_ns())
+        answer.stamp(self._began_ns, time.perf_counter_ns())
         if not answer.is_over:
             self._schedule(self, answer)
             return

@@ -42,10 +42,11 @@ def test_jitter_delays_each_chunk_on_its_own_and_the_same_way_each_time() -> Non
 def test_a_late_server_sends_together_what_has_fallen_due() -> None:
     answer = Answer(Question(request_id="r", max_tokens=10, stream=True), Behaviour(ttft_ms=0, itl_ms=10), 0)
     first = answer.take(0)
-    answer.stamp(0)
+    answer.stamp(0, 1)
     assert answer.take(35 * MS) == first * 3
-    answer.stamp(35 * MS)
-    assert answer.sent_ns.tolist() == [0, 35 * MS, 35 * MS, 35 * MS]
+    answer.stamp(35 * MS, 36 * MS)
+    assert answer.began_ns.tolist() == [0, 35 * MS, 35 * MS, 35 * MS]
+    assert answer.sent_ns.tolist() == [1, 36 * MS, 36 * MS, 36 * MS]
     assert answer.due_ns == 40 * MS
 
 
@@ -70,7 +71,7 @@ def test_every_chunk_is_sent_once_and_stamped_once(num_tokens, per_chunk, broken
         data = answer.take(now)
         assert len(data) <= MAX_SEND_BYTES + 1000
         body += data
-        answer.stamp(now)
+        answer.stamp(now, now + 1)
     num_chunks = -(-num_tokens // per_chunk)
     stops = [stop for stop in (error, cut) if stop is not None and stop < num_chunks]
     expected = min([num_chunks, *stops])
