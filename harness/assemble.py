@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from llmbench.harness.models import ModelRef, resolve_model
 from llmbench.harness.plan import RunPlan, plan
 from llmbench.workloads.prompts import TextTokenizer, load_tokenizer
 from llmbench.workloads.spec import EngineSpec, WorkloadSpec
+
+# A setting of every engine, and the harness's own business: the environment variable that holds the API key.
+API_KEY_ENV = "api_key_env"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +31,47 @@ class Assembly:
 
     def options(self, engine: EngineSpec) -> EngineOptions:
         """What the engine's adapter is told."""
-        path = self.model.path
-        return EngineOptions(
-            name=engine.name,
-            model=engine.model or self.model.name,
-            model_path=None if path is None else str(path),
-            url=engine.url,
-            args=tuple(engine.args),
-            env=dict(engine.env),
-            settings=dict(engine.settings),
-            startup_timeout_s=engine.startup_timeout_s,
-        )
+        return engine_options(engine, self.model)
+
+    def api_key(self, engine: EngineSpec) -> str | None:
+        """The key that the engine's `settings.api_key_env` points to; None where there is no such setting.
+
+        Raises ConfigError for a variable that is not set. A key is never read from a workload: workloads are stored.
+        """
+        variable = engine.settings.get(API_KEY_ENV)
+        if variable is None:
+            return None
+        if not isinstance(variable, str) or not variable:
+            raise ConfigError(
+                f"engines: settings.{API_KEY_ENV} of {engine.label} must name an environment variable, "
+                f"e.g. OPENAI_API_KEY; got {variable!r}."
+            )
+        key = os.environ.get(variable)
+        if not key:
+            raise ConfigError(
+                f"engines: settings.{API_KEY_ENV} of {engine.label} names {variable}, which is not set; "
+                f"export {variable}=… first."
+            )
+        return key
+
+
+def adapter_settings(engine: EngineSpec) -> dict[str, object]:
+    """The settings that the engine's adapter is to understand."""
+    return {name: value for name, value in engine.settings.items() if name != API_KEY_ENV}
+
+
+def engine_options(engine: EngineSpec, model: ModelRef) -> EngineOptions:
+    """What the adapter of `engine` is told."""
+    return EngineOptions(
+        name=engine.name,
+        model=engine.model or model.name,
+        model_path=None if model.path is None else str(model.path),
+        url=engine.url,
+        args=tuple(engine.args),
+        env=dict(engine.env),
+        settings=adapter_settings(engine),
+        startup_timeout_s=engine.startup_timeout_s,
+    )
 
 
 def assemble(spec: WorkloadSpec, picked: Sequence[str] = ()) -> Assembly:
@@ -47,9 +81,19 @@ def assemble(spec: WorkloadSpec, picked: Sequence[str] = ()) -> Assembly:
     nothing. Raises ConfigError, EngineError or WorkloadError for what cannot be run as asked.
     """
     spec = spec.model_copy(update={"engines": pick_engines(spec.engines, picked)})
-    adapters = {engine.label: registry.get(engine.name) for engine in spec.engines}
-    needs_checkpoint = any(engine.url is None for engine in spec.engines)
-    model = resolve_model(spec.model, spec.tokenizer, needs_checkpoint)
+    adapters = {engine.label: registry.get(engine.name, adapter_settings(engine)) for engine in spec.engines}
+    for engine in spec.engines:
+        if engine.url is None:
+            registry.require(engine.name)
+    # Whether a launched engine can do with a mere name (of a model hub, say) is its adapter's to know.
+    model = resolve_model(spec.model, spec.tokenizer, needs_checkpoint=False)
+    for engine in spec.engines:
+        # A launch plan is data: asking for one now finds an unusable engine before another one has run for an hour.
+        if engine.url is None and adapters[engine.label].launch_plan(engine_options(engine, model), port=0) is None:
+            raise ConfigError(
+                f"engines: {engine.name} is not started by llmbench; give the url where it listens, "
+                f"e.g. engines: [{{{engine.name}: {{url: http://127.0.0.1:8000}}}}]."
+            )
     if model.tokenizer_path is None and spec.prompts.kind == "synthetic":
         raise ConfigError(
             f"prompts: synthetic prompts of exact length need the model's tokenizer, and {spec.model!r} has no "
@@ -60,12 +104,7 @@ def assemble(spec: WorkloadSpec, picked: Sequence[str] = ()) -> Assembly:
     check_context(laid_out, model)
     assembly = Assembly(spec, model, tokenizer, laid_out, adapters)
     for engine in spec.engines:
-        # A launch plan is data: asking for one now finds an unusable engine before another one has run for an hour.
-        if engine.url is None and adapters[engine.label].launch_plan(assembly.options(engine), port=0) is None:
-            raise ConfigError(
-                f"engines: {engine.name} is not started by llmbench; give the url where it listens, "
-                f"e.g. engines: [{{{engine.name}: {{url: http://127.0.0.1:8000}}}}]."
-            )
+        assembly.api_key(engine)
     return assembly
 
 

@@ -35,6 +35,13 @@ class MissingExtraError(HarnessError):
 
 
 class EngineStartError(HarnessError):
-    """An engine did not become ready; the message ends in its last log lines and the log's path."""
+    """An engine did not become ready: `sentence` says why, and the message ends in its last log lines and their file.
+
+    A report shows the sentence alone: its reader has the log beside it, and no use for a path of this machine.
+    """
 
     exit_code = ExitCode.ENGINE
+
+    def __init__(self, sentence: str, log_tail: str = "") -> None:
+        super().__init__(sentence + log_tail)
+        self.sentence = sentence

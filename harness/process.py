@@ -66,7 +66,7 @@ class EngineProcess:
         if word != "started":
             guard.communicate()
             said = rest or f"its guard ended with code {guard.returncode}"
-            raise EngineStartError(f"{label} could not be started: {said}.{_shown_tail(log_path)}")
+            raise EngineStartError(f"{label} could not be started: {said}.", _shown_tail(log_path))
         return cls(label, plan, log_path, guard, int(rest))
 
     def wait_ready(self, timeout_s: float | None = None, stopped: Callable[[], bool] = lambda: False) -> bool:
@@ -79,14 +79,15 @@ class EngineProcess:
         give_up = time.monotonic() + limit_s
         while not stopped():
             if self.poll() is not None:
-                raise EngineStartError(f"{self.label} {self.ending()} before it was ready.{_shown_tail(self.log_path)}")
+                raise EngineStartError(f"{self.label} {self.ending()} before it was ready.", _shown_tail(self.log_path))
             if _answers(self.plan):
                 self._refuse_stranger()
                 return True
             if time.monotonic() >= give_up:
                 raise EngineStartError(
                     f"{self.label} was not ready after {limit_s:g} s ({self.plan.endpoint.url}{self.plan.ready_path} "
-                    f"did not answer 200); startup_timeout_s gives it longer.{_shown_tail(self.log_path)}"
+                    "did not answer 200); startup_timeout_s gives it longer.",
+                    _shown_tail(self.log_path),
                 )
             time.sleep(_POLL_S)
         return False
@@ -125,7 +126,8 @@ class EngineProcess:
         if listener is not None and listener not in {process.pid for process in self._tree()}:
             raise EngineStartError(
                 f"{self.label}: {_described(listener)} answers on {self.plan.endpoint.url} instead of the engine that "
-                f"was started there.{_shown_tail(self.log_path)}"
+                "was started there.",
+                _shown_tail(self.log_path),
             )
 
 

@@ -18,21 +18,28 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from llmbench.engines.wire import Timeline
 from llmbench.harness.errors import HarnessError
 from llmbench.harness.plan import Trial
-from llmbench.results.manifest import Manifest
+from llmbench.results.manifest import FinalStatus, Manifest
+
+
+class AdapterRef(NamedTuple):
+    """An adapter by its registered name and settings: what makes one in another process."""
+
+    name: str
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The first message. `adapters` maps an engine's label to the name its adapter is registered under."""
+    """The first message. `adapters` has each engine's adapter by the engine's label, as `registry.get` takes it."""
 
     path: Path
     manifest: Manifest
-    adapters: Mapping[str, str]
+    adapters: Mapping[str, AdapterRef]
     tokenizer_path: Path | None
     num_requests: int
     draw: bool
@@ -68,22 +75,27 @@ class ManifestChanges:
 class Closing:
     """The last message: `problems` are the session's own, the records' are found by the recorder."""
 
-    status: str
+    status: FinalStatus
     problems: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The recorder's last word: every problem of the run, and whether its numbers may be used."""
+    """The recorder's last word: every problem of the run, and why its numbers must not be used, where it is so."""
 
     problems: tuple[str, ...]
-    invalid: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def invalid(self) -> bool:
+        return bool(self.reasons)
 
 
 class Recorder:
     """Starts the recorder process and feeds it. `send` never blocks; `close` waits until everything is stored."""
 
     def __init__(self, opening: Opening) -> None:
+        self.path = opening.path
         self._process = subprocess.Popen(
             [sys.executable, "-m", "llmbench.harness.recorder_process"],
             stdin=subprocess.PIPE,
@@ -98,7 +110,11 @@ class Recorder:
         self._feeder = threading.Thread(target=self._feed, args=(self._process.stdin,), daemon=True)
         self._feeder.start()
         self.send(opening)
-        self.log_paths: Mapping[str, Path] = self._reply()
+        try:
+            self.log_paths: Mapping[str, Path] = self._reply()
+        except Exception:
+            self.abandon()
+            raise
 
     def send(self, message: object) -> None:
         self._messages.put(message)
@@ -156,9 +172,11 @@ def read_messages(pipe: IO[bytes]) -> Iterator[Any]:
                 received.put(pickle.load(pipe))  # noqa: S301 (our own parent's)
         received.put(None)
 
-    threading.Thread(target=empty, daemon=True).start()
+    thread = threading.Thread(target=empty)
+    thread.start()
     while (message := received.get()) is not None:
         yield message
+    thread.join()
 
 
 def own_stdout() -> IO[bytes]:

@@ -5,10 +5,12 @@ Owns the run directory: nothing else writes to it but the engines' logs.
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
-from collections.abc import Callable
-from typing import IO, assert_never
+import traceback
+from collections.abc import Callable, Iterator
+from typing import IO, Any, assert_never
 
 from llmbench.engines import registry
 from llmbench.harness.plan import PlannedRequest, Trial
@@ -34,13 +36,22 @@ Message = Answered | TrialBegins | Phase | ManifestChanges | Closing
 
 def main() -> None:
     replies = own_stdout()
-    messages = read_messages(sys.stdin.buffer)
-    opening: Opening = next(messages)
     try:
-        directory = RunDirectory.create(opening.path, opening.manifest)
-    except RunError as error:
-        _answer(replies, error)
-        return
+        _record(read_messages(sys.stdin.buffer), replies)
+    except Exception as error:
+        if isinstance(error, RunError):
+            _answer(replies, error)
+        else:
+            traceback.print_exc()
+        replies.close()
+        sys.stderr.flush()
+        # Not sys.exit, which would wait for the thread that reads until the harness closes the pipe.
+        os._exit(1)
+
+
+def _record(messages: Iterator[Any], replies: IO[bytes]) -> None:
+    opening: Opening = next(messages)
+    directory = RunDirectory.create(opening.path, opening.manifest)
     with Progress(opening.num_requests, draw=opening.draw) as progress:
         recording = Recording(opening, directory, progress)
         _answer(replies, {label: directory.log_path(label) for label in opening.adapters})
@@ -49,8 +60,8 @@ def main() -> None:
             if verdict is not None:
                 progress.stop()
                 _answer(replies, verdict)
-                return
-    # The harness is gone: what it handed over is in the journal, and the directory says itself that it is unfinished.
+    # Without a verdict the harness is gone: what it handed over is in the journal, and the directory itself says that it
+    # is unfinished.
 
 
 class Recording:
@@ -60,7 +71,7 @@ class Recording:
         self._opening = opening
         self._directory = directory
         self._progress = progress
-        self._adapters = {label: registry.get(name) for label, name in opening.adapters.items()}
+        self._adapters = {label: registry.get(*adapter) for label, adapter in opening.adapters.items()}
         self._asked: dict[str, tuple[Trial, PlannedRequest]] = {}
         self._records: list[RequestRecord] = []
         self._count_tokens = self._counter()
@@ -85,7 +96,7 @@ class Recording:
                 found = judge(self._records, self._opening.adapters, lag_matters=self._opening.lag_matters)
                 texts = (*problems, *(finding.text for finding in found))
                 self._directory.finish(status, problems=list(texts))
-                return Verdict(problems=texts, invalid=any(finding.invalid for finding in found))
+                return Verdict(texts, reasons=tuple(finding.text for finding in found if finding.invalid))
             case _:
                 assert_never(message)
         return None

@@ -1,0 +1,147 @@
+"""The engine that is being measured: at most one alive, and that one kept over consecutive trials."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import json
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from llmbench.engines import registry
+from llmbench.engines.wire import Endpoint
+from llmbench.harness.assemble import Assembly
+from llmbench.harness.errors import EngineStartError
+from llmbench.harness.process import EngineProcess, free_port
+from llmbench.harness.redaction import Redactor
+from llmbench.results.manifest import EngineManifest
+from llmbench.workloads.spec import EngineSpec
+
+# Where servers tell their version, each as JSON with a field of that name: vLLM, Ollama, TGI, SGLang.
+_VERSION_PATHS = ("/version", "/api/version", "/info", "/get_server_info")
+_PROBE_S = 5.0
+
+
+class EngineKeeper:
+    """Starts engines, or attaches to them by url, one after the other; `with` ends the last one.
+
+    `logs` has an engine's log file by its label. `manifests` has what is known of each engine so far, in the workload's
+    order.
+    """
+
+    def __init__(
+        self, assembly: Assembly, logs: Mapping[str, Path], redactor: Redactor, stopped: Callable[[], bool]
+    ) -> None:
+        self._assembly = assembly
+        self._logs = logs
+        self._redactor = redactor
+        self._stopped = stopped
+        self._label: str | None = None
+        self._process: EngineProcess | None = None
+        self._endpoint: Endpoint | None = None
+        self.manifests = {
+            engine.label: EngineManifest(
+                label=engine.label, name=engine.name, url=engine.url, model=engine.model or assembly.model.name
+            )
+            for engine in assembly.spec.engines
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def use(self, engine: EngineSpec) -> Endpoint | None:
+        """Where `engine` answers, after it has been started if it was not up; None when told to stop meanwhile.
+
+        Ends the engine that was up before. Raises EngineStartError.
+        """
+        alive = self._label == engine.label and self.ending() is None
+        if alive and self._endpoint is not None:
+            return self._endpoint
+        self.stop()
+        endpoint = self._attach(engine, engine.url) if engine.url is not None else self._start(engine)
+        if endpoint is not None:
+            self._label, self._endpoint = engine.label, endpoint
+        return endpoint
+
+    def ending(self) -> str | None:
+        """How the engine in use ended, in words; None while it runs, or where its process is not ours to see."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        return self._process.ending()
+
+    def stop(self) -> None:
+        """End the engine in use, if it was started here."""
+        process, self._process, self._label, self._endpoint = self._process, None, None, None
+        if process is not None:
+            process.stop()
+
+    def _attach(self, engine: EngineSpec, url: str) -> Endpoint:
+        endpoint = registry.url_endpoint(url, self._assembly.api_key(engine))
+        timeout_s = self._assembly.spec.measure.timeouts.connect_s
+        try:
+            socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
+        except OSError as error:
+            raise EngineStartError(
+                f"{engine.label}: nobody answers at {url} ({error.strerror or error}); start the server, or correct "
+                "the url."
+            ) from None
+        self._note(engine.label, version=_asked_version(endpoint))
+        return endpoint
+
+    def _start(self, engine: EngineSpec) -> Endpoint | None:
+        plan = self._assembly.adapters[engine.label].launch_plan(self._assembly.options(engine), free_port())
+        assert plan is not None, "checked when the run was assembled"
+        log = self._logs[engine.label]
+        self._process = EngineProcess.start(engine.label, plan, log)
+        self._note(
+            engine.label,
+            command=self._redactor.argv(plan.argv),
+            url=plan.endpoint.url,
+            pid=self._process.pid,
+            log=f"{log.parent.name}/{log.name}",
+        )
+        if not self._process.wait_ready(stopped=self._stopped):
+            return None
+        endpoint = replace(plan.endpoint, api_key=self._assembly.api_key(engine))
+        bundled = plan.argv[0] == sys.executable
+        self._note(
+            engine.label, version=importlib.metadata.version("llmbench") if bundled else _asked_version(endpoint)
+        )
+        return endpoint
+
+    def _note(self, label: str, **facts: object) -> None:
+        self.manifests[label] = self.manifests[label].model_copy(update=facts)
+
+
+def _asked_version(endpoint: Endpoint) -> str | None:
+    """The version that a server gives at one of the usual places; None where it does not."""
+    kind = http.client.HTTPSConnection if endpoint.tls else http.client.HTTPConnection
+    connection = kind(endpoint.host, endpoint.port, timeout=_PROBE_S)
+    headers = {} if endpoint.api_key is None else {"Authorization": f"Bearer {endpoint.api_key}"}
+    try:
+        for path in _VERSION_PATHS:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status == http.client.OK:
+                try:
+                    told = json.loads(body)
+                except ValueError:
+                    continue
+                if isinstance(told, dict) and isinstance(version := told.get("version"), str):
+                    return version
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return None

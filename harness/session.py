@@ -1,0 +1,206 @@
+"""A run from its first engine to its finished directory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmbench.engines.wire import Endpoint
+from llmbench.harness.assemble import Assembly, adapter_settings
+from llmbench.harness.engine_keeper import EngineKeeper
+from llmbench.harness.environment import clock, environment, utc_now
+from llmbench.harness.errors import EngineStartError, ExitCode
+from llmbench.harness.interrupts import Interrupts
+from llmbench.harness.loadgen import LoadReport, Outgoing, run_load
+from llmbench.harness.plan import PlannedRequest, Trial
+from llmbench.harness.recorder import (
+    AdapterRef,
+    Answered,
+    Closing,
+    ManifestChanges,
+    Opening,
+    Phase,
+    Recorder,
+    TrialBegins,
+    Verdict,
+)
+from llmbench.harness.redaction import Redactor, secrets_in_env
+from llmbench.harness.stop_flag import StopFlag
+from llmbench.results.manifest import EngineManifest, FinalStatus, Manifest, TrialManifest
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished run directory. `message` is what the user must know beside the report; None when all went well."""
+
+    path: Path
+    message: str | None
+    exit_code: ExitCode
+
+
+def run_session(assembly: Assembly, out: Path | None) -> Outcome:
+    """Measure every trial and leave a run directory at `out` (default: runs/TIME-WORKLOAD-DIGEST).
+
+    An engine that does not start is left out, and the others go on. Ctrl-C ends the load, keeps what was measured and
+    comes back with an interrupted Outcome; a second one raises KeyboardInterrupt. Raises RunError when the directory
+    cannot be made, HarnessError when the recorder is lost.
+    """
+    spec = assembly.spec
+    keys = [assembly.api_key(engine) for engine in spec.engines]
+    in_env = [secret for engine in spec.engines for secret in secrets_in_env(engine.env)]
+    redactor = Redactor([*(key for key in keys if key is not None), *in_env])
+    manifest = _manifest(assembly, redactor)
+    recorder = Recorder(
+        Opening(
+            path=out or _default_path(manifest.run_id),
+            manifest=manifest,
+            adapters={engine.label: AdapterRef(engine.name, adapter_settings(engine)) for engine in spec.engines},
+            tokenizer_path=assembly.model.tokenizer_path,
+            num_requests=sum(len(trial.warmup) + len(trial.requests) for trial in assembly.plan.trials),
+            draw=sys.stderr.isatty(),
+            lag_matters=spec.traffic.max_concurrency is None,
+        )
+    )
+    try:
+        return _Session(assembly, recorder, redactor).run()
+    except BaseException:
+        recorder.abandon()
+        raise
+
+
+class _Session:
+    def __init__(self, assembly: Assembly, recorder: Recorder, redactor: Redactor) -> None:
+        self._assembly = assembly
+        self._recorder = recorder
+        self._redactor = redactor
+        self._trials: list[TrialManifest] = []
+        self._not_started: dict[str, EngineStartError] = {}
+        self._problems: list[str] = []
+
+    def run(self) -> Outcome:
+        with (
+            Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
+            EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,
+        ):
+            for trial in self._assembly.plan.trials:
+                if interrupts.stop.is_set():
+                    break
+                if trial.engine.label not in self._not_started:
+                    self._recorder.check()
+                    self._run_trial(trial, keeper, interrupts.stop)
+            self._recorder.send(Phase("stopping the engine"))
+            keeper.stop()
+            interrupted = interrupts.stop.is_set()
+            status: FinalStatus = "interrupted" if interrupted else "failed" if self._not_started else "complete"
+            self._recorder.send(Phase("storing the results"))
+            verdict = self._recorder.close(Closing(status, self._problems))
+        return self._outcome(interrupted, verdict)
+
+    def _run_trial(self, trial: Trial, keeper: EngineKeeper, stop: StopFlag) -> None:
+        label = trial.engine.label
+        self._recorder.send(Phase(f"{label}: starting"))
+        try:
+            endpoint = keeper.use(trial.engine)
+        except EngineStartError as error:
+            self._not_started[label] = error
+            self._problems.append(error.sentence)
+            keeper.stop()
+            return
+        finally:
+            self._recorder.send(ManifestChanges({"engines": tuple(keeper.manifests.values())}))
+        if endpoint is None:
+            return
+        warmup, measured = (self._encoded(trial, requests, endpoint) for requests in (trial.warmup, trial.requests))
+        self._recorder.send(TrialBegins(trial))
+        where = self._where(trial)
+        self._recorder.send(Phase(f"{where}: warming up"))
+        self._load(warmup, 1, stop)
+        if not stop.is_set():
+            self._recorder.send(Phase(f"{where}: measuring"))
+            started = TrialManifest(
+                engine=label,
+                level=trial.level,
+                round=trial.round,
+                start_ns=time.perf_counter_ns(),
+                end_ns=None,
+                requests=len(trial.requests),
+            )
+            self._tell_trials(started)
+            report = self._load(measured, trial.concurrency, stop)
+            ended = started.model_copy(
+                update={
+                    "start_ns": report.start_ns,
+                    "end_ns": None if report.num_unsent else report.end_ns,
+                    "instrument": report.instrument,
+                }
+            )
+            self._trials.append(ended)
+            self._tell_trials()
+        if (ending := keeper.ending()) is not None:
+            self._problems.append(f"{label} {ending} during {where}; its log has the reason.")
+
+    def _load(self, requests: Sequence[Outgoing], concurrency: int | None, stop: StopFlag) -> LoadReport:
+        return run_load(
+            requests,
+            concurrency=concurrency,
+            timeouts=self._assembly.spec.measure.timeouts,
+            on_done=lambda request_id, timeline: self._recorder.send(Answered(request_id, timeline)),
+            stop=stop,
+        )
+
+    def _encoded(self, trial: Trial, requests: Sequence[PlannedRequest], endpoint: Endpoint) -> list[Outgoing]:
+        adapter = self._assembly.adapters[trial.engine.label]
+        return [
+            Outgoing(request.request_id, request.due_offset_ns, adapter.encode(request.generation, endpoint))
+            for request in requests
+        ]
+
+    def _tell_trials(self, *unfinished: TrialManifest) -> None:
+        self._recorder.send(ManifestChanges({"trials": (*self._trials, *unfinished)}))
+
+    def _where(self, trial: Trial) -> str:
+        """Which trial this is, in words: `vllm, poisson 8/s, round 2 of 3`."""
+        rounds = self._assembly.spec.measure.rounds
+        in_rounds = f", round {trial.round + 1} of {rounds}" if rounds > 1 else ""
+        return f"{trial.engine.label}, {trial.level}{in_rounds}"
+
+    def _outcome(self, interrupted: bool, verdict: Verdict) -> Outcome:
+        path = self._recorder.path
+        if interrupted:
+            return Outcome(path, "interrupted; the report holds what was measured until then.", ExitCode.INTERRUPTED)
+        if self._not_started:
+            return Outcome(path, "\n".join(str(error) for error in self._not_started.values()), ExitCode.ENGINE)
+        if verdict.invalid:
+            return Outcome(path, "the measurement is invalid: " + " ".join(verdict.reasons), ExitCode.INVALID)
+        return Outcome(path, None, ExitCode.OK)
+
+
+def _manifest(assembly: Assembly, redactor: Redactor) -> Manifest:
+    spec, now = assembly.spec, utc_now()
+    workload = redactor.json(spec.model_dump(mode="json"))
+    assert isinstance(workload, dict)
+    return Manifest(
+        run_id=f"{now:%Y%m%dT%H%M%SZ}-{spec.name}-{spec.digest()[:8]}",
+        created_utc=now.isoformat(timespec="seconds"),
+        command=redactor.argv(["llmbench", *sys.argv[1:]]),
+        workload=workload,
+        workload_digest=spec.digest(),
+        prompts_digest=assembly.plan.prompts_digest,
+        seeds=spec.seeds.model_dump(),
+        engines=tuple(EngineManifest(label=engine.label, name=engine.name, url=engine.url) for engine in spec.engines),
+        environment=environment(),
+        clock=clock(),
+    )
+
+
+def _default_path(run_id: str) -> Path:
+    """runs/RUN_ID, with a number behind it where a run of the same second is already there."""
+    path, number = RUNS / run_id, 2
+    while path.exists():
+        path, number = RUNS / f"{run_id}-{number}", number + 1
+    return path
