@@ -39,19 +39,19 @@ class Answer:
         "_num_chunks",
         "_num_steps",
         "_plain",
+        "_runs",
         "_special",
         "_special_steps",
         "_stall_at",
         "_stall_ns",
         "arrival_ns",
-        "began_ns",
         "closes",
         "due_ns",
         "head",
         "head_ns",
+        "num_sent",
         "outcome",
         "question",
-        "sent_ns",
     )
 
     def __init__(self, question: Question, behaviour: Behaviour, arrival_ns: int) -> None:
@@ -59,8 +59,9 @@ class Answer:
         self.arrival_ns = arrival_ns
         self.head = b""
         self.head_ns: int | None = None
-        self.began_ns = array("q")
-        self.sent_ns = array("q")
+        self.num_sent = 0
+        # Per send, not per chunk: how many chunks, began, sent. A flood of chunks leaves in few sends.
+        self._runs = array("q")
         self.closes = False
         self.outcome = "done"
         self._next = 0
@@ -106,33 +107,26 @@ class Answer:
 
     def stamp(self, began_ns: int, sent_ns: int) -> None:
         """Everything taken so far has left between these times; before the first step that is the head."""
-        missing = min(self._next, self._num_chunks) - len(self.sent_ns)
-        if missing == 1:
-            self.began_ns.append(began_ns)
-            self.sent_ns.append(sent_ns)
-        elif missing > 1:
-            self.began_ns.extend([began_ns] * missing)
-            self.sent_ns.extend([sent_ns] * missing)
+        num_left = min(self._next, self._num_chunks)
+        if num_left > self.num_sent:
+            self._runs.extend((num_left - self.num_sent, began_ns, sent_ns))
+            self.num_sent = num_left
         elif self.head and self.head_ns is None:
             self.head_ns = sent_ns
 
     def log_line(self, now_ns: int) -> bytes:
         """One JSON object for the log. `began_ns` and `sent_ns` have an entry per chunk that left."""
-        return (
-            json.dumps(
-                {
-                    "request_id": self.question.request_id,
-                    "outcome": self.outcome,
-                    "arrival_ns": self.arrival_ns,
-                    "head_ns": self.head_ns,
-                    "began_ns": self.began_ns.tolist(),
-                    "sent_ns": self.sent_ns.tolist(),
-                    "end_ns": now_ns,
-                },
-                separators=(",", ":"),
-            ).encode()
-            + b"\n"
-        )
+        nums, began_ns, sent_ns = self._runs[0::3], self._runs[1::3], self._runs[2::3]
+        record = {
+            "request_id": self.question.request_id,
+            "outcome": self.outcome,
+            "arrival_ns": self.arrival_ns,
+            "head_ns": self.head_ns,
+            "began_ns": [stamp for num, stamp in zip(nums, began_ns, strict=True) for _ in range(num)],
+            "sent_ns": [stamp for num, stamp in zip(nums, sent_ns, strict=True) for _ in range(num)],
+            "end_ns": now_ns,
+        }
+        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
     def _due_ns(self, step: int) -> int:
         due_ns = self._first_due_ns + step * self._itl_ns
