@@ -17,22 +17,22 @@ Workload = Annotated[str, typer.Argument(help="A workload file, or the name of a
 def list_workloads() -> None:
     """The shipped workloads and what each stresses."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
     from llmbench.workloads.loader import shipped
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("workload", "what it is", "what it stresses"):
-        table.add_column(heading, overflow="fold")
+    console = Console(markup=False, highlight=False)
     for workload in shipped():
-        table.add_row(workload.name, workload.description, workload.stresses)
-    Console(markup=False, highlight=False).print(table)
+        console.print(workload.name, style="bold")
+        console.print(Padding(workload.description, (0, 0, 0, 2)))
+        console.print(Padding(workload.stresses, (0, 0, 1, 2)), style="dim")
+    console.print("Begin with one of them: llmbench workloads init my_workload.yaml --from NAME")
 
 
 @app.command("show")
 def show(workload: Workload) -> None:
     """Print a workload's file as it is written, comments included."""
-    typer.echo(_path_of(workload).read_text(), nl=False)
+    typer.echo(_path_of(workload).read_text(encoding="utf-8"), nl=False)
 
 
 @app.command("validate")
@@ -48,32 +48,47 @@ def validate(
         ),
     ] = None,
 ) -> None:
-    """Check a workload and print its digest; errors name the line, the field and what is allowed."""
+    """Check a workload and say what it asks; errors name the line, the field and what is allowed."""
+    from llmbench.harness.plan import level_name
     from llmbench.workloads.loader import load
 
     spec = load(workload, set_ or [])
+    levels = spec.traffic.levels()
+    loads = ", ".join(
+        f"{traffic.requests} requests at {level_name(spec.model_copy(update={'traffic': traffic}))}"
+        for traffic in levels
+    )
+    rounds = {1: "once", 2: "twice"}.get(spec.measure.rounds, f"{spec.measure.rounds} times")
     typer.echo(f"{spec.name}: valid, digest {spec.digest()[:12]}")
+    typer.echo(f"{loads}; {rounds} on {', '.join(engine.label for engine in spec.engines)}")
 
 
 @app.command("init")
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write, e.g. my_workload.yaml.")],
     like: Annotated[
-        str, typer.Option("--from", show_default=False, help="The workload to begin with (default: quickstart).")
-    ] = "quickstart",
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            show_default=False,
+            help="The workload to begin with (default: one with every field, commented).",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", show_default=False, help="Overwrite an existing file (default: off).")
     ] = False,
 ) -> None:
     """Write a workload file to begin with."""
     from llmbench.harness.errors import ConfigError
+    from llmbench.workloads.loader import template
 
-    text = _path_of(like).read_text()
+    text = template() if like is None else _path_of(like).read_text(encoding="utf-8")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists already; give another name, or --force to overwrite it.")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent} is no folder, so {path.name} cannot be written there.")
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     typer.echo(f"{path}: begin here, check with `llmbench workloads validate {path}`, run with `llmbench run {path}`.")
 
 

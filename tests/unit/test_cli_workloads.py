@@ -1,0 +1,67 @@
+"""`llmbench workloads`: what is printed can be used as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from llmbench.harness.cli.workloads import app
+from llmbench.harness.errors import ConfigError
+from llmbench.workloads.errors import WorkloadError
+from llmbench.workloads.loader import json_schema, load, shipped
+
+
+def ran(*arguments: str) -> str:
+    result: Result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_list_says_what_each_stresses() -> None:
+    said = " ".join(ran("list").split())
+    for workload in shipped():
+        assert workload.description in said
+        assert workload.stresses in said
+
+
+def test_show_prints_the_file_as_it_is(tmp_path: Path) -> None:
+    for workload in shipped():
+        assert ran("show", workload.name) == workload.path.read_text()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# mine: é\nname: t\nmodel: m\n", encoding="utf-8")
+    assert ran("show", str(mine)) == mine.read_text(encoding="utf-8")
+
+
+def test_validate_says_what_is_asked() -> None:
+    said = ran("validate", "mixed", "--set", "traffic.sweep=[1, 4]", "--set", "measure.rounds=3")
+    digest = load("mixed", ["traffic.sweep=[1, 4]", "measure.rounds=3"]).digest()
+    assert said.splitlines() == [
+        f"mixed: valid, digest {digest[:12]}",
+        "40 requests at poisson 1/s, 40 requests at poisson 4/s; 3 times on reference",
+    ]
+
+
+def test_validate_names_the_mistake() -> None:
+    with pytest.raises(WorkloadError, match="field 'traffic.arrivals.rate': given -1"):
+        ran("validate", "mixed", "--set", "traffic.arrivals.rate=-1")
+
+
+def test_init_writes_a_workload_with_every_field_or_a_shipped_one(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    assert str(mine) in ran("init", str(mine))
+    assert load(mine).name == "my-workload"
+    with pytest.raises(ConfigError, match="exists already"):
+        ran("init", str(mine), "--from", "mixed")
+    ran("init", str(mine), "--from", "mixed", "--force")
+    assert load(mine) == load("mixed")
+    with pytest.raises(ConfigError, match="is no folder"):
+        ran("init", str(tmp_path / "nowhere" / "mine.yaml"))
+    with pytest.raises(WorkloadError, match="did you mean 'mixed'"):
+        ran("init", str(tmp_path / "other.yaml"), "--from", "mixd")
+
+
+def test_schema_is_json_for_an_editor() -> None:
+    assert json.loads(ran("schema")) == json_schema()
