@@ -45,7 +45,7 @@ def test_validate_says_what_is_asked() -> None:
 
 
 def test_validate_names_the_mistake() -> None:
-    with pytest.raises(WorkloadError, match="field 'traffic.arrivals.rate': given -1"):
+    with pytest.raises(WorkloadError, match=r"field 'traffic\.arrivals\.rate': given -1"):
         ran("validate", "mixed", "--set", "traffic.arrivals.rate=-1")
 
 
