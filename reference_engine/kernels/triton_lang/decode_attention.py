@@ -1,0 +1,176 @@
+"""Paged flash-decoding: one query per sequence, its keys split over programs, the parts combined by their log-sums.
+
+All query heads that share a key head are one tile, so that each key is read once. Source: PagedAttention,
+arXiv:2309.06180 §4; split-K as in Flash-Decoding (Dao et al. 2023). Not yet run on a GPU: see docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+TILE = 64
+# tl.dot needs 16 rows; fewer query heads than that share the tile with masked ones.
+MIN_ROWS = 16
+MAX_SPLITS = 16
+
+
+@triton.jit
+def decode_part_kernel(
+    q,
+    k_cache,
+    v_cache,
+    tables,
+    context_lens,
+    part_out,
+    part_lse,
+    q_stride,
+    table_stride,
+    scale,
+    window,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    D_PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    TILE: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+):
+    sequence = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1)
+    split = tl.program_id(2)
+    context_len = tl.load(context_lens + sequence).to(tl.int32)
+    first_key = tl.maximum(context_len - window, 0)
+    first_tile = first_key // TILE
+    num_tiles = tl.cdiv(context_len, TILE) - first_tile
+    tiles_per_split = tl.cdiv(num_tiles, NUM_SPLITS)
+    begin = first_tile + split * tiles_per_split
+    end = tl.minimum(begin + tiles_per_split, first_tile + num_tiles)
+
+    row = tl.arange(0, ROWS)
+    lane = tl.arange(0, D_PADDED)
+    in_group = row < H // G
+    in_head = lane < D
+    head = group * (H // G) + row
+    query = tl.load(
+        q + sequence * q_stride + head[:, None] * D + lane[None, :],
+        mask=in_group[:, None] & in_head[None, :],
+        other=0.0,
+    )
+    best = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, D_PADDED], tl.float32)
+    for tile in range(begin, end):
+        key = tile * TILE + tl.arange(0, TILE)
+        is_seen = (key < context_len) & (key >= first_key)
+        block = tl.load(tables + sequence * table_stride + key // BLOCK_SIZE, mask=is_seen, other=0)
+        place = ((block * BLOCK_SIZE + key % BLOCK_SIZE) * G + group) * D
+        at = place[:, None] + lane[None, :]
+        is_read = is_seen[:, None] & in_head[None, :]
+        keys = tl.load(k_cache + at, mask=is_read, other=0.0)
+        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale
+        scores = tl.where(is_seen[None, :], scores, float("-inf"))
+        new_best = tl.maximum(best, tl.max(scores, axis=1))
+        shrink = tl.exp(best - new_best)
+        weights = tl.exp(scores - new_best[:, None])
+        values = tl.load(v_cache + at, mask=is_read, other=0.0)
+        total = total * shrink + tl.sum(weights, axis=1)
+        acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        best = new_best
+    # A split without keys weighs nothing: its log-sum is -inf, and its zeros are never divided by its zero sum.
+    empty = total == 0.0
+    lse = tl.where(empty, float("-inf"), best + tl.log(tl.where(empty, 1.0, total)))
+    acc = acc / tl.where(empty, 1.0, total)[:, None]
+    part = (sequence * NUM_SPLITS + split) * H + head
+    tl.store(part_lse + part, lse, mask=in_group)
+    tl.store(part_out + part[:, None] * D + lane[None, :], acc, mask=in_group[:, None] & in_head[None, :])
+
+
+@triton.jit
+def decode_combine_kernel(
+    part_out,
+    part_lse,
+    out,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    D_PADDED: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+    SPLITS_PADDED: tl.constexpr,
+):
+    sequence = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    split = tl.arange(0, SPLITS_PADDED)
+    lane = tl.arange(0, D_PADDED)
+    in_head = lane < D
+    part = (sequence * NUM_SPLITS + split) * H + head
+    lse = tl.load(part_lse + part, mask=split < NUM_SPLITS, other=float("-inf"))
+    weight = tl.exp(lse - tl.max(lse, axis=0))
+    parts = tl.load(
+        part_out + part[:, None] * D + lane[None, :],
+        mask=(split < NUM_SPLITS)[:, None] & in_head[None, :],
+        other=0.0,
+    )
+    acc = tl.sum(parts * weight[:, None], axis=0) / tl.sum(weight, axis=0)
+    tl.store(out + (sequence * H + head) * D + lane, acc.to(out.dtype.element_ty), mask=in_head)
+
+
+def decode_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    scale: float,
+    window: int | None = None,
+    num_splits: int | None = None,
+) -> torch.Tensor:
+    """Attention of one new token per sequence over its paged cache; returns [N, H, D] in q's dtype, summed in float32.
+
+    q [N, H, D] (its rows may be strided); k_cache, v_cache [num_blocks, block_size, G, D]; block_tables [N, M] int64,
+    entries beyond a sequence's last block are not read; context_lens [N] int64, the new token included. num_splits:
+    programs per sequence and key head, by default enough to fill a GPU at small batches.
+    Oracle: attention_torch.decode.
+    """
+    N, H, D = q.shape
+    block_size, G = k_cache.shape[1:3]
+    if num_splits is None:
+        max_tiles = triton.cdiv(block_tables.shape[1] * block_size, TILE)
+        num_splits = max(1, min(MAX_SPLITS, max_tiles, 256 // (N * G) or 1))
+    part_out = torch.empty((N, num_splits, H, D), dtype=torch.float32, device=q.device)
+    part_lse = torch.empty((N, num_splits, H), dtype=torch.float32, device=q.device)
+    out = torch.empty((N, H, D), dtype=q.dtype, device=q.device)
+    padded = max(16, triton.next_power_of_2(D))
+    decode_part_kernel[(N, G, num_splits)](
+        q,
+        k_cache,
+        v_cache,
+        block_tables,
+        context_lens,
+        part_out,
+        part_lse,
+        q.stride(0),
+        block_tables.stride(0),
+        scale,
+        2**31 - 1 if window is None else window,
+        H=H,
+        G=G,
+        D=D,
+        D_PADDED=padded,
+        ROWS=max(MIN_ROWS, triton.next_power_of_2(H // G)),
+        BLOCK_SIZE=block_size,
+        TILE=TILE,
+        NUM_SPLITS=num_splits,
+    )
+    decode_combine_kernel[(N, H)](
+        part_out,
+        part_lse,
+        out,
+        H=H,
+        D=D,
+        D_PADDED=padded,
+        NUM_SPLITS=num_splits,
+        SPLITS_PADDED=triton.next_power_of_2(num_splits),
+    )
+    return out

@@ -1,0 +1,58 @@
+"""Compiles every kernel of kernels/triton_lang for sm_90 in bfloat16 and prints its name once it is machine code."""
+
+from __future__ import annotations
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from llmbench.reference_engine.kernels.triton_lang import (
+    decode_attention,
+    prefill_attention,
+    quantized_linear,
+    rms_norm,
+    rotary_kv,
+    swiglu,
+)
+
+HEADS = {"H": 32, "G": 8, "D": 128}
+TILES = {**HEADS, "D_PADDED": 128, "BLOCK_SIZE": 16}
+PRODUCT = {"GROUP": 64, "ROWS": 16, "COLUMNS": 64}
+
+# (kernel, types of its run-time arguments in order, its constants)
+VARIANTS = [
+    (rms_norm.rms_norm_kernel, "*bf16 *bf16 *bf16 i32 i32 fp32", {"BLOCK": 4096}),
+    (swiglu.swiglu_kernel, "*bf16 *bf16 i32", {"BLOCK": 1024}),
+    (
+        rotary_kv.rotary_kv_kernel,
+        "*bf16 *bf16 *bf16 *i64 *bf16 *bf16 *bf16 *bf16 fp32",
+        {**HEADS, "HALF": 64, "HAS_ROTARY": True, "HAS_NORM": True},
+    ),
+    (
+        decode_attention.decode_part_kernel,
+        "*bf16 *bf16 *bf16 *i64 *i64 *fp32 *fp32 i32 i32 fp32 i32",
+        {**TILES, "ROWS": 16, "TILE": 64, "NUM_SPLITS": 8},
+    ),
+    (
+        decode_attention.decode_combine_kernel,
+        "*fp32 *fp32 *bf16",
+        {"H": 32, "D": 128, "D_PADDED": 128, "NUM_SPLITS": 8, "SPLITS_PADDED": 8},
+    ),
+    (
+        prefill_attention.prefill_kernel,
+        "*bf16 *bf16 *bf16 *i64 *i64 *i64 *bf16 i32 i32 fp32 i32",
+        {**TILES, "QUERY_TILE": 64, "KEY_TILE": 64},
+    ),
+    (quantized_linear.round_rows_kernel, "*bf16 *i8 *fp32 i32 i32", {"GROUP": 64}),
+    (quantized_linear.quantized_linear_kernel, "*i8 *fp32 *i8 *fp32 *bf16 i32 i32 i32", {**PRODUCT, "IS_INT4": False}),
+    (quantized_linear.quantized_linear_kernel, "*i8 *fp32 *i8 *fp32 *bf16 i32 i32 i32", {**PRODUCT, "IS_INT4": True}),
+    (rms_norm.rms_norm_kernel, "*fp32 *fp32 *fp32 i32 i32 fp32", {"BLOCK": 1024}),
+]
+
+for kernel, types, constants in VARIANTS:
+    names = [name for name in kernel.arg_names if name not in constants]
+    signature = dict(zip(names, types.split(), strict=True)) | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(kernel, signature, constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    assert compiled.asm["cubin"]
+    print(kernel.__name__)

@@ -1,0 +1,79 @@
+"""Triton-language attention, in Triton's interpreter, against the torch kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmbench.reference_engine.kernels import attention_torch
+from llmbench.reference_engine.kernels.triton_lang.decode_attention import decode_attention
+from llmbench.reference_engine.kernels.triton_lang.prefill_attention import prefill_attention
+from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
+from llmbench.reference_engine.layers.rotary import RotaryTable, rotate
+from llmbench.reference_engine.models.config import RopeConfig
+
+BLOCK_SIZE = 16
+
+
+def paged_cache(lengths: list[int], G: int, D: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Caches with random contents, and block tables over shuffled blocks, padded with block 0."""
+    needed = [-(-length // BLOCK_SIZE) for length in lengths]
+    num_blocks = sum(needed) + 3
+    shuffled = torch.randperm(num_blocks)
+    tables = torch.zeros(len(lengths), max(needed) + 1, dtype=torch.int64)
+    for row, count in enumerate(needed):
+        tables[row, :count] = shuffled[sum(needed[:row]) :][:count]
+    caches = torch.randn(2, num_blocks, BLOCK_SIZE, G, D)
+    return caches[0], caches[1], tables
+
+
+@pytest.mark.parametrize("num_splits", [1, 3])
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(("H", "G", "D"), [(4, 2, 16), (4, 4, 24), (8, 1, 64)])
+def test_decode_equals_torch(H: int, G: int, D: int, window: int | None, num_splits: int) -> None:
+    torch.manual_seed(0)
+    lengths = [1, 16, 63, 65, 150]
+    k_cache, v_cache, tables = paged_cache(lengths, G, D)
+    q, context_lens = torch.randn(len(lengths), H, D), torch.tensor(lengths)
+    ours = decode_attention(q, k_cache, v_cache, tables, context_lens, D**-0.5, window, num_splits)
+    theirs = attention_torch.decode(q, k_cache, v_cache, tables, context_lens, D**-0.5, window)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(("H", "G", "D"), [(4, 2, 16), (2, 2, 24)])
+def test_prefill_equals_torch_for_whole_prompts_and_later_chunks(H: int, G: int, D: int, window: int | None) -> None:
+    torch.manual_seed(0)
+    chunks = [(5, 5), (70, 70), (33, 100), (1, 64)]  # (rows, context up to the last of them)
+    k_cache, v_cache, tables = paged_cache([context for _, context in chunks], G, D)
+    starts = [sum(rows for rows, _ in chunks[:index]) for index in range(len(chunks))]
+    spans = torch.tensor([(start, *chunk) for start, chunk in zip(starts, chunks, strict=True)])
+    q = torch.randn(sum(rows for rows, _ in chunks), H, D)
+    ours = torch.empty_like(q)
+    prefill_attention(q, k_cache, v_cache, tables, spans, ours, D**-0.5, window)
+    for (start, rows, context), table in zip(spans.tolist(), tables, strict=True):
+        theirs = attention_torch.prefill(q[start : start + rows], k_cache, v_cache, table, context, D**-0.5, window)
+        torch.testing.assert_close(ours[start : start + rows], theirs, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("with_norm", [False, True])
+@pytest.mark.parametrize("with_rotary", [False, True])
+def test_rotary_and_the_cache_write_equal_torch(with_rotary: bool, with_norm: bool) -> None:
+    torch.manual_seed(0)
+    T, H, G, D = 6, 4, 2, 24
+    k_cache, v_cache, _ = paged_cache([64], G, D)
+    expected_k, expected_v = k_cache.clone(), v_cache.clone()
+    qkv, slots = torch.randn(T, (H + 2 * G) * D), torch.tensor([5, 17, 0, 40, 63, 31])
+    q, k, v = qkv.clone().view(T, H + 2 * G, D).split([H, G, G], dim=1)
+    norms = (torch.rand(D) + 0.5, torch.rand(D) + 0.5, 1e-6) if with_norm else None
+    if norms is not None:
+        q = torch.nn.functional.rms_norm(q, (D,), norms[0], norms[2])
+        k = torch.nn.functional.rms_norm(k, (D,), norms[1], norms[2])
+    rotation = RotaryTable(RopeConfig(), D, 512, torch.float32).at(torch.tensor([0, 1, 7, 100, 255, 511]))
+    if with_rotary:
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
+    attention_torch.write_kv(k, v, expected_k, expected_v, slots)
+    rotary_kv(qkv, rotation if with_rotary else None, slots, k_cache, v_cache, H, norms)
+    torch.testing.assert_close(qkv.view(T, H + 2 * G, D)[:, :H], q, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(k_cache, expected_k, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(v_cache, expected_v, atol=0, rtol=0)

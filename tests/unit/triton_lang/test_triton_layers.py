@@ -1,0 +1,47 @@
+"""Triton-language norm, activation and quantised product, in Triton's interpreter, against torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack, quantized_linear
+from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
+from llmbench.reference_engine.kernels.triton_lang.swiglu import swiglu
+from llmbench.reference_engine.quantization.group_wise import dequantize, quantize, round_activations
+
+
+@pytest.mark.parametrize("columns", [1, 64, 200])
+def test_rms_norm_equals_torch(columns: int) -> None:
+    torch.manual_seed(0)
+    x, weight = 3 * torch.randn(5, columns), torch.rand(columns)
+    torch.testing.assert_close(rms_norm(x, weight, 1e-5), F.rms_norm(x, (columns,), weight, 1e-5))
+
+
+def test_swiglu_equals_torch() -> None:
+    torch.manual_seed(0)
+    gate_up = 3 * torch.randn(3, 2 * 1100)
+    gate, up = gate_up.chunk(2, dim=-1)
+    torch.testing.assert_close(swiglu(gate_up), F.silu(gate) * up)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 64, 64), (5, 200, 70), (17, 128, 130)])
+def test_the_quantised_product_equals_torch_s(scheme: QuantizationName, rows: int, inputs: int, outputs: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    x[0] = 0.0
+    quantized = quantize(weight, scheme)
+    expected = round_activations(x) @ dequantize(quantized, inputs).T
+    torch.testing.assert_close(quantized_linear(x, pack(quantized)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_every_int4_code_survives_packing() -> None:
+    codes = torch.arange(-8, 8, dtype=torch.int8).repeat(1, 4)
+    weight = codes.float()
+    quantized = quantize(weight, "int4")
+    assert torch.equal(quantized.codes, codes)
+    x = torch.eye(64) * 127  # 8-bit inputs that are exact: one column of the weight at a time
+    torch.testing.assert_close(quantized_linear(x, pack(quantized)).T, 127 * dequantize(quantized, 64))
