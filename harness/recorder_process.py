@@ -60,8 +60,8 @@ def _record(messages: Iterator[Any], replies: IO[bytes]) -> None:
             if verdict is not None:
                 progress.stop()
                 _answer(replies, verdict)
-    # Without a verdict the harness is gone: what it handed over is in the journal, and the directory itself says that it
-    # is unfinished.
+    # Without a verdict the harness is gone: what it handed over is in the journal, and the directory itself says that
+    # it is unfinished.
 
 
 class Recording:

@@ -1,0 +1,208 @@
+"""`llmbench run` from the first request to the report, and everything that can come in between."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmbench.results.run_directory import Run, RunError
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+# Answers once and is gone in the middle of its third answer.
+MORTAL = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    num_answers = 0
+    def do_GET(self):
+        self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
+    def do_POST(self):
+        Handler.num_answers += 1
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200); self.send_header("content-type", "text/event-stream"); self.end_headers()
+        self.wfile.write(b'data: {"choices":[{"text":"a","index":0,"finish_reason":"length"}]}\\n\\n')
+        self.wfile.flush()
+        if Handler.num_answers == 3:
+            print("the toy engine breaks", flush=True)
+            os._exit(9)
+        self.wfile.write(b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}\\n\\n')
+        self.wfile.write(b"data: [DONE]\\n\\n")
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+PLUGIN = """
+import sys
+from llmbench.engines.adapter import LaunchPlan
+from llmbench.engines.openai import OpenAIAdapter
+from llmbench.engines.wire import Endpoint
+
+class Mortal(OpenAIAdapter):
+    def launch_plan(self, options, port):
+        return LaunchPlan((sys.executable, {script!r}, str(port)), Endpoint("127.0.0.1", port))
+"""
+
+
+def finished(path: Path) -> Run:
+    run = Run.open(path)
+    assert run.finished
+    return run
+
+
+def test_a_run_ends_in_a_report(workplace: Any) -> None:
+    done = workplace.run("run", workplace.workload())
+    assert (done.returncode, done.stderr) == (0, "")
+    [path] = (workplace.folder / "runs").iterdir()
+    report = path / "report.html"
+    assert done.stdout.splitlines()[-1] == str(report.relative_to(workplace.folder))
+    assert report.stat().st_size > 10_000
+    run = finished(path)
+    assert run.manifest.status == "complete"
+    assert run.requests.num_rows == 9
+    assert run.requests["output_tokens"].to_pylist() == [5] * 9
+    assert run.requests["status"].to_pylist() == ["ok"] * 9
+    [engine] = run.manifest.engines
+    assert (path / str(engine.log)).is_file()
+    assert engine.version
+    assert engine.command is not None
+    [trial] = run.manifest.trials
+    assert trial.instrument is not None
+    assert trial.end_ns is not None
+    assert workplace.engine_processes() == []
+
+
+def test_two_engines_take_turns_and_are_started_once_per_turn(workplace: Any) -> None:
+    engines = [{"simulated": {"label": label, "settings": {"ttft_ms": 2, "itl_ms": 1}}} for label in ("a", "b")]
+    done = workplace.run("run", workplace.workload(engines=engines, measure={"rounds": 3}), "--out", "out")
+    assert done.returncode == 0, done.stderr
+    run = finished(workplace.folder / "out")
+    assert [(trial.engine, trial.round) for trial in run.manifest.trials] == [
+        ("a", 0),
+        ("b", 0),
+        ("b", 1),
+        ("a", 1),
+        ("a", 2),
+        ("b", 2),
+    ]
+    assert len({engine.log for engine in run.manifest.engines}) == 2
+
+
+def test_a_run_directory_is_never_overwritten(workplace: Any) -> None:
+    (workplace.folder / "out").mkdir()
+    (workplace.folder / "out" / "precious").write_text("")
+    done = workplace.run("run", workplace.workload(), "--out", "out")
+    assert done.returncode == 2
+    assert "out is not empty" in done.stderr
+    assert [path.name for path in (workplace.folder / "out").iterdir()] == ["precious"]
+
+
+def test_ctrl_c_reports_what_was_measured_and_exits_130(workplace: Any, eventually: Eventually) -> None:
+    slow = {"requests": 400, "warmup_requests": 0, "arrivals": {"kind": "constant", "rate": 20}}
+    process = workplace.start("run", workplace.workload(traffic=slow), "--out", "out")
+    journal = workplace.folder / "out" / "journal.bin"
+    eventually(lambda: num_stored(workplace.folder / "out") >= 3)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert stdout.splitlines()[-1] == "out/report.html"
+    assert not journal.exists()
+    run = finished(workplace.folder / "out")
+    assert run.manifest.status == "interrupted"
+    statuses = run.requests["status"].to_pylist()
+    assert 3 <= statuses.count("ok") < 400
+    assert set(run.requests["error_kind"].to_pylist()) <= {None, "cancelled"}
+    assert workplace.engine_processes() == []
+
+
+def test_kill_9_leaves_every_finished_request_and_no_engine(workplace: Any, eventually: Eventually) -> None:
+    slow = {"requests": 400, "warmup_requests": 0, "arrivals": {"kind": "constant", "rate": 20}}
+    process = workplace.start("run", workplace.workload(traffic=slow), "--out", "out")
+    eventually(lambda: num_stored(workplace.folder / "out") >= 5)
+    process.kill()
+    process.communicate()
+    eventually(lambda: workplace.engine_processes() == [])
+    assert num_stored(workplace.folder / "out") >= 5
+    done = workplace.run("report", "out")
+    assert done.returncode == 0, done.stderr
+    assert (workplace.folder / "out" / "report.html").is_file()
+    assert "did not come to its end" in done.stdout
+
+
+def test_an_engine_that_cannot_start_leaves_the_others_their_results(workplace: Any) -> None:
+    broken = {"simulated": {"label": "broken", "args": ["--no-such-option"]}}
+    done = workplace.run("run", workplace.workload(engines=[broken, {"simulated": {"label": "fine"}}]), "--out", "out")
+    assert done.returncode == 4
+    assert "broken ended with code 2 before it was ready" in done.stderr
+    assert "unrecognized arguments: --no-such-option" in done.stderr
+    assert "out/logs/broken.log" in done.stderr
+    run = finished(workplace.folder / "out")
+    assert set(run.requests["engine"].to_pylist()) == {"fine"}
+    assert run.manifest.status == "failed"
+    assert any("broken ended with code 2" in problem for problem in run.manifest.problems)
+    assert (workplace.folder / "out" / "report.html").is_file()
+
+
+def test_no_engine_at_all_still_leaves_a_report_that_says_so(workplace: Any) -> None:
+    workload = workplace.workload(engines=[{"simulated": {"args": ["--no-such-option"]}}])
+    done = workplace.run("run", workload, "--out", "out")
+    assert done.returncode == 4, done.stderr
+    assert finished(workplace.folder / "out").requests.num_rows == 0
+    assert (workplace.folder / "out" / "report.html").is_file()
+
+
+def test_a_server_that_is_not_there(workplace: Any) -> None:
+    done = workplace.run("run", workplace.workload(engines=[{"openai": {"url": "http://127.0.0.1:9"}}]), "--out", "out")
+    assert done.returncode == 4
+    assert "openai: nobody answers at http://127.0.0.1:9 (Connection refused)" in done.stderr
+
+
+def test_an_engine_that_dies_in_mid_run_leaves_failure_rows_and_a_report(workplace: Any) -> None:
+    script, package = workplace.folder / "mortal.py", workplace.folder / "site"
+    script.write_text(MORTAL)
+    metadata = package / "mortal-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (package / "mortal_engine.py").write_text(PLUGIN.format(script=str(script)))
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mortal\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[llmbench.engines]\nmortal = mortal_engine:Mortal\n")
+    traffic = {"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 1}}
+    workload = workplace.workload(
+        engines=["mortal"], traffic=traffic, prompts={"kind": "text", "path": "prompts.txt", "output_tokens": 1}
+    )
+    done = workplace.run("run", workload, "--out", "out", env={"PYTHONPATH": str(package)})
+    run = finished(workplace.folder / "out")
+    assert run.requests["status"].to_pylist() == ["ok", "ok", "failed", "failed", "failed", "failed"], done.stderr
+    assert set(run.requests["error_kind"].to_pylist()[2:]) <= {"truncated", "connect"}
+    assert any("mortal ended with code 9 during mortal, closed 1" in problem for problem in run.manifest.problems)
+    assert (workplace.folder / "out" / "report.html").is_file()
+    assert done.returncode == 5
+
+
+def test_an_api_key_is_sent_and_never_stored(workplace: Any) -> None:
+    key = "sk-the-key-that-must-not-be-seen"
+    engine = {"simulated": {"settings": {"api_key_env": "TOY_KEY"}, "env": {"HF_TOKEN": "hf-a-secret-token"}}}
+    done = workplace.run("run", workplace.workload(engines=[engine]), "--out", "out", env={"TOY_KEY": key})
+    assert done.returncode == 0, done.stderr
+    for path in (workplace.folder / "out").rglob("*"):
+        if path.is_file():
+            assert key.encode() not in path.read_bytes(), path
+            assert b"hf-a-secret-token" not in path.read_bytes(), path
+    workload = json.loads((workplace.folder / "out" / "manifest.json").read_text())["workload"]
+    assert workload["engines"][0]["settings"]["api_key_env"] == "TOY_KEY"
+
+
+def test_an_api_key_that_is_not_set_is_said_before_anything_starts(workplace: Any) -> None:
+    engine = {"simulated": {"settings": {"api_key_env": "NO_SUCH_KEY"}}}
+    done = workplace.run("run", workplace.workload(engines=[engine]))
+    assert done.returncode == 2
+    assert "names NO_SUCH_KEY, which is not set" in done.stderr
+    assert not (workplace.folder / "runs").exists()
+
+
+def num_stored(path: Path) -> int:
+    """Requests that can be read from a run directory, finished or not; 0 before there is one."""
+    try:
+        return Run.open(path).requests.num_rows
+    except RunError:
+        return 0
