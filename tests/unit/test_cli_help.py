@@ -60,7 +60,7 @@ def test_the_issue_s_commands_are_there() -> None:
     }
 
 
-@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=lambda value: "-".join(value) if value else "")
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=lambda value: "-".join(value) if isinstance(value, tuple) else "")
 def test_every_option_s_help_ends_in_its_default(path: tuple[str, ...], command: Any) -> None:
     for parameter in command.params:
         if parameter.param_type_name == "option":
@@ -69,7 +69,7 @@ def test_every_option_s_help_ends_in_its_default(path: tuple[str, ...], command:
             assert parameter.help, f"{path} {parameter.name}"
 
 
-@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=lambda value: "-".join(value) if value else "")
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=lambda value: "-".join(value) if isinstance(value, tuple) else "")
 def test_every_command_explains_itself(path: tuple[str, ...], command: Any) -> None:
     result = CliRunner().invoke(app, [*path[1:], "--help"])
     assert result.exit_code == 0
