@@ -6,8 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.engines.wire import ChatMessage, GenerationRequest
-from llmbench.harness.conversation import continued
+from llmbench.engines.wire import (
+    ChatMessage,
+    DecodedAnswer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    GenerationRequest,
+    Timeline,
+    TokenEvent,
+    WireRequest,
+)
+from llmbench.harness.conversation import Conversations, continued
+from llmbench.harness.errors import ConfigError
 from llmbench.harness.plan import PlannedRequest, RunPlan, plan
 from llmbench.workloads.loader import loads
 
@@ -29,7 +40,7 @@ class Letters:
 
 def laid_out(traffic: str, prompts: str = "{kind: synthetic, prompt_tokens: 12}", rest: str = "") -> RunPlan:
     spec = loads(f"name: t\nmodel: m\nengines: [a, b]\nprompts: {prompts}\ntraffic: {traffic}\n{rest}")
-    return plan(spec, spec.engines, Letters(), "m")
+    return plan(spec, spec.engines, Letters(), "m", with_turns=True)
 
 
 def own_words(request: PlannedRequest) -> str:
@@ -154,3 +165,57 @@ def test_a_completion_goes_on_in_the_same_text() -> None:
     asked = continued(second, first, " ONE")
     assert asked.prompt == "one? ONE\ntwo?"
     assert asked.prompt.startswith("one? ONE"), "what the engine has cached is still the beginning"
+
+
+def encode(request: GenerationRequest) -> WireRequest:
+    return WireRequest("http", Endpoint("h", 1), (request.prompt or "").encode())
+
+
+def decode(request: GenerationRequest, timeline: Timeline) -> DecodedAnswer:
+    text = b"".join(timeline.chunk_bytes).decode()
+    failure = Failure(FailureKind.TRUNCATED, "cut") if text == "cut" else None
+    return DecodedAnswer(events=(TokenEvent(0, 1, text),), failure=failure)
+
+
+def answered(text: str, end_ns: int, failure: Failure | None = None) -> Timeline:
+    return Timeline(due_ns=0, end_ns=end_ns, chunk_ns=[end_ns], chunk_bytes=[text.encode()], failure=failure)
+
+
+def talk() -> tuple[Conversations, list[PlannedRequest]]:
+    requests = list(laid_out("{requests: 4, arrivals: {kind: burst}}", TALK).trials[0].requests)
+    return Conversations(requests, encode, decode), requests
+
+
+def test_turns_are_sent_behind_the_real_answers_after_thinking() -> None:
+    conversations, [first, second, third, alone] = talk()
+    turn = conversations.follow(first.request_id, answered(" ONE", 10))
+    assert turn is not None
+    assert (turn.request_id, turn.due_ns) == (second.request_id, 500_000_010)
+    assert turn.wire.payload.decode() == f"{own_words(first)} ONE\n{own_words(second)}"
+    turn = conversations.follow(second.request_id, answered(" TWO", 20))
+    assert turn is not None
+    assert turn.request_id == third.request_id
+    assert turn.wire.payload.decode().endswith(f" ONE\n{own_words(second)} TWO\n{own_words(third)}")
+    for last in (third, alone):
+        assert conversations.follow(last.request_id, answered("END", 30)) is None
+        assert conversations.abandoned(last.request_id, answered("END", 30)) == []
+
+
+@pytest.mark.parametrize(
+    "failed", [answered("cut", 10), answered("", 10, Failure(FailureKind.IDLE_TIMEOUT, "late"))], ids=["answer", "wire"]
+)
+def test_turns_behind_a_failure_are_failures_and_not_lost(failed: Timeline) -> None:
+    conversations, [first, second, third, _] = talk()
+    assert conversations.follow(first.request_id, failed) is None
+    rows = conversations.abandoned(first.request_id, failed)
+    assert [request_id for request_id, _ in rows] == [second.request_id, third.request_id]
+    for _, timeline in rows:
+        assert (timeline.due_ns, timeline.sent_ns, timeline.end_ns) == (10, None, 10)
+        assert timeline.failure is not None
+        assert timeline.failure.kind is FailureKind.CANCELLED
+
+
+def test_turns_are_not_planned_for_a_caller_that_cannot_send_them() -> None:
+    spec = loads(f"name: t\nmodel: m\nprompts: {TALK}\ntraffic: {{requests: 4}}\n")
+    with pytest.raises(ConfigError, match="conversations cannot be sent"):
+        plan(spec, spec.engines, Letters(), "m")
