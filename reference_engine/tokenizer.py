@@ -93,19 +93,20 @@ class StopStrings:
         self._stop = tuple(stop)
         self._held = ""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """(text that may be shown, whether a stop text was found). The stop text itself is never shown."""
+    def push(self, text: str) -> tuple[str, str | None]:
+        """(text that may be shown, the stop text that was found). The stop text itself is never shown."""
         if not self._stop:
-            return text, False
+            return text, None
         self._held += text
-        found = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stop if (place := self._held.find(stop)) >= 0]
         if found:
-            shown, self._held = self._held[: min(found)], ""
-            return shown, True
+            place, stop = min(found)
+            shown, self._held = self._held[:place], ""
+            return shown, stop
         kept = max(_overlap(self._held, stop) for stop in self._stop)
         cut = len(self._held) - kept
         shown, self._held = self._held[:cut], self._held[cut:]
-        return shown, False
+        return shown, None
 
     def flush(self) -> str:
         """What was held back, once no more text will come."""

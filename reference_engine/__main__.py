@@ -1,0 +1,3 @@
+from llmbench.reference_engine.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""The engine in a process of its own: `python -m llmbench.reference_engine.server.engine_process FD`.
+
+Why a process: in a thread the engine and the event loop take turns at one interpreter lock, and every kernel call of a
+step hands it over; figures in server/__init__.py. The process ends when the server's end of the socket closes, however
+the server ended, so that it is never an orphan.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from llmbench.reference_engine.engine import Engine
+from llmbench.reference_engine.errors import ReferenceEngineError, RequestError
+from llmbench.reference_engine.server.channel import (
+    BlockingChannel,
+    CannotStart,
+    Finish,
+    Ready,
+    Refused,
+    Stepped,
+    Submit,
+)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def main() -> int:
+    # Ctrl-C and a service manager reach the whole process group; the server decides when the engine ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        (config,) = channel.receive(wait=True)
+        try:
+            engine = Engine(config)
+        except ReferenceEngineError as error:
+            channel.send(CannotStart(str(error)))
+            return 2
+        model = engine.model_config
+        pool = engine.stats()
+        channel.send(Ready(engine.max_model_len, model.vocab_size, pool.num_blocks, pool.block_size))
+        serve(engine, channel)
+    except EOFError:
+        return 0
+
+
+def serve(engine: Engine, channel: BlockingChannel) -> NoReturn:
+    """Take messages and step, until the channel raises EOFError."""
+    while True:
+        messages = channel.receive(wait=not engine.has_work())
+        for message in messages:
+            _apply(engine, channel, message)
+        if engine.has_work():
+            outputs = engine.step()
+            channel.send(Stepped(outputs, engine.stats()))
+        elif messages:
+            # The last request was given up: the gauges must not stay at what they were with it.
+            channel.send(Stepped([], engine.stats()))
+
+
+def _apply(engine: Engine, channel: BlockingChannel, message: Any) -> None:
+    match message:
+        case Submit(request_id, prompt_token_ids, params):
+            try:
+                engine.add_request(request_id, prompt_token_ids, params)
+            except RequestError as error:
+                channel.send(Refused(request_id, str(error)))
+        case Finish(request_id, aborted):
+            engine.finish(request_id, "abort" if aborted else "stop")
+        case _:
+            raise AssertionError(f"no such message: {message!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

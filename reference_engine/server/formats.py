@@ -1,0 +1,187 @@
+"""Generated text as OpenAI's JSON. Built by hand where a token passes: `json.dumps` is called on its text alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from llmbench.reference_engine.sampling import TokenLogprobs
+from llmbench.reference_engine.server.generation import Delta
+from llmbench.reference_engine.tokenizer import Tokenizer
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Usage:
+    """Token counts over all prompts of one HTTP request."""
+
+    def __init__(self, num_prompt_tokens: int, num_prompts: int) -> None:
+        self.num_prompt_tokens = num_prompt_tokens
+        self._num_output_tokens = [0] * num_prompts
+        self._num_cached_tokens = [0] * num_prompts
+
+    def note(self, index: int, delta: Delta) -> None:
+        self._num_output_tokens[index] = delta.num_output_tokens
+        self._num_cached_tokens[index] = delta.num_cached_tokens
+
+    def json(self) -> str:
+        num_output_tokens = sum(self._num_output_tokens)
+        return (
+            f'{{"prompt_tokens":{self.num_prompt_tokens},"total_tokens":{self.num_prompt_tokens + num_output_tokens},'
+            f'"completion_tokens":{num_output_tokens},'
+            f'"prompt_tokens_details":{{"cached_tokens":{sum(self._num_cached_tokens)}}}}}'
+        )
+
+
+class AnswerFormat:
+    """The JSON around the text of one HTTP request's answer; a subclass per endpoint fills in the choice."""
+
+    id_prefix: str
+    object_name: str
+    chunk_object_name: str
+
+    def __init__(self, request_id: str, model: str, tokenizer: Tokenizer, with_token_ids: bool) -> None:
+        self._tokenizer = tokenizer
+        self._with_token_ids = with_token_ids
+        # Wall time labels an answer for its reader; nothing is measured with it.
+        head = f'"created":{_unix_time()},"model":{json.dumps(model)},"choices":['
+        self._head = f'{{"id":{json.dumps(self.id_prefix + request_id)},"object":"{self.object_name}",{head}'
+        self._chunk_head = (
+            f'data: {{"id":{json.dumps(self.id_prefix + request_id)},"object":"{self.chunk_object_name}",{head}'
+        )
+
+    def opening(self, index: int) -> bytes:
+        """What a stream begins with, before any token; empty for completions."""
+        return b""
+
+    def chunk(self, index: int, delta: Delta, usage: str | None, prompt_token_ids: list[int] | None) -> bytes:
+        """One server-sent event. `prompt_token_ids` come with the first of a choice if they were asked for."""
+        choice = self._chunk_choice(index, delta)
+        if delta.finish_reason is not None:
+            choice += f'"finish_reason":"{delta.finish_reason}","stop_reason":{json.dumps(delta.stop_reason)}'
+        else:
+            choice += '"finish_reason":null'
+        if self._with_token_ids:
+            choice += f',"token_ids":{_ids(delta.token_ids)},"prompt_token_ids":{_ids(prompt_token_ids)}'
+        tail = "}]}\n\n" if usage is None else f'}}],"usage":{usage}}}\n\n'
+        return (self._chunk_head + choice + tail).encode()
+
+    def usage_chunk(self, usage: str) -> bytes:
+        return f'{self._chunk_head}],"usage":{usage}}}\n\n'.encode()
+
+    def whole(self, choices: Sequence[str], usage: str) -> bytes:
+        return f'{self._head}{",".join(choices)}],"usage":{usage}}}'.encode()
+
+    def whole_choice(self, index: int, deltas: Sequence[Delta], prompt_token_ids: list[int]) -> str:
+        """One choice of an answer that is not streamed, of all its deltas."""
+        last = deltas[-1]
+        choice = self._whole_choice(index, deltas)
+        choice += f'"finish_reason":"{last.finish_reason}","stop_reason":{json.dumps(last.stop_reason)}'
+        if self._with_token_ids:
+            token_ids = [token_id for delta in deltas for token_id in delta.token_ids]
+            choice += f',"token_ids":{_ids(token_ids)},"prompt_token_ids":{_ids(prompt_token_ids)}'
+        return choice + "}"
+
+    def _chunk_choice(self, index: int, delta: Delta) -> str:
+        raise NotImplementedError
+
+    def _whole_choice(self, index: int, deltas: Sequence[Delta]) -> str:
+        raise NotImplementedError
+
+
+class CompletionFormat(AnswerFormat):
+    """/v1/completions."""
+
+    id_prefix = "cmpl-"
+    object_name = chunk_object_name = "text_completion"
+
+    def __init__(
+        self, request_id: str, model: str, tokenizer: Tokenizer, with_token_ids: bool, num_choices: int
+    ) -> None:
+        super().__init__(request_id, model, tokenizer, with_token_ids)
+        # Where the next token begins in the text of each choice.
+        self._offsets = [0] * num_choices
+
+    def _chunk_choice(self, index: int, delta: Delta) -> str:
+        logprobs = "null" if delta.logprobs is None else self._logprobs(index, delta.logprobs)
+        return f'{{"index":{index},"text":{json.dumps(delta.text)},"logprobs":{logprobs},'
+
+    def _whole_choice(self, index: int, deltas: Sequence[Delta]) -> str:
+        text = json.dumps("".join(delta.text for delta in deltas))
+        entries = [entry for delta in deltas for entry in delta.logprobs or ()]
+        logprobs = self._logprobs(index, entries) if deltas[-1].logprobs is not None else "null"
+        return f'{{"index":{index},"text":{text},"logprobs":{logprobs},'
+
+    def _logprobs(self, index: int, entries: Sequence[TokenLogprobs]) -> str:
+        text_of = self._tokenizer.token_text
+        tops = [{text_of(token_id): _finite(logprob) for token_id, logprob in _best(entry)} for entry in entries]
+        tokens = [text_of(entry.token_id) for entry in entries]
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(token)
+        return json.dumps(
+            {
+                "text_offset": offsets,
+                "token_logprobs": [_finite(entry.logprob) for entry in entries],
+                "tokens": tokens,
+                "top_logprobs": tops,
+            }
+        )
+
+
+class ChatFormat(AnswerFormat):
+    """/v1/chat/completions."""
+
+    id_prefix = "chatcmpl-"
+    object_name = "chat.completion"
+    chunk_object_name = "chat.completion.chunk"
+
+    def opening(self, index: int) -> bytes:
+        delta = '"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null'
+        return f'{self._chunk_head}{{"index":{index},{delta}}}]}}\n\n'.encode()
+
+    def _chunk_choice(self, index: int, delta: Delta) -> str:
+        logprobs = "null" if delta.logprobs is None else self._logprobs(delta.logprobs)
+        return f'{{"index":{index},"delta":{{"content":{json.dumps(delta.text)}}},"logprobs":{logprobs},'
+
+    def _whole_choice(self, index: int, deltas: Sequence[Delta]) -> str:
+        text = json.dumps("".join(delta.text for delta in deltas))
+        entries = [entry for delta in deltas for entry in delta.logprobs or ()]
+        logprobs = self._logprobs(entries) if deltas[-1].logprobs is not None else "null"
+        return f'{{"index":{index},"message":{{"role":"assistant","content":{text}}},"logprobs":{logprobs},'
+
+    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> str:
+        content = [
+            {
+                **self._token(entry.token_id, entry.logprob),
+                "top_logprobs": [self._token(token_id, logprob) for token_id, logprob in entry.top],
+            }
+            for entry in entries
+        ]
+        return json.dumps({"content": content})
+
+    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
+        text = self._tokenizer.token_text(token_id)
+        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
+
+
+def _best(entry: TokenLogprobs) -> list[tuple[int, float]]:
+    # OpenAI's completions list the chosen token too where it is not among the best.
+    chosen = (entry.token_id, entry.logprob)
+    return [*entry.top, *([chosen] if entry.token_id not in dict(entry.top) else [])]
+
+
+def _finite(logprob: float) -> float:
+    # JSON has no -Infinity; vLLM writes the same.
+    return max(logprob, -9999.0)
+
+
+def _ids(token_ids: list[int] | None) -> str:
+    return "null" if token_ids is None else json.dumps(token_ids, separators=(",", ":"))
+
+
+def _unix_time() -> int:
+    return time.time_ns() // 10**9

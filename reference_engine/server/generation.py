@@ -1,0 +1,140 @@
+"""One request's answer as it grows: the engine's tokens turned into text, cut at a stop string."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import NamedTuple
+
+from llmbench.reference_engine.sampling import SamplingParams, TokenLogprobs
+from llmbench.reference_engine.server.engine_client import EngineClient
+from llmbench.reference_engine.server.metrics import RequestClock, ServerMetrics
+from llmbench.reference_engine.tokenizer import StopStrings, Tokenizer
+
+_request_numbers = itertools.count()
+
+
+class Delta(NamedTuple):
+    """What one step added. `text` may be empty: a character or a stop string may not be decided yet.
+
+    `num_output_tokens` counts from the beginning of the answer. `stop_reason` is the stop string or the id of the stop
+    token that ended it, None for every other end.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None
+    num_output_tokens: int
+    num_cached_tokens: int
+    finish_reason: str | None
+    stop_reason: str | int | None
+
+
+class Generation:
+    """One prompt to be continued; nothing happens before `deltas` is iterated."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        metrics: ServerMetrics,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        stop: Sequence[str],
+    ) -> None:
+        self.prompt_token_ids = prompt_token_ids
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._metrics = metrics
+        self._params = params
+        self._stop = StopStrings(stop)
+
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """One per step that brought a token. If it is left before its end, the engine forgets the request.
+
+        Raises RequestError if the engine refuses it, EngineDiedError if the engine is gone.
+        """
+        # Ours and not the client's: two of its requests may carry the same id at the same time.
+        request_id = str(next(_request_numbers))
+        detokenizer = self._tokenizer.stream()
+        num_output_tokens = 0
+        finish_reason: str | None = None
+        clock = RequestClock(self._metrics)
+        stream = self._engine.submit(request_id, self.prompt_token_ids, self._params)
+        try:
+            while finish_reason is None:
+                output = await stream.next()
+                clock.tokens_came()
+                shown, token_ids = "", output.new_token_ids
+                stopped_by: str | None = None
+                for place, token_id in enumerate(output.new_token_ids, 1):
+                    num_output_tokens += 1
+                    text = detokenizer.push(token_id)
+                    if num_output_tokens <= self._params.min_tokens:
+                        shown += text
+                        continue
+                    settled, stopped_by = self._stop.push(text)
+                    shown += settled
+                    if stopped_by is not None:
+                        token_ids = token_ids[:place]
+                        break
+                if stopped_by is not None:
+                    finish_reason = "stop"
+                    self._engine.finish(request_id, aborted=False)
+                elif output.finish_reason is not None:
+                    finish_reason = output.finish_reason
+                    shown += self._stop.flush()
+                if finish_reason is not None:
+                    clock.finished(finish_reason)
+                stop_token = token_ids[-1] if token_ids and token_ids[-1] in self._params.stop_token_ids else None
+                yield Delta(
+                    text=shown,
+                    token_ids=token_ids,
+                    logprobs=None if output.logprobs is None else output.logprobs[: len(token_ids)],
+                    num_output_tokens=num_output_tokens,
+                    num_cached_tokens=output.num_cached_tokens,
+                    finish_reason=finish_reason,
+                    stop_reason=stopped_by if stopped_by is not None or finish_reason != "stop" else stop_token,
+                )
+        finally:
+            if finish_reason is None:
+                clock.given_up()
+            self._engine.finish(request_id, aborted=True)
+
+
+async def merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Delta], None]:
+    """The deltas of several generations as they come, each with the index of its own; the first error ends them all."""
+    if len(generations) == 1:
+        async with aclosing(generations[0].deltas()) as deltas:
+            async for delta in deltas:
+                yield 0, delta
+        return
+    arrived: asyncio.Queue[tuple[int, Delta | Exception | None]] = asyncio.Queue()
+
+    async def forward(index: int) -> None:
+        try:
+            async with aclosing(generations[index].deltas()) as deltas:
+                async for delta in deltas:
+                    arrived.put_nowait((index, delta))
+        except Exception as error:
+            arrived.put_nowait((index, error))
+        else:
+            arrived.put_nowait((index, None))
+
+    tasks = [asyncio.create_task(forward(index)) for index in range(len(generations))]
+    try:
+        num_open = len(tasks)
+        while num_open:
+            index, item = await arrived.get()
+            if item is None:
+                num_open -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,121 @@
+"""What /metrics shows. A `vllm:` name means what it means in vLLM, so that one scraper reads both; ours: `llmbench:`.
+
+Gauges and totals are the engine's own, as of its last step; the histograms are seen from the server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from llmbench.reference_engine.engine import EngineStats
+
+_LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+
+
+class _EngineCollector(Collector):
+    """EngineStats as metrics, read when somebody asks."""
+
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats | None]) -> None:
+        self._model_name = model_name
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats()
+        if stats is None:
+            return
+        gauges = (
+            ("vllm:num_requests_running", "Requests that hold KV blocks.", stats.num_running),
+            ("vllm:num_requests_waiting", "Requests that wait for KV blocks or a place.", stats.num_waiting),
+            (
+                "vllm:kv_cache_usage_perc",
+                "Share of KV blocks in use; 1 is full.",
+                stats.num_blocks_used / stats.num_blocks,
+            ),
+            ("llmbench:kv_blocks_used", "KV blocks in use.", stats.num_blocks_used),
+            ("llmbench:kv_blocks", "KV blocks there are.", stats.num_blocks),
+        )
+        counters = (
+            ("vllm:prompt_tokens", "Prompt tokens of all requests.", stats.num_prompt_tokens),
+            ("vllm:generation_tokens", "Tokens generated.", stats.num_generated_tokens),
+            ("vllm:num_preemptions", "Requests whose KV blocks were taken for an older one.", stats.num_preemptions),
+            ("llmbench:steps", "Steps computed.", stats.num_steps),
+            ("llmbench:computed_tokens", "Tokens computed, recomputed ones included.", stats.num_computed_tokens),
+            ("llmbench:aborted_requests", "Requests given up by their clients.", stats.num_aborted),
+        )
+        for name, text, value in gauges:
+            gauge = GaugeMetricFamily(name, text, labels=["model_name"])
+            gauge.add_metric([self._model_name], value)
+            yield gauge
+        for name, text, value in counters:
+            counter = CounterMetricFamily(name, text, labels=["model_name"])
+            counter.add_metric([self._model_name], value)
+            yield counter
+
+
+class ServerMetrics:
+    """The registry of one server."""
+
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats | None]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(model_name, stats))
+        labels = ["model_name"]
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            family = Histogram(name, text, labels, registry=self._registry, buckets=buckets)
+            return family.labels(model_name)
+
+        self.time_to_first_token = histogram(
+            "vllm:time_to_first_token_seconds", "From a request's acceptance to its first token.", _LATENCY_BUCKETS_S
+        )
+        self.inter_token_latency = histogram(
+            "vllm:inter_token_latency_seconds", "Between two steps that brought tokens.", _TOKEN_BUCKETS_S
+        )
+        self.e2e_latency = histogram(
+            "vllm:e2e_request_latency_seconds", "From a request's acceptance to its last token.", _LATENCY_BUCKETS_S
+        )
+        self._finished = Counter(
+            "vllm:request_success",
+            "Requests by the way they ended.",
+            [*labels, "finished_reason"],
+            registry=self._registry,
+        )
+        self._model_name = model_name
+
+    def count_end(self, finished_reason: str) -> None:
+        self._finished.labels(self._model_name, finished_reason).inc()
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class RequestClock:
+    """Stamps one request's life into the histograms."""
+
+    __slots__ = ("_accepted_ns", "_last_ns", "_metrics")
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+        self._accepted_ns = time.perf_counter_ns()
+        self._last_ns: int | None = None
+
+    def tokens_came(self) -> None:
+        now_ns = time.perf_counter_ns()
+        if self._last_ns is None:
+            self._metrics.time_to_first_token.observe((now_ns - self._accepted_ns) / 1e9)
+        else:
+            self._metrics.inter_token_latency.observe((now_ns - self._last_ns) / 1e9)
+        self._last_ns = now_ns
+
+    def finished(self, reason: str) -> None:
+        self._metrics.e2e_latency.observe((time.perf_counter_ns() - self._accepted_ns) / 1e9)
+        self._metrics.count_end(reason)
+
+    def given_up(self) -> None:
+        self._metrics.count_end("abort")

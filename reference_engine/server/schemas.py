@@ -1,0 +1,145 @@
+"""The bodies of requests, as pydantic reads them. A parameter that is not here is refused by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.sampling import SamplingParams
+
+MAX_LOGPROBS = 20
+MAX_STOPS = 16
+
+
+def _only(neutral: object) -> AfterValidator:
+    def check(value: object) -> object:
+        if value is not None and value != neutral:
+            raise ValueError(f"not supported; it can only be left out or {neutral}")
+        return value
+
+    return AfterValidator(check)
+
+
+Stop = Annotated[str, Field(min_length=1)]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class GenerationBody(BaseModel):
+    """What both endpoints take. The defaults are vLLM's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int | None = None
+    min_tokens: int = 0
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
+    # Says who asks; changes nothing.
+    user: str | None = None
+    # Clients send these with the value that asks for nothing, which is honoured; any other is refused.
+    n: Annotated[int, _only(1)] = 1
+    presence_penalty: Annotated[float, _only(0)] = 0.0
+    frequency_penalty: Annotated[float, _only(0)] = 0.0
+    repetition_penalty: Annotated[float, _only(1)] = 1.0
+    min_p: Annotated[float, _only(0)] = 0.0
+    logit_bias: Annotated[dict[str, float] | None, _only({})] = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    def sampling_params(self, max_tokens: int, logprobs: int | None) -> SamplingParams:
+        """Raises RequestError for a value out of range."""
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            # vLLM's -1 and llama.cpp's 0 mean no limit.
+            top_k=None if self.top_k in (0, -1) else self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            ignore_eos=self.ignore_eos,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            min_tokens=self.min_tokens,
+            logprobs=logprobs,
+        )
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+    max_tokens: int | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    add_special_tokens: bool = True
+    best_of: Annotated[int | None, _only(1)] = None
+    echo: Annotated[bool, _only(False)] = False
+    suffix: Annotated[str | None, _only("")] = None
+
+    def prompts(self) -> list[str | list[int]]:
+        """One entry per generation. Raises RequestError if there is none."""
+        if not self.prompt:
+            raise RequestError("The prompt is empty; at least one token is needed.")
+        match self.prompt:
+            case str() | [int(), *_]:
+                return [self.prompt]  # type: ignore[list-item]  # the pattern says which of the four it is
+            case many:
+                return list(many)  # type: ignore[arg-type]
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: str
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": self.role, "content": content, **named}
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions. Without a limit the answer may fill the context."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
