@@ -1,0 +1,60 @@
+"""What every section of a report draws from: one run, opened once, with its figures computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from llmbench.results.manifest import Manifest
+from llmbench.results.run import Run
+from llmbench.results.samples import Samples, each_samples
+from llmbench.results.summary import Summary, SummaryRow, summarise
+
+# As many as report.css has colours for; a ninth engine gets the first one's again.
+NUM_COLOURS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A run with everything that sections ask of it more than once."""
+
+    run: Run
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.run.manifest
+
+    @property
+    def workload(self) -> Mapping[str, object]:
+        return self.run.manifest.workload
+
+    @cached_property
+    def samples(self) -> tuple[Samples, ...]:
+        """One entry per engine and level, by level, then in the workload's order of engines."""
+        return tuple(each_samples(self.run))
+
+    @cached_property
+    def summary(self) -> Summary:
+        return summarise(self.run)
+
+    @cached_property
+    def levels(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(samples.level for samples in self.samples))
+
+    @cached_property
+    def engines(self) -> tuple[str, ...]:
+        """Engines that were asked anything, in the workload's order."""
+        asked = {samples.engine for samples in self.samples}
+        listed = [engine.label for engine in self.manifest.engines]
+        return tuple(dict.fromkeys([*(label for label in listed if label in asked), *sorted(asked - {*listed})]))
+
+    def colour(self, engine: str) -> int:
+        """The number of an engine's colour, the same in every table and picture."""
+        return self.engines.index(engine) % NUM_COLOURS
+
+    def samples_at(self, level: str) -> list[Samples]:
+        return [samples for samples in self.samples if samples.level == level]
+
+    def rows_at(self, level: str) -> list[SummaryRow]:
+        return [row for row in self.summary.rows if row.level == level]

@@ -1,0 +1,36 @@
+"""The sections of the HTML report, in the order in which they are read. A new one is a file here and a line below."""
+
+from __future__ import annotations
+
+from llmbench.reports.section import Section
+from llmbench.reports.sections.answer import ANSWER
+from llmbench.reports.sections.arrivals import ARRIVALS
+from llmbench.reports.sections.distributions import DISTRIBUTIONS
+from llmbench.reports.sections.environment import ENVIRONMENT
+from llmbench.reports.sections.failures import FAILURES
+from llmbench.reports.sections.instrument import INSTRUMENT
+from llmbench.reports.sections.metrics import METRICS_EXPLAINED
+from llmbench.reports.sections.overview import OVERVIEW
+from llmbench.reports.sections.reproduce import REPRODUCE
+from llmbench.reports.sections.summary import SUMMARY
+from llmbench.reports.sections.throughput import THROUGHPUT
+from llmbench.reports.sections.validity import VALIDITY
+from llmbench.reports.sections.waterfall import WATERFALL
+
+SECTIONS: tuple[Section, ...] = (
+    ANSWER,
+    VALIDITY,
+    OVERVIEW,
+    SUMMARY,
+    DISTRIBUTIONS,
+    WATERFALL,
+    THROUGHPUT,
+    ARRIVALS,
+    FAILURES,
+    INSTRUMENT,
+    METRICS_EXPLAINED,
+    ENVIRONMENT,
+    REPRODUCE,
+)
+
+assert len({section.slug for section in SECTIONS}) == len(SECTIONS)

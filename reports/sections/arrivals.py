@@ -1,0 +1,85 @@
+"""The load as it was asked for and as it was sent."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmbench.reports.figure import Axis, Figure, Trace, line, rounded
+from llmbench.reports.material import Material
+from llmbench.reports.numbers import count, digits
+from llmbench.reports.section import Section, View, figures_by_level
+from llmbench.results.samples import Samples
+from llmbench.results.series import Arrivals, arrivals, cdf
+
+
+def _view(material: Material) -> View | None:
+    return figures_by_level(
+        material,
+        "Left: requests sent by each moment, over the broad grey line of those that were due; where a curve leaves the "
+        "grey, the load was not the one asked for. Right: how late each request was sent. In a closed loop a request is "
+        "due when a slot is free.",
+        lambda level: _figures(material, level),
+    )
+
+
+def _figures(material: Material, level: str) -> list[Figure]:
+    members = material.samples_at(level)
+    figures = [_counts(material, [(samples, arrivals(samples)) for samples in members])]
+    lag = _lag(material, members)
+    return figures if lag is None else [*figures, lag]
+
+
+def _counts(material: Material, found: list[tuple[Samples, Arrivals]]) -> Figure:
+    asked: list[Trace] = []
+    for _, series in found:
+        trace = line("due", 0, series.asked_s, _cumulative(series.asked_s), hover="%{y} due by %{x:.3f} s", step=True)
+        asked.append(trace | {"line": {"color": "--wait", "width": 7, "shape": "hv"}, "opacity": 0.55})
+    sent = [
+        line(
+            samples.engine,
+            material.colour(samples.engine),
+            series.sent_s,
+            _cumulative(series.sent_s),
+            step=True,
+            hover="%{y} sent by %{x:.3f} s",
+        )
+        for samples, series in found
+    ]
+    said = "; ".join(
+        f"{samples.engine} {count(len(series.sent_s))} of {count(len(series.asked_s))} sent"
+        for samples, series in found
+    )
+    return Figure(
+        title="Asked and achieved",
+        reading="Requests so far, first round.",
+        alt=f"Cumulative arrivals of the first round: {said}.",
+        # A closed loop asks each engine at its own pace; an open one asks all the same, and one line is enough.
+        traces=[*(asked if len({tuple(rounded(series.asked_s, 3)) for _, series in found}) > 1 else asked[:1]), *sent],
+        x=Axis("since the round's first request was due", "s"),
+        y=Axis("requests"),
+    )
+
+
+def _lag(material: Material, members: list[Samples]) -> Figure | None:
+    found = [(samples.engine, curve) for samples in members if (curve := cdf(samples, "send_lag"))]
+    if not found:
+        return None
+    worst = "; ".join(f"{engine} at most {digits(float(curve.x[-1]))} ms" for engine, curve in found if curve.x.size)
+    return Figure(
+        title="Send lag",
+        reading="Sent − due, all rounds: the instrument's own delay, or the wait for a free slot.",
+        alt=f"Distribution of the send lag: {worst}.",
+        traces=[
+            line(engine, material.colour(engine), curve.x, curve.y, step=True, hover="%{y:.1%} within %{x:.4~g} ms")
+            for engine, curve in found
+        ],
+        x=Axis("send lag", "ms", log=all(float(curve.x.min()) > 0 for _, curve in found if curve.x.size)),
+        y=Axis("share of requests", low=0, high=1.02, share=True),
+    )
+
+
+def _cumulative(stamps: np.ndarray) -> np.ndarray:
+    return np.arange(1, len(stamps) + 1, dtype=np.float64)
+
+
+ARRIVALS = Section("arrivals", "The load, asked and achieved", "Arrivals", _view)

@@ -1,0 +1,64 @@
+"""How latencies are distributed: one cumulative curve per engine."""
+
+from __future__ import annotations
+
+from llmbench.reports.figure import Axis, Figure, line, spans_decades
+from llmbench.reports.material import Material
+from llmbench.reports.numbers import count, digits
+from llmbench.reports.section import Section, View, figures_by_level
+from llmbench.results.metrics import BY_NAME
+from llmbench.results.series import Cdf, cdf
+
+_READINGS = {
+    "ttft": ("Time to first token", "from when a request was due until its first token"),
+    "itl": ("Inter-token latency", "between neighbouring tokens; a chunk's gap is spread over its tokens"),
+    "tpot": ("Time per output token", "mean time per token of each answer after its first"),
+    "e2e": ("End-to-end latency", "from when a request was due until its answer was complete"),
+}
+
+
+def _view(material: Material) -> View | None:
+    return figures_by_level(
+        material,
+        "Each point says what share of all requests (or gaps) took at most that long. A curve further left is faster; "
+        "one that stops below 100 % lost the rest to failures. A long flat top is a tail: a few that waited far longer.",
+        lambda level: [figure for name in _READINGS if (figure := _figure(material, level, name)) is not None],
+    )
+
+
+def _figure(material: Material, level: str, name: str) -> Figure | None:
+    found = [(samples.engine, curve) for samples in material.samples_at(level) if (curve := cdf(samples, name))]
+    if not found:
+        return None
+    title, reading = _READINGS[name]
+    unit = BY_NAME[name].unit
+    return Figure(
+        title=title,
+        reading=reading[0].upper() + reading[1:] + ".",
+        alt=f"{title}: " + "; ".join(_said(engine, curve, unit) for engine, curve in found) + ".",
+        traces=[
+            line(
+                engine,
+                material.colour(engine),
+                curve.x,
+                curve.y,
+                step=True,
+                hover="%{y:.1%} within %{x:.4~g} " + unit,
+            )
+            for engine, curve in found
+        ],
+        x=Axis(BY_NAME[name].title, unit, log=spans_decades([curve.x for _, curve in found])),
+        y=Axis("share of all", low=0, high=1.02, share=True),
+    )
+
+
+def _said(engine: str, curve: Cdf, unit: str) -> str:
+    words = [
+        f"{share:.0%} within {digits(float(curve.x[reached.argmax()]))} {unit}"
+        for share in (0.5, 0.9)
+        if (reached := curve.y >= share).any()
+    ]
+    return f"{engine} {', '.join(words) or 'mostly failed'} (n = {count(curve.n)}, {count(curve.num_failed)} failed)"
+
+
+DISTRIBUTIONS = Section("distributions", "Latency, all of it", "Distributions", _view)

@@ -1,0 +1,67 @@
+"""How well the load generator itself kept time, trial by trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmbench.reports.material import Material
+from llmbench.reports.numbers import NOT_AVAILABLE, digits, percent
+from llmbench.reports.section import Section, View
+from llmbench.results.manifest import LagManifest, TrialManifest
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    trial: TrialManifest
+    loop_lag: str
+    send_lag: str
+    client_lag: str
+    coalesced: str
+    cpu: str
+
+
+def _view(material: Material) -> View | None:
+    trials = material.manifest.trials
+    if not trials:
+        return None
+    instruments = [trial.instrument for trial in trials if trial.instrument is not None]
+    return {
+        "clock": material.manifest.clock,
+        "event_loops": sorted({instrument.event_loop for instrument in instruments}),
+        "stamps": sorted({instrument.clock for instrument in instruments}),
+        "rows": list(_rows(trials)),
+    }
+
+
+def _rows(trials: tuple[TrialManifest, ...]) -> Iterator[TrialRow]:
+    for trial in trials:
+        instrument = trial.instrument
+        yield TrialRow(
+            trial=trial,
+            loop_lag=_lag(instrument and instrument.loop_lag),
+            send_lag=_lag(instrument and instrument.send_lag),
+            client_lag=_lag(instrument and instrument.client_lag),
+            coalesced=_share(instrument and instrument.num_coalesced, instrument and instrument.num_chunks),
+            cpu=_cpu(trial),
+        )
+
+
+def _lag(lag: LagManifest | None) -> str:
+    if lag is None:
+        return NOT_AVAILABLE
+    return " / ".join(digits(None if ns is None else ns / 1e6) for ns in (lag.p50_ns, lag.p99_ns, lag.max_ns))
+
+
+def _share(part: int | None, whole: int | None) -> str:
+    return percent(part / whole) if part is not None and whole else NOT_AVAILABLE
+
+
+def _cpu(trial: TrialManifest) -> str:
+    seconds = None if trial.instrument is None else trial.instrument.cpu_s
+    if seconds is None or trial.end_ns is None or trial.end_ns <= trial.start_ns:
+        return NOT_AVAILABLE
+    return percent(seconds / ((trial.end_ns - trial.start_ns) / 1e9))
+
+
+INSTRUMENT = Section("instrument", "The instrument itself", "Instrument", _view, "instrument.html")

@@ -1,0 +1,51 @@
+"""How much came out of each engine, over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmbench.reports.figure import Axis, Figure, line
+from llmbench.reports.material import Material
+from llmbench.reports.numbers import digits
+from llmbench.reports.section import Section, View, figures_by_level
+from llmbench.results.samples import Floats
+from llmbench.results.series import Throughput, throughput
+
+_Rate = Callable[[Throughput], Floats]
+
+
+def _view(material: Material) -> View | None:
+    return figures_by_level(
+        material,
+        "Rates in short intervals, averaged over rounds. A plateau is what an engine sustains; a long decline at the end "
+        "is the last requests running alone, and a dip in the middle is a stall.",
+        lambda level: _figures(material, level),
+    )
+
+
+def _figures(material: Material, level: str) -> list[Figure]:
+    found = [(samples.engine, series) for samples in material.samples_at(level) if (series := throughput(samples))]
+    if not found:
+        return []
+    return [
+        _figure(material, found, "Output tokens per second", "tokens/s", lambda series: series.tokens_per_s),
+        _figure(material, found, "Requests answered per second", "requests/s", lambda series: series.requests_per_s),
+    ]
+
+
+def _figure(material: Material, found: list[tuple[str, Throughput]], title: str, unit: str, of: _Rate) -> Figure:
+    peaks = "; ".join(f"{engine} peaks at {digits(float(of(series).max()))}" for engine, series in found)
+    return Figure(
+        title=title,
+        reading=f"Bins of {' and '.join(sorted({digits(series.bin_s) for _, series in found}))} s.",
+        alt=f"{title} over time: {peaks} {unit}.",
+        traces=[
+            line(engine, material.colour(engine), series.t_s, of(series), hover=f"%{{y:.4~g}} {unit} at %{{x:.2f}} s")
+            for engine, series in found
+        ],
+        x=Axis("since the round's first request was due", "s"),
+        y=Axis(unit),
+    )
+
+
+THROUGHPUT = Section("throughput", "Throughput over time", "Throughput", _view)

@@ -1,0 +1,112 @@
+"""Whether the numbers may be used: what went wrong, and how well the instrument did its own work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmbench.reports.material import Material
+from llmbench.reports.numbers import count, digits, percent
+from llmbench.reports.section import Section, View
+from llmbench.results.metrics import is_streamed
+from llmbench.results.samples import Samples
+from llmbench.results.statistics import MIN_ROUNDS, required_n
+
+_STATES = {
+    "complete": "The run came to its end.",
+    "interrupted": "The run was interrupted; this is what was measured until then.",
+    "failed": "The run failed; its numbers do not answer the question that was asked.",
+    "running": "The run has not come to its end: it is still under way, or its process was killed.",
+}
+
+_SOURCES = {
+    "token_ids": "the engine's token ids",
+    "usage_delta": "the engine's running usage count",
+    "logprobs": "one log probability per token",
+    "server_count": "the engine's final usage count",
+    "retokenised": "the text, tokenised again",
+    "assumed_one": "assuming one token per chunk",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something measured about the measurement. `beware` marks what a careful reader would ask about."""
+
+    title: str
+    text: str
+    beware: bool = False
+
+
+def _view(material: Material) -> View:
+    status = material.manifest.status
+    return {
+        "status": status,
+        "state": _STATES[status],
+        "problems": material.manifest.problems,
+        "facts": _facts(material) if material.samples else [],
+    }
+
+
+def _facts(material: Material) -> list[Fact]:
+    samples = material.samples
+    facts = [_requests(samples), _rounds(material)]
+    if (send := _send_lag(material)) is not None:
+        facts.append(send)
+    if any(is_streamed(each) for each in samples):
+        facts.append(_tails(samples))
+    facts.append(_token_counts(samples))
+    return facts
+
+
+def _requests(samples: tuple[Samples, ...]) -> Fact:
+    num = sum(len(each) for each in samples)
+    num_failed = sum(int((~each.ok).sum()) for each in samples)
+    if not num_failed:
+        return Fact("Requests", f"all {count(num)} were answered")
+    return Fact("Requests", f"{count(num_failed)} of {count(num)} failed and count as infinitely slow", beware=True)
+
+
+def _rounds(material: Material) -> Fact:
+    num = max(row.num_rounds for row in material.summary.rows)
+    if num == 1:
+        return Fact("Repetition", "one round: nothing shows whether another would agree", beware=True)
+    drawn = (
+        "whole rounds and blocks of neighbouring requests" if num >= MIN_ROUNDS else "blocks of neighbouring requests"
+    )
+    return Fact("Repetition", f"{num} rounds; intervals resample {drawn}")
+
+
+def _send_lag(material: Material) -> Fact | None:
+    if any(str(level).startswith("closed") for level in material.levels):
+        return Fact("Schedule", "closed loop: each request is sent as soon as a slot is free")
+    lags_ms = np.concatenate([(each.ns("sent_ns") - each.ns("due_ns")) / 1e6 for each in material.samples])
+    lags_ms = lags_ms[~np.isnan(lags_ms)]
+    if not lags_ms.size:
+        return None
+    return Fact("Schedule", f"99 % of requests were sent within {digits(float(np.quantile(lags_ms, 0.99)))} ms of due")
+
+
+def _tails(samples: tuple[Samples, ...]) -> Fact:
+    fewest = min(len(each) for each in samples)
+    if fewest < required_n(0.99):
+        text = f"{count(fewest)} requests per engine and load: a p99 takes {required_n(0.99)}, so it is left out"
+        return Fact("Tails", text, beware=True)
+    return Fact("Tails", f"at least {count(fewest)} requests per engine and load, enough for a p99")
+
+
+def _token_counts(samples: tuple[Samples, ...]) -> Fact:
+    found = Counter(source for each in samples for source in each.texts("token_source") if source is not None)
+    if not found:
+        return Fact("Token counts", "no engine gave any", beware=True)
+    num = found.total()
+    told = ", ".join(
+        _SOURCES.get(source, source) + (f" ({percent(times / num)})" if len(found) > 1 else "")
+        for source, times in found.most_common()
+    )
+    return Fact("Token counts", f"from {told}", beware="assumed_one" in found)
+
+
+VALIDITY = Section("validity", "Can these numbers be used?", "Validity", _view, "validity.html")

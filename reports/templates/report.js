@@ -1,0 +1,114 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const narrow = matchMedia("(max-width: 640px)");
+  const drawn = new Set();
+
+  // Colours in a figure are the names of CSS variables, so that one palette serves tables and pictures in both themes.
+  function coloured(value, key, style) {
+    if (Array.isArray(value)) return value.map((item) => coloured(item, key, style));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, coloured(item, name, style)]));
+    }
+    const isColour = typeof value === "string" && value.startsWith("--") && /color$/.test(key);
+    return isColour ? style.getPropertyValue(value).trim() : value;
+  }
+
+  function themed(spec) {
+    const style = getComputedStyle(root);
+    const get = (name) => style.getPropertyValue(name).trim();
+    const axis = {
+      gridcolor: get("--rule"), linecolor: get("--axis"), zerolinecolor: get("--rule"), tickcolor: get("--axis"),
+      ticks: "outside", ticklen: 4, showline: true, automargin: true, nticks: narrow.matches ? 5 : 7,
+      title: { font: { size: 12, color: get("--muted") }, standoff: 8 }, tickfont: { size: 11, color: get("--muted") },
+      hoverformat: ".4~g", separatethousands: true, exponentformat: "none", minorloglabels: "none", dtick: undefined,
+    };
+    const layout = structuredClone(spec.layout);
+    for (const name of ["xaxis", "yaxis"]) {
+      const own = layout[name];
+      layout[name] = { ...axis, ...own, title: { ...axis.title, ...own.title } };
+      if (own.type === "log") layout[name].dtick = "D1";
+      if (own.type === "log") layout[name].minor = { showgrid: false };
+    }
+    return {
+      traces: coloured(spec.traces, "", style),
+      layout: {
+        ...coloured(layout, "", style),
+        margin: { l: 8, r: 12, t: 8, b: 8, pad: 0 }, showlegend: false, hovermode: "closest",
+        paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+        font: { family: get("--sans"), color: get("--ink"), size: 12 },
+        hoverlabel: { bgcolor: get("--paper"), bordercolor: get("--axis"), font: { color: get("--ink"), size: 12 }, align: "left", namelength: 40 },
+        // A finger that scrolls the page must not zoom the picture.
+        dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      },
+    };
+  }
+
+  function draw(plot) {
+    const spec = JSON.parse(plot.nextElementSibling.textContent);
+    const { traces, layout } = themed(spec);
+    drawn.add(plot);
+    return Plotly.react(plot, traces, layout, {
+      responsive: true, displaylogo: false, displayModeBar: "hover", showTips: false,
+      modeBarButtons: [["resetScale2d", "toImage"]],
+    });
+  }
+
+  const plots = [...document.querySelectorAll(".plot")];
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
+    }
+  }, { rootMargin: "300px" });
+  plots.forEach((plot) => watcher.observe(plot));
+  const redraw = () => drawn.forEach((plot) => draw(plot));
+  dark.addEventListener("change", redraw);
+  narrow.addEventListener("change", redraw);
+
+  // On paper: light, and every picture of what is shown. The styles of print are not in force yet when this runs.
+  addEventListener("beforeprint", () => {
+    root.dataset.theme = "print";
+    document.querySelectorAll("details").forEach((details) => { details.open = true; });
+    plots.filter((plot) => plot.offsetParent).forEach((plot) => draw(plot));
+  });
+  addEventListener("afterprint", () => { delete root.dataset.theme; redraw(); });
+
+  function showLevel(number) {
+    document.querySelectorAll(".panel").forEach((panel) => { panel.hidden = panel.dataset.level !== number; });
+    document.querySelectorAll("[data-show-level]").forEach((button) => {
+      button.setAttribute("aria-pressed", String(button.dataset.showLevel === number));
+    });
+  }
+  const choosers = document.querySelectorAll("[data-show-level]");
+  choosers.forEach((button) => button.addEventListener("click", () => {
+    // Panels above may differ in height: keep the pressed button where the reader's eye is.
+    const before = button.getBoundingClientRect().top;
+    showLevel(button.dataset.showLevel);
+    scrollBy(0, button.getBoundingClientRect().top - before);
+  }));
+  if (choosers.length) { root.classList.add("choosing"); showLevel("0"); }
+
+  function sortBy(table, column, header) {
+    const ascending = header.getAttribute("aria-sort") !== "ascending";
+    table.querySelectorAll("[aria-sort]").forEach((other) => other.setAttribute("aria-sort", "none"));
+    header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    const keyed = [...table.tBodies[0].rows].map((row) => {
+      const key = row.cells[column].dataset.sort;
+      return { row, key, number: key === "" ? NaN : key === "inf" ? Infinity : Number(key) };
+    });
+    const numeric = keyed.every(({ key, number }) => key === "" || !Number.isNaN(number));
+    keyed.sort((a, b) => {
+      if ((a.key === "") !== (b.key === "")) return a.key === "" ? 1 : -1; // what is missing stays last
+      const order = numeric ? (a.number === b.number ? 0 : a.number - b.number) : a.key.localeCompare(b.key);
+      return (ascending ? 1 : -1) * (order || 0);
+    });
+    table.tBodies[0].append(...keyed.map(({ row }) => row));
+  }
+  document.querySelectorAll("table.sortable").forEach((table) => {
+    const headers = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+    headers.forEach((header, column) => {
+      header.querySelector("button").addEventListener("click", () => sortBy(table, column, header));
+    });
+  });
+})();
