@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from itertools import groupby
 
-from llmbench.results.compare import Comparison, compare
+from llmbench.results.compare import Comparison, compare, settle
+from llmbench.results.figures import FIGURE_BY_NAME, figures_of
 from llmbench.results.metrics import is_streamed
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
 from llmbench.results.statistics import Interval
 from llmbench.results.summary import SummaryRow, summarise
+from llmbench.results.units import MIN_ROUNDS
 
 
 def answer(run: Run) -> tuple[str, ...]:
@@ -20,6 +22,11 @@ def answer(run: Run) -> tuple[str, ...]:
         sentences.append("This run did not come to its end: what follows is what was stored before.")
     elif run.manifest.status == "interrupted":
         sentences.append("This run was interrupted: what follows is what was measured until then.")
+    elif run.manifest.status == "failed":
+        sentences.append("This run failed: what follows is what was measured before.")
+    if problems := run.manifest.problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        sentences.append(f"Read with care: {problems[0]}{more}")
     rows = {(row.engine, row.level): row for row in summarise(run).rows}
     if not rows:
         return (*sentences, "Nothing was measured.")
@@ -52,24 +59,54 @@ def _alone(row: SummaryRow) -> str:
 
 def _side_by_side(members: list[Samples], rows: dict[tuple[str, str], SummaryRow]) -> str:
     level = members[0].level
-    metric, words = ("e2e", "a whole answer at the median")
-    ranked = sorted(members, key=lambda samples: _median(rows[samples.engine, level], metric))
+    ranked = sorted(members, key=lambda samples: _median(rows[samples.engine, level], "e2e"))
     best = ranked[0]
-    if not math.isfinite(_median(rows[best.engine, level], metric)):
+    if not math.isfinite(_median(rows[best.engine, level], "e2e")):
         return f"At {level} no engine answered enough requests to say who is faster."
-    told = [_against(compare(best, other, metric)) for other in ranked[1:]]
+    names = [name for name in _TOLD if is_streamed(best) or name == "e2e_p50"]
+    found = {samples.engine: figures_of(samples) for samples in members}
+    compared = settle(
+        [
+            compare(
+                FIGURE_BY_NAME[name],
+                level,
+                (best.engine, found[best.engine].get(name)),
+                (other.engine, found[other.engine].get(name)),
+                paired=True,
+            )
+            for other in ranked[1:]
+            for name in names
+        ]
+    )
+    told = [_against([each for each in compared if each.baseline == other.engine], best.engine) for other in ranked[1:]]
     figures = "; ".join(_figures(rows[samples.engine, level], streamed=is_streamed(samples)) for samples in ranked)
-    return f"At {level}, {words}: {best.engine} {'; '.join(told)}. Medians: {figures}."
+    caveat = "" if all(each.across_rounds for each in compared) else _few_rounds(rows[best.engine, level].num_rounds)
+    return f"At {level}, at the median, {'; '.join(told)}. {caveat}Medians: {figures}."
 
 
-def _against(comparison: Comparison) -> str:
-    if comparison.ratio is None or comparison.interval is None:
-        return f"against {comparison.baseline}: insufficient data"
-    low, high = comparison.interval
-    sure = f"95 % interval {1 / high:.2f} to {1 / low:.2f}"
-    if comparison.verdict == "faster":
-        return f"is {1 / comparison.ratio:.2f} times as fast as {comparison.baseline} ({sure})"
-    return f"against {comparison.baseline}: no difference shown (ratio {1 / comparison.ratio:.2f}, {sure})"
+_TOLD = {"e2e_p50": "to a whole answer", "ttft_p50": "to the first token", "tpot_p50": "from token to token"}
+
+
+def _against(comparisons: list[Comparison], best: str) -> str:
+    other = comparisons[0].baseline
+    told = []
+    for each in comparisons:
+        words = _TOLD[each.spec.name]
+        gain, interval = each.gain, each.gain_interval
+        if gain is None or interval is None:
+            told.append(f"{each.verdict} {words}")
+            continue
+        sure = f"95 % interval {interval.low:.2f} to {interval.high:.2f}"
+        if each.verdict in ("faster", "slower"):
+            told.append(f"{gain:.2f} times as fast {words} ({sure})")
+        else:
+            told.append(f"no difference shown {words} (ratio {gain:.2f}, {sure})")
+    return f"{best} against {other}: {', '.join(told)}"
+
+
+def _few_rounds(num_rounds: int) -> str:
+    rounds = "one round" if num_rounds == 1 else f"{num_rounds} rounds"
+    return f"This is from {rounds}, so how rounds differ is not in the intervals (that takes {MIN_ROUNDS}). "
 
 
 def _figures(row: SummaryRow, streamed: bool) -> str:

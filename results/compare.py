@@ -1,117 +1,197 @@
-"""Two engines asked the same: how much faster one is, and how sure that is."""
+"""Two figures side by side: how much one differs from the other, how sure that is, and the verdict.
+
+Differences are of logarithms, so that a ratio and its inverse are treated alike. A verdict rejects "the true difference
+is within the margin", not merely "it is zero": a sure but tiny difference is not worth one. Where several figures are
+judged together, p-values are corrected by Holm's method, so that the chance of a single false verdict among all of them
+stays below ALPHA.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
-from llmbench.results.metrics import BY_NAME, values_of
-from llmbench.results.samples import Floats, Ints, Samples
-from llmbench.results.statistics import (
-    CONFIDENCE,
-    MIN_BLOCKS,
-    Interval,
-    number_blocks,
-    quantile_of,
-    required_n,
-    resampled_counts,
-)
+from llmbench.results.figures import Figure, FigureSpec
+from llmbench.results.statistics import Interval
+from llmbench.results.units import CONFIDENCE, student_t, student_tail
 
 Verdict = Literal["faster", "slower", "no difference shown", "insufficient data"]
 
-# Below this a difference is not worth a verdict, however sure it is.
-RELATIVE_MARGIN = 0.03
+ALPHA = 0.05
+POWER = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """A difference must exceed `relative` of the baseline and `absolute` in the metric's unit."""
+
+    relative: float
+    absolute: float
+
+    def of(self, baseline: float) -> float:
+        """The larger of the two as a share of `baseline`."""
+        return max(self.relative, self.absolute / abs(baseline)) if baseline else self.relative
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`subject` against `baseline` by one quantile of one metric.
+    """`subject` against `baseline` by one figure at one load level.
 
-    `ratio` is the subject's figure over the baseline's, `interval` its range; both None with too little data.
+    `ratio` is the subject's figure over the baseline's, `interval` its 95 % range; None where there is none, and then
+    `reason` says why. `p` tests against the margin, `p_adjusted` is p after Holm's correction. `detectable` is the
+    relative change that this data would have shown with probability POWER. `across_rounds`: the interval covers how
+    rounds differ; if not, only what happened within them.
     """
 
-    metric: str
-    share: float
+    spec: FigureSpec
+    level: str
     subject: str
     baseline: str
-    ratio: float | None
-    interval: Interval | None
+    subject_figure: Figure | None
+    baseline_figure: Figure | None
+    margin: Margin
     verdict: Verdict
+    ratio: float | None = None
+    interval: Interval | None = None
+    log_error: float | None = None
+    freedom: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    detectable: float | None = None
+    across_rounds: bool = False
+    paired: bool = False
+    reason: str | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """How many times better the subject is: below 1 is worse."""
+        if self.ratio is None:
+            return None
+        return self.ratio if self.spec.better == "higher" else 1 / self.ratio
+
+    @property
+    def gain_interval(self) -> Interval | None:
+        if self.interval is None or self.spec.better == "higher":
+            return self.interval
+        return Interval(1 / self.interval.high, 1 / self.interval.low)
 
 
-def compare(subject: Samples, baseline: Samples, metric: str, share: float = 0.5) -> Comparison:
-    """How `subject` does against `baseline` at the quantile `share` of a metric of which lower is better.
-
-    Both were asked the same requests in the same rounds, so that each resample draws the same blocks of both: what a
-    round or a long prompt did to both cancels. `faster` or `slower` needs the whole interval beyond RELATIVE_MARGIN.
-    """
-    assert BY_NAME[metric].better == "lower"
-    ours, theirs = _table(subject, metric), _table(baseline, metric)
-    enough = min(int(ours.counts.sum()), int(theirs.counts.sum())) >= required_n(share)
-    if not enough or min(len(ours.round_of), len(theirs.round_of)) < MIN_BLOCKS:
-        return _comparison(metric, share, subject, baseline, None, None, "insufficient data")
-    drawn = resampled_counts(ours.round_of)
-    same = np.array_equal(ours.round_of, theirs.round_of)
-    drawn_of_theirs = drawn if same else resampled_counts(theirs.round_of)
-    ratios = ours.quantiles(drawn, share) / theirs.quantiles(drawn_of_theirs, share)
-    ratio = ours.quantile(share) / theirs.quantile(share)
-    if not np.isfinite(ratio) or not np.isfinite(ratios).all():
-        return _comparison(metric, share, subject, baseline, None, None, "insufficient data")
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    interval = Interval(float(low), float(high))
-    return _comparison(metric, share, subject, baseline, float(ratio), interval, verdict_of(interval))
-
-
-def verdict_of(interval: Interval, margin: float = RELATIVE_MARGIN) -> Verdict:
-    """What an interval of a ratio of latencies shows, beyond a relative margin."""
-    if interval.high < 1 - margin:
-        return "faster"
-    if interval.low > 1 + margin:
-        return "slower"
-    return "no difference shown"
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A metric's values in order, with the block each is in and how often it counts."""
-
-    values: Floats
-    counts: Ints
-    block: Ints
-    round_of: Ints
-
-    def quantile(self, share: float) -> float:
-        return quantile_of(self.values, np.cumsum(self.counts), share)
-
-    def quantiles(self, drawn: Floats, share: float) -> Floats:
-        """The quantile of each resample; `drawn` [resamples, blocks] counts how often each block is in it."""
-        found = np.empty(len(drawn))
-        for row, multiplicity in enumerate(drawn):
-            cumulative = np.cumsum(multiplicity[self.block] * self.counts)
-            found[row] = self.values[np.searchsorted(cumulative, share * cumulative[-1])]
-        return found
-
-
-def _table(samples: Samples, metric: str) -> _Table:
-    values, request, weights = values_of(samples, metric)
-    blocks = number_blocks(samples.round, samples.round)
-    round_of = np.empty(int(blocks.max()) + 1, np.int64)
-    round_of[blocks] = samples.round
-    order = np.argsort(values, kind="stable")
-    counts = np.ones(len(values), np.int64) if weights is None else weights
-    return _Table(values[order], counts[order], blocks[request][order], round_of)
-
-
-def _comparison(
-    metric: str,
-    share: float,
-    subject: Samples,
-    baseline: Samples,
-    ratio: float | None,
-    interval: Interval | None,
-    verdict: Verdict,
+def compare(
+    spec: FigureSpec,
+    level: str,
+    subject: tuple[str, Figure | None],
+    baseline: tuple[str, Figure | None],
+    *,
+    margin: Margin | None = None,
+    paired: bool = False,
 ) -> Comparison:
-    return Comparison(metric, share, subject.engine, baseline.engine, ratio, interval, verdict)
+    """The comparison before `settle` has judged it; its verdict is `insufficient data` or provisional.
+
+    `paired` says that both were measured in the same rounds, turn by turn, so that what a round did to both cancels.
+    """
+    (label, ours), (other, theirs) = subject, baseline
+    margin = margin or Margin(spec.relative, spec.absolute)
+    blank = Comparison(spec, level, label, other, ours, theirs, margin, "insufficient data")
+    missing = [name for name, figure in (subject, baseline) if figure is None]
+    if ours is None or theirs is None:
+        return replace(blank, reason=f"{' and '.join(missing)} has no {spec.title}")
+    blank = replace(blank, across_rounds=ours.across_rounds and theirs.across_rounds)
+    one_sided = _one_is_hopeless(blank, ours, theirs)
+    if one_sided is not None:
+        return one_sided
+    lacking = [f"{name} {figure.lacking}" for name, figure in ((label, ours), (other, theirs)) if figure.lacking]
+    if lacking or ours.log_error is None or theirs.log_error is None:
+        return replace(blank, reason="; ".join(lacking))
+    if ours.value <= 0 or theirs.value <= 0:
+        return replace(blank, reason=f"{label if ours.value <= 0 else other} has a figure of 0, so there is no ratio")
+    matching = ours.influence is not None and theirs.influence is not None and paired
+    error, freedom = _combined(ours, theirs, matching)
+    effect = math.log(ours.value / theirs.value)
+    reach = student_t((1 + CONFIDENCE) / 2, freedom) * error
+    beyond = abs(effect) - math.log1p(margin.of(theirs.value))
+    return replace(
+        blank,
+        verdict="no difference shown",
+        ratio=math.exp(effect),
+        interval=Interval(math.exp(effect - reach), math.exp(effect + reach)),
+        log_error=error,
+        freedom=freedom,
+        p=_p_value(beyond, error, freedom),
+        paired=matching,
+    )
+
+
+def settle(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> list[Comparison]:
+    """The same comparisons with Holm-corrected p-values and final verdicts, judged together as one family."""
+    tested = sorted((each.p, place) for place, each in enumerate(comparisons) if each.p is not None)
+    settled = list(comparisons)
+    adjusted = 0.0
+    for rank, (p, place) in enumerate(tested):
+        comparison = comparisons[place]
+        adjusted = min(1.0, max(adjusted, p * (len(tested) - rank)))
+        settled[place] = replace(
+            comparison,
+            p_adjusted=adjusted,
+            verdict=_verdict(comparison) if adjusted <= alpha else "no difference shown",
+            detectable=_detectable(comparison, alpha / len(tested)),
+        )
+    return settled
+
+
+def _one_is_hopeless(blank: Comparison, ours: Figure, theirs: Figure) -> Comparison | None:
+    """The comparison where one side has no finite or no non-zero figure, as when its requests failed; else None."""
+    worst = math.inf if blank.spec.better == "lower" else 0.0
+    ours_lost, theirs_lost = ours.value == worst, theirs.value == worst
+    if not (ours_lost or theirs_lost):
+        return None
+    if ours_lost and theirs_lost:
+        return replace(blank, reason="neither answered enough requests")
+    lost, other = (ours, theirs) if ours_lost else (theirs, ours)
+    name = blank.subject if ours_lost else blank.baseline
+    reason = f"{lost.num_failed} of {lost.n} of {name} failed" if lost.num_failed else f"{name} has a figure of 0"
+    # One failure more or less can turn a p99 into infinity; most of the requests failing cannot be chance.
+    if 2 * lost.num_failed < lost.n and (blank.spec.better == "lower" or other.log_error is None):
+        return replace(blank, reason=reason)
+    return replace(blank, verdict="slower" if ours_lost else "faster", p=0.0, reason=reason)
+
+
+def _combined(ours: Figure, theirs: Figure, paired: bool) -> tuple[float, float]:
+    """Standard error of the difference of logarithms, and its degrees of freedom."""
+    assert ours.log_error is not None
+    assert theirs.log_error is not None
+    if paired:
+        assert ours.influence is not None
+        assert theirs.influence is not None
+        if len(ours.influence) == len(theirs.influence):
+            return math.sqrt(float(((ours.influence - theirs.influence) ** 2).sum())), float(ours.freedom)
+    variances = ours.log_error**2, theirs.log_error**2
+    total = sum(variances)
+    if total == 0:
+        return 0.0, float(min(ours.freedom, theirs.freedom))
+    # Welch 1947: two errors of unlike size, each known from few units.
+    freedom = total**2 / (variances[0] ** 2 / ours.freedom + variances[1] ** 2 / theirs.freedom)
+    return math.sqrt(total), freedom
+
+
+def _p_value(beyond: float, error: float, freedom: float) -> float:
+    if error == 0:
+        return 0.0 if beyond > 0 else 1.0
+    return min(1.0, 2 * student_tail(beyond / error, freedom))
+
+
+def _verdict(comparison: Comparison) -> Verdict:
+    if comparison.ratio is None:
+        return comparison.verdict
+    return "faster" if (comparison.ratio < 1) == (comparison.spec.better == "lower") else "slower"
+
+
+def _detectable(comparison: Comparison, alpha: float) -> float | None:
+    if comparison.log_error is None or comparison.freedom is None or comparison.baseline_figure is None:
+        return None
+    margin = math.log1p(comparison.margin.of(comparison.baseline_figure.value))
+    t = student_t(1 - alpha / 2, comparison.freedom) + student_t(POWER, comparison.freedom)
+    # Beyond any ratio that exp can hold, it is as good as not detectable.
+    reach = margin + t * comparison.log_error
+    return math.expm1(reach) if reach < 50 else None

@@ -91,7 +91,8 @@ class TrialManifest(_Frozen):
 class Manifest(_Frozen):
     """Everything about a run but its rows. `workload` is the spec as JSON; digests are sha256 hex.
 
-    `command` is the argument list that started the run. `problems` are full sentences. `status` is `running` until the
+    `command` is the argument list that started the run. `problems` are full sentences; those that forbid the use of the
+    numbers stand in `invalid` too, which is empty for a valid run. `status` is `running` until the
     run directory is finished.
     """
 
@@ -109,6 +110,7 @@ class Manifest(_Frozen):
     clock: ClockManifest
     trials: tuple[TrialManifest, ...] = ()
     problems: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
 
     def changed(self, **changes: Any) -> Manifest:
         """A validated copy with these fields replaced. Raises pydantic.ValidationError for an unknown field."""

@@ -45,14 +45,26 @@ class SampleMetric:
 
 @dataclass(frozen=True, slots=True)
 class TotalMetric:
-    """A metric with one value for all requests together; None where it is not defined."""
+    """A metric with one value for all requests together: what each contributes, summed, per second or per request.
+
+    `amounts` is None for the duration itself, and gives None where the metric is not defined.
+    """
 
     name: str
     title: str
     unit: str
     better: Better
     formula: str
-    value: Callable[[Samples], float | None]
+    per: Literal["second", "request"]
+    amounts: Callable[[Samples], Floats | None] | None
+
+    def value(self, samples: Samples) -> float | None:
+        """The total; None where it is not defined."""
+        if self.amounts is None:
+            return duration_s(samples)
+        amounts = self.amounts(samples)
+        size = duration_s(samples) if self.per == "second" else float(len(samples))
+        return None if amounts is None or size is None else float(amounts.sum()) / size
 
 
 MetricSpec = SampleMetric | TotalMetric
@@ -149,41 +161,42 @@ def _per_request(values: Floats) -> Values:
     return Values(values[defined], np.flatnonzero(defined))
 
 
+def round_seconds(samples: Samples) -> dict[int, float]:
+    """For each round, seconds from its first due request to its last answer; 0 where no answer ended."""
+    due_ns, end_ns = samples.ns("due_ns"), samples.ns("end_ns")
+    seconds = {}
+    for number in np.unique(samples.round).tolist():
+        members = samples.round == number
+        ends_ns = end_ns[members & ~np.isnan(end_ns)]
+        seconds[number] = float(ends_ns.max() - due_ns[members].min()) / NS_PER_S if ends_ns.size else 0.0
+    return seconds
+
+
 def duration_s(samples: Samples) -> float | None:
     """Seconds from the first due request to the last answer, summed over rounds; None before any answer ended."""
-    total_ns = 0.0
-    due_ns, end_ns = samples.ns("due_ns"), samples.ns("end_ns")
-    for number in np.unique(samples.round):
-        ends_ns = end_ns[(samples.round == number) & ~np.isnan(end_ns)]
-        if ends_ns.size:
-            total_ns += float(ends_ns.max() - due_ns[samples.round == number].min())
-    return total_ns / NS_PER_S if total_ns > 0 else None
+    return sum(round_seconds(samples).values()) or None
 
 
-def _per_second(amount: Callable[[Samples], float]) -> Callable[[Samples], float | None]:
-    def value(samples: Samples) -> float | None:
-        seconds = duration_s(samples)
-        return None if seconds is None else amount(samples) / seconds
-
-    return value
+def _output_tokens(samples: Samples) -> Floats:
+    return np.where(samples.ok, np.nan_to_num(samples.counts("output_tokens")), 0.0)
 
 
-def _output_tokens(samples: Samples) -> float:
-    return float(np.nansum(samples.counts("output_tokens")[samples.ok]))
+def _all_tokens(samples: Samples) -> Floats:
+    return _output_tokens(samples) + np.where(samples.ok, np.nan_to_num(samples.counts("prompt_tokens")), 0.0)
 
 
-def _all_tokens(samples: Samples) -> float:
-    return _output_tokens(samples) + float(np.nansum(samples.counts("prompt_tokens")[samples.ok]))
+def _successes(samples: Samples) -> Floats:
+    return samples.ok.astype(np.float64)
 
 
 def meets_slo(samples: Samples) -> Bools | None:
     """Whether each request met every limit of the workload's `measure.slo`; None if it sets none.
 
     A failed request meets none. A request for which a limited latency is not defined misses it, but a one-token answer
-    has no TPOT to miss.
+    has no TPOT to miss. None too where a limit cannot be judged: TTFT and TPOT of answers that were not streamed.
     """
     slo = slo_ms(samples)
-    if not slo:
+    if not slo or (not is_streamed(samples) and slo.keys() & {"ttft_ms", "tpot_ms"}):
         return None
     met = samples.ok.copy()
     ttft_ms = (samples.ns("first_token_ns") - samples.ns("due_ns")) / NS_PER_MS
@@ -206,14 +219,9 @@ def slo_ms(samples: Samples) -> dict[str, float]:
     return {name: float(limit) for name, limit in slo.items() if isinstance(limit, int | float)}
 
 
-def _goodput(samples: Samples) -> float | None:
-    met, seconds = meets_slo(samples), duration_s(samples)
-    return None if met is None or seconds is None else float(met.sum()) / seconds
-
-
-def _slo_attainment(samples: Samples) -> float | None:
+def _met(samples: Samples) -> Floats | None:
     met = meets_slo(samples)
-    return None if met is None else float(met.mean())
+    return None if met is None else met.astype(np.float64)
 
 
 METRICS: tuple[MetricSpec, ...] = (
@@ -241,7 +249,8 @@ METRICS: tuple[MetricSpec, ...] = (
         "tokens/s",
         "higher",
         "generated tokens of successful requests ÷ time from first due to last end, summed over rounds",
-        _per_second(_output_tokens),
+        "second",
+        _output_tokens,
     ),
     TotalMetric(
         "total_throughput",
@@ -249,7 +258,8 @@ METRICS: tuple[MetricSpec, ...] = (
         "tokens/s",
         "higher",
         "prompt and generated tokens of successful requests ÷ the same time",
-        _per_second(_all_tokens),
+        "second",
+        _all_tokens,
     ),
     TotalMetric(
         "request_throughput",
@@ -257,26 +267,23 @@ METRICS: tuple[MetricSpec, ...] = (
         "requests/s",
         "higher",
         "successful requests ÷ the same time",
-        _per_second(lambda samples: float(samples.ok.sum())),
+        "second",
+        _successes,
     ),
-    TotalMetric("goodput", "goodput", "requests/s", "higher", "requests that meet every SLO ÷ the same time", _goodput),
+    TotalMetric(
+        "goodput", "goodput", "requests/s", "higher", "requests that meet every SLO ÷ the same time", "second", _met
+    ),
     TotalMetric(
         "slo_attainment",
         "SLO attainment",
         "share",
         "higher",
         "requests that meet every SLO ÷ all sent",
-        _slo_attainment,
+        "request",
+        _met,
     ),
-    TotalMetric(
-        "success_share",
-        "success",
-        "share",
-        "higher",
-        "successful requests ÷ all sent",
-        lambda samples: float(samples.ok.mean()),
-    ),
-    TotalMetric("duration", "duration", "s", None, "first due to last end, summed over rounds", duration_s),
+    TotalMetric("success_share", "success", "share", "higher", "successful requests ÷ all sent", "request", _successes),
+    TotalMetric("duration", "duration", "s", None, "first due to last end, summed over rounds", "second", None),
 )
 
 BY_NAME = {metric.name: metric for metric in METRICS}

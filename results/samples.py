@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench.results.run import Run
+from llmbench.results.units import Floats as Floats
+from llmbench.results.units import Ints as Ints
+from llmbench.results.units import Units, units_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
@@ -61,6 +62,11 @@ class Samples:
     @cached_property
     def round(self) -> Ints:
         return self._floats("round").astype(np.int64)[self._order]
+
+    @cached_property
+    def units(self) -> Units:
+        """The independent parts of this measurement."""
+        return units_of(self.round)
 
     @cached_property
     def chunk_request(self) -> Ints:

@@ -1,27 +1,18 @@
-"""Distributions of a metric, and how sure they are.
-
-Requests of one round share a queue, so they are not independent: intervals come from a bootstrap that draws whole
-rounds (where there are at least MIN_ROUNDS) and, within each, whole blocks of neighbouring requests.
-Source: Künsch 1989 (block bootstrap); Davison and Hinkley 1997, §3.8 (hierarchical data).
-"""
+"""Distributions of a metric, and how sure they are."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from llmbench.results.samples import Floats, Ints
+from llmbench.results.units import CONFIDENCE as CONFIDENCE
+from llmbench.results.units import MIN_FREEDOM, Floats, Ints, Units, student_t
+from llmbench.results.units import MIN_ROUNDS as MIN_ROUNDS
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 1000
-MIN_ROUNDS = 4
-MIN_BLOCKS = 8
-# Quantiles of a resample are read from this many bins, each exact at its edges; the tails get as many as the middle.
-_NUM_BINS = 2048
 
 
 class Interval(NamedTuple):
@@ -32,7 +23,7 @@ class Interval(NamedTuple):
 
 
 class Quantile(NamedTuple):
-    """`interval` is None where there are too few blocks to resample."""
+    """`interval` is None where there are too few independent samples to bound the quantile on both sides."""
 
     value: float
     interval: Interval | None
@@ -49,6 +40,7 @@ class Distribution:
     n: int
     num_failed: int
     mean: float | None
+    mean_interval: Interval | None
     std: float | None
     minimum: float | None
     maximum: float | None
@@ -75,119 +67,152 @@ class Distribution:
         quantile = self.quantiles[share]
         return None if quantile is None else quantile.value
 
+    def interval_at(self, share: float) -> Interval | None:
+        quantile = self.quantiles[share]
+        return None if quantile is None else quantile.interval
+
 
 def required_n(share: float) -> int:
     """How many samples it takes before the largest of them lies above the quantile with probability CONFIDENCE.
 
-    20 times the share's complement, roughly: 5 for p50, 29 for p90, 59 for p95, 299 for p99. Source: Wilks 1941.
+    5 for p50, 29 for p90, 59 for p95, 299 for p99. Source: Wilks 1941.
     """
     return math.ceil(math.log(1 - CONFIDENCE) / math.log(share))
 
 
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """Values in ascending order, +inf for failures, with how often each counts and the unit it belongs to."""
+
+    values: Floats
+    counts: Ints
+    cumulative: Ints
+    unit: Ints
+
+    @property
+    def n(self) -> int:
+        return int(self.cumulative[-1])
+
+    def quantile(self, share: float) -> float:
+        """Interpolated as numpy's default does (type 7 of Hyndman and Fan 1996); +inf as soon as an infinite value
+        takes part."""
+        position = share * (self.n - 1)
+        below, above = self._ranked(math.floor(position) + 1), self._ranked(math.ceil(position) + 1)
+        # Not `below + fraction * (above - below)`: inf - inf is nan.
+        return below if below == above else below + (position - math.floor(position)) * (above - below)
+
+    def _ranked(self, rank: int) -> float:
+        return float(self.values[np.searchsorted(self.cumulative, rank)])
+
+    def between(self, low: float, high: float) -> Interval | None:
+        """The values between which the quantiles from `low` to `high` lie; None where the samples do not reach."""
+        above = math.ceil(high * self.n) + 1
+        if above > self.n:
+            return None
+        return Interval(self._ranked(max(1, math.floor(low * self.n))), self._ranked(above))
+
+
+def order(values: Floats, weights: Ints | None, request: Ints, units: Units) -> Ordered:
+    """`values`, each counted `weights` times (once if None), of the requests with index `request`. None is NaN."""
+    ascending = np.argsort(values, kind="stable")
+    counts = np.ones(values.size, np.int64) if weights is None else weights[ascending]
+    return Ordered(values[ascending], counts, np.cumsum(counts), units.of_request[request[ascending]])
+
+
+class QuantileEstimate(NamedTuple):
+    """`influence` says how much each unit pulls the logarithm of `value`; its squares sum to the variance of that."""
+
+    value: float
+    interval: Interval
+    influence: Floats
+
+
+def estimate_quantile(ordered: Ordered, units: Units, share: float) -> QuantileEstimate | None:
+    """The quantile at `share` with its interval; None where the samples do not bound it.
+
+    The share of samples at or below the quantile is a sum over units: its standard error comes from how the units
+    differ, and the interval of that share, on the logit scale, is read back as values (Woodruff 1952; Francisco and
+    Fuller 1991). Nothing is assumed of the distribution, and failures at +inf are values like others. Dependent samples
+    count as the fewer independent ones that would have the same error; below `required_n(share)` of those: None.
+    """
+    if units.freedom < MIN_FREEDOM:
+        return None
+    value = ordered.quantile(share)
+    # Where many samples equal the quantile, "below" and "at or below" differ: the less certain of the two counts.
+    deviations, error = max(
+        (_deviations(ordered, units, int(np.searchsorted(ordered.values, value, side))) for side in _SIDES),
+        key=lambda found: found[1],
+    )
+    if error > 0 and share * (1 - share) / error**2 < required_n(share):
+        return None
+    t = student_t((1 + CONFIDENCE) / 2, units.freedom)
+    logit, reach = math.log(share / (1 - share)), t * error / (share * (1 - share))
+    interval = ordered.between(1 / (1 + math.exp(reach - logit)), 1 / (1 + math.exp(-reach - logit)))
+    if interval is None:
+        return None
+    influence = np.zeros(len(units))
+    if error > 0 and interval.low > 0 and math.isfinite(interval.high):
+        # More samples below the quantile in a unit pull it down.
+        influence = -deviations * (math.log(interval.high / interval.low) / (2 * t * error))
+    return QuantileEstimate(value, interval, influence)
+
+
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+
+
+def _deviations(ordered: Ordered, units: Units, inside: int) -> tuple[Floats, float]:
+    """How each unit's share of the first `inside` samples deviates, and the standard error of the whole's share."""
+    per_unit = np.bincount(ordered.unit, ordered.counts, len(units))
+    below = np.bincount(ordered.unit[:inside], ordered.counts[:inside], len(units))
+    deviations = units.centred((below - per_unit * (below.sum() / ordered.n)) / ordered.n)
+    return deviations, math.sqrt(float((deviations**2).sum()))
+
+
+def estimate_mean(ordered: Ordered, units: Units) -> tuple[float, Interval | None] | None:
+    """The mean of the finite values and its interval; None if there are none."""
+    finite = np.isfinite(ordered.values)
+    values, counts, unit = ordered.values[finite], ordered.counts[finite], ordered.unit[finite]
+    if not values.size:
+        return None
+    mean = float(np.average(values, weights=counts))
+    if units.freedom < MIN_FREEDOM:
+        return mean, None
+    deviations = units.centred(np.bincount(unit, counts * (values - mean), len(units)) / counts.sum())
+    reach = student_t((1 + CONFIDENCE) / 2, units.freedom) * math.sqrt(float((deviations**2).sum()))
+    return mean, Interval(mean - reach, mean + reach)
+
+
 def distribution(
-    values: Floats, weights: Ints | None, blocks: Ints, rounds: Ints, *, intervals: bool = True
+    values: Floats, weights: Ints | None, request: Ints, units: Units, *, intervals: bool = True
 ) -> Distribution | None:
     """The distribution of `values`, each counted `weights` times (once if None); None if there are no values.
 
-    `blocks` numbers the block of neighbouring requests that each value belongs to, `rounds` its round; a block lies in
-    one round. The same input gives the same intervals.
+    `request` is the index of the request each value belongs to.
     """
     if not values.size:
         return None
-    counts = np.ones(values.size, np.int64) if weights is None else weights
-    finite = np.isfinite(values)
-    n = int(counts.sum())
-    num_finite = int(counts[finite].sum())
-    mean = float(np.average(values[finite], weights=counts[finite])) if num_finite else None
+    ordered = order(values, weights, request, units)
+    finite = np.isfinite(ordered.values)
+    num_finite = int(ordered.counts[finite].sum())
+    mean, mean_interval = estimate_mean(ordered, units) or (None, None)
     std = None
     if mean is not None and num_finite >= 2:
-        std = math.sqrt(float((counts[finite] * (values[finite] - mean) ** 2).sum()) / (num_finite - 1))
-    order = np.argsort(values, kind="stable")
-    ordered, cumulative = values[order], np.cumsum(counts[order])
-    shares = [share for share in QUANTILES if n >= required_n(share)]
-    found = {share: quantile_of(ordered, cumulative, share) for share in shares}
-    ranges = _intervals(values, counts, blocks, rounds, shares) if intervals else {}
+        squares = ordered.counts[finite] * (ordered.values[finite] - mean) ** 2
+        std = math.sqrt(float(squares.sum()) / (num_finite - 1))
     return Distribution(
-        n=n,
-        num_failed=n - num_finite,
+        n=ordered.n,
+        num_failed=ordered.n - num_finite,
         mean=mean,
+        mean_interval=mean_interval if intervals else None,
         std=std,
-        minimum=float(ordered[0]) if num_finite else None,
-        maximum=float(ordered[-1]),
-        quantiles={share: Quantile(found[share], ranges.get(share)) if share in found else None for share in QUANTILES},
+        minimum=float(ordered.values[0]) if num_finite else None,
+        maximum=float(ordered.values[-1]),
+        quantiles={share: _quantile(ordered, units, share, intervals) for share in QUANTILES},
     )
 
 
-def quantile_of(ordered: Floats, cumulative: Ints, share: float) -> float:
-    """The quantile at `share` of `ordered` values with cumulated counts, interpolated as numpy's default does (type 7
-    of Hyndman and Fan 1996); +inf as soon as an infinite value takes part."""
-    position = share * (int(cumulative[-1]) - 1)
-    low = int(np.searchsorted(cumulative, math.floor(position), side="right"))
-    high = int(np.searchsorted(cumulative, math.ceil(position), side="right"))
-    below, above = float(ordered[low]), float(ordered[high])
-    # Not `below + fraction * (above - below)`: inf - inf is nan.
-    return below if below == above else below + (position - math.floor(position)) * (above - below)
-
-
-def number_blocks(num_requests: Ints, rounds: Ints) -> Ints:
-    """For each request, in due order, the number of its block: neighbours in a round, about n^(1/3) to a block.
-
-    `num_requests` has one entry per request and only its length counts. n^(1/3) is the rate that minimises the error of
-    a variance estimate (Künsch 1989); a block never spans two rounds.
-    """
-    blocks = np.empty(len(num_requests), np.int64)
-    first = 0
-    for number in np.unique(rounds):
-        members = np.flatnonzero(rounds == number)
-        length = max(1, round(len(members) ** (1 / 3)))
-        inside = np.arange(len(members)) // length
-        blocks[members] = first + inside
-        first += int(inside[-1]) + 1
-    return blocks
-
-
-def _intervals(values: Floats, counts: Ints, blocks: Ints, rounds: Ints, shares: list[float]) -> dict[float, Interval]:
-    names, block_of = np.unique(blocks, return_inverse=True)
-    if len(names) < MIN_BLOCKS or not shares:
-        return {}
-    edges = _bin_edges(values, counts)
-    bins = np.searchsorted(edges, values)
-    table = np.zeros((len(names), len(edges)))
-    np.add.at(table, (block_of, bins), counts)
-    round_of = np.empty(len(names), np.int64)
-    round_of[block_of] = rounds
-    drawn = resampled_counts(round_of)
-    resampled = np.cumsum(drawn @ table, axis=1)
-    tail = (1 - CONFIDENCE) / 2
-    found = {}
-    for share in shares:
-        reached = (resampled >= share * resampled[:, -1:]).argmax(axis=1)
-        low, high = np.quantile(edges[reached], [tail, 1 - tail], method="inverted_cdf")
-        found[share] = Interval(float(low), float(high))
-    return found
-
-
-def resampled_counts(round_of: Ints, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Floats:
-    """How often each block is drawn in each resample: [num_resamples, blocks]. `round_of` names each block's round."""
-    generator = np.random.default_rng(seed)
-    rounds = [np.flatnonzero(round_of == number) for number in np.unique(round_of)]
-    drawn = np.zeros((num_resamples, len(round_of)))
-    for row in drawn:
-        chosen = rounds
-        if len(rounds) >= MIN_ROUNDS:
-            chosen = [rounds[index] for index in generator.integers(len(rounds), size=len(rounds))]
-        for members in chosen:
-            np.add.at(row, generator.choice(members, size=len(members)), 1)
-    return drawn
-
-
-def _bin_edges(values: Floats, counts: Ints) -> Floats:
-    distinct = np.unique(values)
-    if len(distinct) <= _NUM_BINS:
-        return distinct
-    tails = 10.0 ** -np.linspace(1, 6, _NUM_BINS // 4)
-    shares = np.unique(np.concatenate([np.linspace(0, 1, _NUM_BINS // 2), tails, 1 - tails]))
-    order = np.argsort(values)
-    places = np.searchsorted(np.cumsum(counts[order]), shares * counts.sum())
-    # The greatest value is an edge, so that every value has a bin.
-    return np.unique(values[order][np.minimum(places, len(values) - 1)])
+def _quantile(ordered: Ordered, units: Units, share: float, intervals: bool) -> Quantile | None:
+    if ordered.n < required_n(share):
+        return None
+    estimate = estimate_quantile(ordered, units, share) if intervals else None
+    return Quantile(ordered.quantile(share), None if estimate is None else estimate.interval)

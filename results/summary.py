@@ -9,7 +9,7 @@ from functools import lru_cache
 from llmbench.results.metrics import METRICS, SampleMetric
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
-from llmbench.results.statistics import Distribution, distribution, number_blocks
+from llmbench.results.statistics import Distribution, distribution
 
 Value = Distribution | float | None
 
@@ -51,13 +51,12 @@ def summarise(run: Run) -> Summary:
 
 def summarise_samples(samples: Samples) -> SummaryRow:
     """All metrics of one engine at one level."""
-    blocks = number_blocks(samples.round, samples.round)
     values: dict[str, Value] = {}
     for metric in METRICS:
         if isinstance(metric, SampleMetric):
             found, request, weights = metric.values(samples)
             values[metric.name] = distribution(
-                found, weights, blocks[request], samples.round[request], intervals=metric.better is not None
+                found, weights, request, samples.units, intervals=metric.better is not None
             )
         else:
             values[metric.name] = metric.value(samples)
