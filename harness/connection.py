@@ -13,6 +13,7 @@ from time import perf_counter_ns
 from typing import Protocol
 
 from llmbench.engines.wire import Failure, FailureKind
+from llmbench.harness.packet_clock import Flow, PacketClock
 from llmbench.harness.response_reader import ResponseReader
 from llmbench.harness.wall_offset import MAX_WAIT_NS, WallOffset
 
@@ -24,7 +25,7 @@ _TIMESPEC = struct.Struct("qq")
 _unpack_timespec = _TIMESPEC.unpack
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 # Offset of tcpi_data_segs_in in struct tcp_info, and the bytes to ask for to get it (Linux 4.6).
-_DATA_SEGS_IN = struct.Struct("164xI")
+_DATA_SEGS_IN = struct.Struct("152xI")
 
 Address = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
 
@@ -50,7 +51,7 @@ class Connection:
     """A TCP connection to the first of `addresses` that takes it.
 
     It serves one listener at a time; without one it is idle, and closes itself as soon as the server closes it or says
-    anything. With `wall_offset`, reads carry the kernel's receive stamps.
+    anything. With `wall_offset`, reads carry the kernel's receive stamps; `packet_clock` watches its segments.
     """
 
     def __init__(
@@ -58,11 +59,14 @@ class Connection:
         loop: asyncio.AbstractEventLoop,
         addresses: Sequence[Address],
         wall_offset: WallOffset | None,
+        packet_clock: PacketClock | None,
         on_idle_close: Callable[[Connection], None],
     ) -> None:
         self._loop = loop
         self._addresses = list(addresses)
         self._wall_offset = wall_offset
+        self._packet_clock = packet_clock
+        self.flow: Flow | None = None
         self._on_idle_close = on_idle_close
         self._listener: Listener | None = None
         self._reader: ResponseReader | None = None
@@ -180,6 +184,8 @@ class Connection:
         assert self._socket is not None
         assert self._listener is not None
         now_ns = perf_counter_ns()
+        if self._packet_clock is not None:
+            self.flow = self._packet_clock.watch(self._socket.getsockname()[1], self._socket.getpeername()[1])
         self._loop.add_reader(self._socket, self._on_readable)
         self._listener.connected(now_ns)
 

@@ -8,6 +8,7 @@ from time import perf_counter_ns
 
 from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline
 from llmbench.harness.connection import Connection
+from llmbench.harness.packet_clock import PacketClock, RawReader
 from llmbench.harness.response_reader import ResponseReader
 from llmbench.workloads.spec import TimeoutSpec
 
@@ -22,6 +23,7 @@ class Exchange:
         "_keep",
         "_loop",
         "_on_done",
+        "_packet_clock",
         "_payload",
         "_timeouts",
         "_timer",
@@ -35,6 +37,7 @@ class Exchange:
         payload: bytes,
         timeline: Timeline,
         timeouts: TimeoutSpec,
+        packet_clock: PacketClock | None,
         on_done: Callable[[Exchange], None],
         keep: Callable[[Connection, Endpoint], None],
     ) -> None:
@@ -45,7 +48,8 @@ class Exchange:
         self._on_done: Callable[[Exchange], None] | None = on_done
         self._keep = keep
         self._connection: Connection | None = None
-        self.reader = ResponseReader(timeline)
+        self._packet_clock = packet_clock
+        self.reader = ResponseReader(timeline) if packet_clock is None else RawReader(timeline)
         self._endpoint: Endpoint | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._begun_ns = perf_counter_ns()
@@ -96,6 +100,9 @@ class Exchange:
             self._timer.cancel()
         self.reader.close()
         connection, self._connection = self._connection, None
+        if connection is not None and connection.flow is not None and isinstance(self.reader, RawReader):
+            assert self._packet_clock is not None
+            self._packet_clock.finish(connection.flow, self.reader)
         if connection is not None and self._endpoint is not None:
             if is_reusable and not connection.is_sending:
                 connection.release()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline, WireRequest
 from llmbench.harness.connection import Address, Connection
 from llmbench.harness.exchange import Exchange
+from llmbench.harness.packet_clock import PacketClock
 from llmbench.harness.tls_connection import TlsConnection
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.workloads.spec import TimeoutSpec
@@ -19,7 +20,8 @@ class HttpTransport:
     """Sends requests to `endpoints`, whose names are resolved here, before any clock starts.
 
     Nothing is ever sent twice: a connection that the server has closed is noticed before it is used again, and one that
-    breaks after that fails its request. With `wall_offset`, plain connections carry the kernel's receive stamps.
+    breaks after that fails its request. With `wall_offset`, plain connections carry the kernel's receive stamps; with
+    `packet_clock`, those of every segment.
     """
 
     def __init__(
@@ -28,10 +30,12 @@ class HttpTransport:
         endpoints: Iterable[Endpoint],
         timeouts: TimeoutSpec,
         wall_offset: WallOffset | None,
+        packet_clock: PacketClock | None = None,
     ) -> None:
         self._loop = loop
         self._timeouts = timeouts
         self._wall_offset = wall_offset
+        self._packet_clock = packet_clock
         self._tls_context: ssl.SSLContext | None = None
         self._addresses: dict[Endpoint, list[Address] | Failure] = {}
         self._idle: dict[Endpoint, list[Connection]] = {}
@@ -45,7 +49,8 @@ class HttpTransport:
     def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[Exchange], None]) -> Exchange:
         """The request under way. `on_done` is called once, possibly before this returns, with `timeline` complete."""
         endpoint = request.endpoint
-        exchange = Exchange(self._loop, request.payload, timeline, self._timeouts, on_done, self._keep)
+        clock = None if endpoint.tls else self._packet_clock
+        exchange = Exchange(self._loop, request.payload, timeline, self._timeouts, clock, on_done, self._keep)
         addresses = self._addresses[endpoint]
         if isinstance(addresses, Failure):
             exchange.broken(addresses)
@@ -73,7 +78,7 @@ class HttpTransport:
         if endpoint.tls:
             assert self._tls_context is not None
             return TlsConnection(self._loop, addresses, self._tls_context, endpoint.host, forget)
-        return Connection(self._loop, addresses, self._wall_offset, forget)
+        return Connection(self._loop, addresses, self._wall_offset, self._packet_clock, forget)
 
     def _keep(self, connection: Connection, endpoint: Endpoint) -> None:
         self._idle[endpoint].append(connection)

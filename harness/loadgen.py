@@ -9,7 +9,7 @@ import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from time import perf_counter_ns
@@ -17,12 +17,14 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from llmbench.engines.wire import Timeline, WireRequest
+from llmbench.engines.wire import Endpoint, Timeline, WireRequest
 from llmbench.harness.alarm import create_alarm
+from llmbench.harness.errors import ConfigError
 from llmbench.harness.exchange import Exchange
 from llmbench.harness.http_transport import HttpTransport
 from llmbench.harness.lag_probe import LagProbe
 from llmbench.harness.lag_samples import LagSamples
+from llmbench.harness.packet_clock import PacketClock
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.results.manifest import InstrumentManifest
@@ -30,11 +32,13 @@ from llmbench.workloads.spec import TimeoutSpec
 
 __all__ = ["ClockChoice", "LoadReport", "Outgoing", "StopFlag", "run_load"]
 
-ClockChoice = Literal["auto", "kernel", "user"]
+ClockChoice = Literal["auto", "packet", "kernel", "user"]
 OnDone = Callable[[str, Timeline], None]
 
 # Between the call and the start of the schedule, so that the first request is not late by what starting costs.
 LEAD_NS = 5_000_000
+# The ring holds seconds of segments; emptying it costs the less the more it holds.
+SAMPLES_PER_POLL = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,9 @@ def run_load(
     keeps the `due_ns` it had. Without a schedule a request is due when its slot became free. `on_done` is called in
     this thread with each request's id and finished `Timeline`; what it raises ends the load and is raised here.
     Once `stop` is set nothing more is sent, and requests in flight end as CANCELLED.
+
+    `clock` says what stamps the chunks: `auto` is `kernel` on Linux and `user` elsewhere, as always for TLS. `packet`
+    also tells apart the segments of a read that came late; it needs CAP_NET_RAW, and raises ConfigError without.
     """
     assert concurrency is None or concurrency >= 1
     loop, loop_name = _new_event_loop()
@@ -114,7 +121,9 @@ class _Load:
         self._finished = loop.create_future()
         self._wall_offset = WallOffset() if clock != "user" and sys.platform == "linux" else None
         endpoints = {request.wire.endpoint for request in requests}
-        self._transport = HttpTransport(loop, endpoints, timeouts, self._wall_offset)
+        self._packet_clock = _packet_clock(endpoints, self._wall_offset) if clock == "packet" else None
+        self._num_samples = 0
+        self._transport = HttpTransport(loop, endpoints, timeouts, self._wall_offset, self._packet_clock)
         self._alarm = create_alarm(loop, self._fill)
         loop.set_exception_handler(self._on_exception)
 
@@ -134,7 +143,7 @@ class _Load:
             num_unsent=len(self._waiting),
             instrument=InstrumentManifest(
                 event_loop=loop_name,
-                clock="user space" if self._wall_offset is None else "kernel",
+                clock=self._clock_name(),
                 loop_lag=probe.close(),
                 send_lag=self._send_lags.manifest(),
                 client_lag=self._client_lags.manifest(),
@@ -144,12 +153,19 @@ class _Load:
             ),
         )
 
+    def _clock_name(self) -> str:
+        if self._packet_clock is not None:
+            return "packet"
+        return "user space" if self._wall_offset is None else "kernel"
+
     def stop(self) -> None:
         self._end(None)
 
     def close(self) -> None:
         self._alarm.close()
         self._transport.close()
+        if self._packet_clock is not None:
+            self._packet_clock.close()
 
     def _fill(self) -> None:
         """Send everything that is due and has a slot, and wake up for the next."""
@@ -218,9 +234,24 @@ class _Load:
     def _on_sample(self) -> None:
         if self._wall_offset is not None:
             self._wall_offset.sample()
+        self._num_samples += 1
+        if self._packet_clock is not None and self._num_samples % SAMPLES_PER_POLL == 0:
+            self._packet_clock.poll()
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._end(context.get("exception") or RuntimeError(context["message"]))
+
+
+def _packet_clock(endpoints: Iterable[Endpoint], wall_offset: WallOffset | None) -> PacketClock:
+    if wall_offset is None:
+        raise ConfigError("clock: packet works on Linux only; ask for clock: auto.")
+    try:
+        return PacketClock((endpoint.port for endpoint in endpoints), wall_offset)
+    except PermissionError:
+        raise ConfigError(
+            "clock: packet needs the capability CAP_NET_RAW; run as root or in a container with --cap-add=NET_RAW, or "
+            "ask for clock: kernel."
+        ) from None
 
 
 def _new_event_loop() -> tuple[asyncio.AbstractEventLoop, str]:

@@ -25,7 +25,7 @@ class TlsConnection(Connection):
         host: str,
         on_idle_close: Callable[[Connection], None],
     ) -> None:
-        super().__init__(loop, addresses, None, on_idle_close)
+        super().__init__(loop, addresses, None, None, on_idle_close)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)

@@ -5,8 +5,9 @@
     python tests/benchmarks/load_generator.py --starve              with a busy loop on the load generator's core
 
 The engine runs on the first of this process's cores and the load generator on the last, so that with two cores neither
-waits for the other. The error of a chunk is its stamp minus the engine's own stamp just after the kernel had taken it,
-on the same clock; an ITL error is the absolute difference of two such errors in a row. The last line is JSON.
+waits for the other. Where other work shares them, `--realtime` (as root) puts both before it. The error of a chunk is
+its stamp minus the engine's own stamp just after the kernel had taken it, on the same clock; an ITL error is the
+absolute difference of two such errors in a row. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def main() -> None:
         os.sched_setaffinity(0, {cores[-1]})
         if options.starve:
             stack.enter_context(_busy_loop(cores[-1]))
+        elif options.realtime:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         report, seen = _load(options, port)
         rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         sent = {line["request_id"]: line["sent_ns"] for line in map(json.loads, log.open())}
@@ -156,9 +159,13 @@ def _quantiles(values_ns: Floats) -> dict[str, float]:
 def _engine(options: argparse.Namespace, log: Path, core: int) -> Iterator[int]:
     command = [sys.executable, "-m", "llmbench.engines.simulated_server", "--port", "0", "--log", str(log)]
     command += ["--ttft-ms", "0" if options.flood else "50", "--itl-ms", "0" if options.flood else str(options.itl_ms)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core})
-    )
+
+    def place() -> None:
+        os.sched_setaffinity(0, {core})
+        if options.realtime:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=place)
     assert process.stdout is not None
     try:
         yield int(process.stdout.readline().rsplit(":", 1)[1])
@@ -192,6 +199,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--flood", action="store_true")
     parser.add_argument("--starve", action="store_true")
+    parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--clock", default="auto")
     return parser.parse_args()
 

@@ -151,13 +151,13 @@ def test_a_connection_closed_while_idle_is_not_used_again(serve: Any, load: Any)
 
 def test_stop_cancels_what_is_in_flight_and_counts_the_rest(serve: Any, load: Any) -> None:
     stop = StopFlag()
-    threading.Timer(0.2, stop.set).start()
-    report, done = load(serve(answer_after(10)).endpoint, [0.0, 0.05, 30.0, 31.0], stop=stop)
+    threading.Timer(1.0, stop.set).start()
+    report, done = load(serve(answer_after(20)).endpoint, [0.0, 0.05, 30.0, 31.0], stop=stop)
     assert sorted(done) == ["0", "1"]
     assert {timeline.failure.kind for timeline in done.values()} == {FailureKind.CANCELLED}
     assert all(timeline.sent_ns is not None for timeline in done.values())
     assert report.num_unsent == 2
-    assert report.end_ns - report.start_ns < 5_000_000_000
+    assert report.end_ns - report.start_ns < 10_000_000_000
 
 
 def test_stop_in_a_closed_loop_sends_nothing_more(serve: Any, load: Any) -> None:
