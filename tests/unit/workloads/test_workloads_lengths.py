@@ -1,6 +1,5 @@
 """Lengths follow the distribution asked for, within its bounds; false-failure chances are stated.
 
-
 Seeds are fixed: a test that passed once passes always.
 """
 
