@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from llmbench.workloads.spec import EngineSpec
 # Where servers tell their version, each as JSON with a field of that name: vLLM, Ollama, TGI, SGLang.
 _VERSION_PATHS = ("/version", "/api/version", "/info", "/get_server_info")
 _PROBE_S = 5.0
+_CHECK_S = 0.02
 
 
 class EngineKeeper:
@@ -73,10 +75,18 @@ class EngineKeeper:
             self._label, self._endpoint = engine.label, endpoint
         return endpoint
 
-    def ending(self) -> str | None:
-        """How the engine in use ended, in words; None while it runs, or where its process is not ours to see."""
-        if self._process is None or self._process.poll() is None:
+    def ending(self, wait_s: float = 0.0) -> str | None:
+        """How the engine in use ended, in words; None while it runs, or where its process is not ours to see.
+
+        `wait_s`: how long to wait for its end, where its connections say that it may be about to.
+        """
+        if self._process is None:
             return None
+        give_up = time.monotonic() + wait_s
+        while self._process.poll() is None:
+            if time.monotonic() >= give_up:
+                return None
+            time.sleep(_CHECK_S)
         return self._process.ending()
 
     def stop(self) -> None:

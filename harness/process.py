@@ -94,7 +94,10 @@ class EngineProcess:
 
     def poll(self) -> int | None:
         """The engine's exit code once it has ended, 128 + the signal where one ended it; None while it runs."""
-        return self._guard.poll()
+        code = self._guard.poll()
+        if code is None and _has_ended(self.pid):
+            code = self._guard.wait()  # it is about to say how, once it has killed what the engine left behind
+        return code
 
     def ending(self) -> str:
         """How the engine ended, in words. Only after `poll` gave a code."""
@@ -182,6 +185,13 @@ def _described(pid: int) -> str:
         return f"process {pid} ({psutil.Process(pid).name()})"
     except psutil.Error:
         return f"process {pid}"
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _answers(plan: LaunchPlan) -> bool:

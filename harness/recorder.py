@@ -23,6 +23,7 @@ from typing import IO, Any, NamedTuple
 from llmbench.engines.wire import Timeline
 from llmbench.harness.errors import HarnessError
 from llmbench.harness.plan import Trial
+from llmbench.harness.validity import Finding
 from llmbench.results.manifest import FinalStatus, Manifest
 
 
@@ -73,22 +74,22 @@ class ManifestChanges:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """The last message: `problems` are the session's own, the records' are found by the recorder."""
+    """The last message: `findings` are the session's own, those about the records the recorder adds."""
 
     status: FinalStatus
-    problems: Sequence[str]
+    findings: Sequence[Finding]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The recorder's last word: every problem of the run, and why its numbers must not be used, where it is so."""
+    """The recorder's last word: everything found, what forbids the use of the numbers first."""
 
-    problems: tuple[str, ...]
-    reasons: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
     @property
-    def invalid(self) -> bool:
-        return bool(self.reasons)
+    def reasons(self) -> tuple[str, ...]:
+        """Why the numbers must not be used; empty for a valid run."""
+        return tuple(finding.text for finding in self.findings if finding.invalid)
 
 
 class Recorder:

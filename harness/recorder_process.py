@@ -92,11 +92,12 @@ class Recording:
                 self._progress.say(text)
             case ManifestChanges(changes):
                 self._directory.update_manifest(**changes)
-            case Closing(status, problems):
-                found = judge(self._records, self._opening.adapters, lag_matters=self._opening.lag_matters)
-                texts = (*problems, *(finding.text for finding in found))
-                self._directory.finish(status, problems=list(texts))
-                return Verdict(texts, reasons=tuple(finding.text for finding in found if finding.invalid))
+            case Closing(status, findings):
+                judged = judge(self._records, self._opening.adapters, lag_matters=self._opening.lag_matters)
+                verdict = Verdict(tuple(sorted([*findings, *judged], key=lambda finding: not finding.invalid)))
+                self._directory.update_manifest(invalid=verdict.reasons)
+                self._directory.finish(status, problems=[finding.text for finding in verdict.findings])
+                return verdict
             case _:
                 assert_never(message)
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmbench.engines.wire import Endpoint
+from llmbench.engines.wire import Endpoint, FailureKind, Timeline
 from llmbench.harness.assemble import Assembly, adapter_settings
 from llmbench.harness.engine_keeper import EngineKeeper
 from llmbench.harness.environment import clock, environment, utc_now
@@ -29,9 +29,13 @@ from llmbench.harness.recorder import (
 )
 from llmbench.harness.redaction import Redactor, secrets_in_env
 from llmbench.harness.stop_flag import StopFlag
+from llmbench.harness.validity import Finding
 from llmbench.results.manifest import EngineManifest, FinalStatus, Manifest, TrialManifest
 
 RUNS = Path("runs")
+_BROKEN = (FailureKind.CONNECT, FailureKind.TRUNCATED)
+# A process that crashes closes its connections a little before it is gone.
+_DYING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,8 @@ class _Session:
         self._redactor = redactor
         self._trials: list[TrialManifest] = []
         self._not_started: dict[str, EngineStartError] = {}
-        self._problems: list[str] = []
+        self._findings: list[Finding] = []
+        self._saw_broken_connections = False
 
     def run(self) -> Outcome:
         with (
@@ -98,7 +103,7 @@ class _Session:
             interrupted = interrupts.stop.is_set()
             status: FinalStatus = "interrupted" if interrupted else "failed" if self._not_started else "complete"
             self._recorder.send(Phase("storing the results"))
-            verdict = self._recorder.close(Closing(status, self._problems))
+            verdict = self._recorder.close(Closing(status, self._findings))
         return self._outcome(interrupted, verdict)
 
     def _run_trial(self, trial: Trial, keeper: EngineKeeper, stop: StopFlag) -> None:
@@ -108,7 +113,7 @@ class _Session:
             endpoint = keeper.use(trial.engine)
         except EngineStartError as error:
             self._not_started[label] = error
-            self._problems.append(error.sentence)
+            self._findings.append(Finding(error.sentence, invalid=False))
             keeper.stop()
             return
         finally:
@@ -118,6 +123,7 @@ class _Session:
         warmup, measured = (self._encoded(trial, requests, endpoint) for requests in (trial.warmup, trial.requests))
         self._recorder.send(TrialBegins(trial))
         where = self._where(trial)
+        self._saw_broken_connections = False
         self._recorder.send(Phase(f"{where}: warming up"))
         self._load(warmup, 1, stop)
         if not stop.is_set():
@@ -141,17 +147,22 @@ class _Session:
             )
             self._trials.append(ended)
             self._tell_trials()
-        if (ending := keeper.ending()) is not None:
-            self._problems.append(f"{label} {ending} during {where}; its log has the reason.")
+        if (ending := keeper.ending(wait_s=_DYING_S if self._saw_broken_connections else 0)) is not None:
+            self._findings.append(Finding(f"{label} {ending} during {where}; its log has the reason.", invalid=True))
 
     def _load(self, requests: Sequence[Outgoing], concurrency: int | None, stop: StopFlag) -> LoadReport:
         return run_load(
             requests,
             concurrency=concurrency,
             timeouts=self._assembly.spec.measure.timeouts,
-            on_done=lambda request_id, timeline: self._recorder.send(Answered(request_id, timeline)),
+            on_done=self._on_done,
             stop=stop,
         )
+
+    def _on_done(self, request_id: str, timeline: Timeline) -> None:
+        if timeline.failure is not None and timeline.failure.kind in _BROKEN:
+            self._saw_broken_connections = True
+        self._recorder.send(Answered(request_id, timeline))
 
     def _encoded(self, trial: Trial, requests: Sequence[PlannedRequest], endpoint: Endpoint) -> list[Outgoing]:
         adapter = self._assembly.adapters[trial.engine.label]
@@ -175,7 +186,7 @@ class _Session:
             return Outcome(path, "interrupted; the report holds what was measured until then.", ExitCode.INTERRUPTED)
         if self._not_started:
             return Outcome(path, "\n".join(str(error) for error in self._not_started.values()), ExitCode.ENGINE)
-        if verdict.invalid:
+        if verdict.reasons:
             return Outcome(path, "the measurement is invalid: " + " ".join(verdict.reasons), ExitCode.INVALID)
         return Outcome(path, None, ExitCode.OK)
 

@@ -43,6 +43,15 @@ def run(
         Path | None,
         typer.Option(show_default=False, help="The run directory (default: runs/TIME-WORKLOAD-DIGEST)."),
     ] = None,
+    allow_invalid: Annotated[
+        bool,
+        typer.Option(
+            "--allow-invalid",
+            show_default=False,
+            help="Exit with 0 also when the instrument was not good enough for the numbers to be used; the report still "
+            "says so (default: off).",
+        ),
+    ] = False,
     open_: Annotated[
         bool, typer.Option("--open", show_default=False, help="Open the report in a browser (default: off).")
     ] = False,
@@ -51,6 +60,7 @@ def run(
     from rich.console import Console
 
     from llmbench.harness.assemble import assemble
+    from llmbench.harness.errors import ExitCode
     from llmbench.workloads.loader import load
 
     spec = load(workload, set_ or [])
@@ -73,4 +83,5 @@ def run(
     typer.echo(str(report))
     if open_:
         open_in_browser(report)
-    raise typer.Exit(outcome.exit_code)
+    forgiven = allow_invalid and outcome.exit_code is ExitCode.INVALID
+    raise typer.Exit(ExitCode.OK if forgiven else outcome.exit_code)
