@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence as SequenceOf
-from typing import NamedTuple
 
 import torch
 
@@ -27,44 +26,15 @@ from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.models.loader import load_model
+from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.sampler import SampledToken, sample
-from llmbench.reference_engine.sampling import SamplingParams, TokenLogprobs
+from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Scheduler
 from llmbench.reference_engine.sequence import FinishReason, Sequence
 
+__all__ = ["Engine", "EngineStats", "StepOutput"]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class StepOutput(NamedTuple):
-    """What one step brought for one request.
-
-    `finish_reason` is "stop" or "length" with the last token and None before. An end-of-sequence or stop token is
-    delivered, as the last token. `num_cached_tokens` counts prompt tokens that were found in the cache instead of being
-    computed. `logprobs` has one entry per new token if the request asked for them.
-    """
-
-    request_id: str
-    new_token_ids: list[int]
-    finish_reason: str | None
-    num_cached_tokens: int
-    logprobs: list[TokenLogprobs] | None
-
-
-class EngineStats(NamedTuple):
-    """Gauges (the first five) as of now, counters since the engine was made."""
-
-    num_running: int
-    num_waiting: int
-    num_blocks_used: int
-    num_blocks: int
-    block_size: int
-    num_steps: int
-    num_preemptions: int
-    num_prompt_tokens: int
-    num_generated_tokens: int
-    num_computed_tokens: int
-    num_finished: int
-    num_aborted: int
 
 
 class Engine:

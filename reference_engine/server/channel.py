@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import Any, NamedTuple
 
-from llmbench.reference_engine.engine import EngineStats, StepOutput
+from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.sampling import SamplingParams
 
 _LENGTH = struct.Struct("!I")

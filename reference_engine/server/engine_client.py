@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llmbench.reference_engine.config import EngineConfig
-from llmbench.reference_engine.engine import EngineStats, StepOutput
 from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.server.channel import (
     CannotStart,

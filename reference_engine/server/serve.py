@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 
 import uvicorn
 
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import ConfigError
-from llmbench.reference_engine.models.loader import read_model_config
 from llmbench.reference_engine.server.app import Service
 from llmbench.reference_engine.server.engine_client import EngineClient
 from llmbench.reference_engine.server.errors import EngineDiedError, EngineStartError
@@ -32,11 +34,16 @@ def serve(config: EngineConfig, host: str, port: int, model_name: str, drain_s: 
 
     Port 0 takes a free one; the log says which. Raises ReferenceEngineError if it cannot start.
     """
-    # What can be known without loading anything is said at once, not after the weights.
     tokenizer = Tokenizer(config.model_path)
-    read_model_config(config.model_path)
     with _listen(host, port) as listener:
         return asyncio.run(_Server(config, tokenizer, model_name, drain_s).run(listener))
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own would send itself the signal again afterwards, and end the process before the engine is stopped.
+        yield
 
 
 class _Server:
@@ -51,16 +58,20 @@ class _Server:
         engine = EngineClient(on_death=self._on_death)
         metrics = ServerMetrics(self._model_name, lambda: engine.stats)
         app = Service(engine, self._tokenizer, metrics, self._model_name).make_app()
-        self._uvicorn = uvicorn.Server(
+        self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=self._drain_s,
                 lifespan="off",
             )
         )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._uvicorn.handle_exit, number, None)
         loading = asyncio.create_task(self._load(engine, listener))
         try:
             await self._uvicorn.serve(sockets=[listener])

@@ -1,0 +1,39 @@
+"""What an engine tells its caller. Needs no torch, so that the server's process does without it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llmbench.reference_engine.sampling import TokenLogprobs
+
+
+class StepOutput(NamedTuple):
+    """What one step brought for one request.
+
+    `finish_reason` is "stop" or "length" with the last token and None before. An end-of-sequence or stop token is
+    delivered, as the last token. `num_cached_tokens` counts prompt tokens that were found in the cache instead of being
+    computed. `logprobs` has one entry per new token if the request asked for them.
+    """
+
+    request_id: str
+    new_token_ids: list[int]
+    finish_reason: str | None
+    num_cached_tokens: int
+    logprobs: list[TokenLogprobs] | None
+
+
+class EngineStats(NamedTuple):
+    """Gauges (the first five) as of now, counters since the engine was made."""
+
+    num_running: int
+    num_waiting: int
+    num_blocks_used: int
+    num_blocks: int
+    block_size: int
+    num_steps: int
+    num_preemptions: int
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    num_computed_tokens: int
+    num_finished: int
+    num_aborted: int
