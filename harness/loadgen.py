@@ -25,6 +25,7 @@ from llmbench.harness.http_transport import HttpTransport
 from llmbench.harness.lag_probe import LagProbe
 from llmbench.harness.lag_samples import LagSamples
 from llmbench.harness.packet_clock import PacketClock
+from llmbench.harness.packet_ring import PacketRing
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.results.manifest import InstrumentManifest
@@ -246,7 +247,7 @@ def _packet_clock(endpoints: Iterable[Endpoint], wall_offset: WallOffset | None)
     if wall_offset is None:
         raise ConfigError("clock: packet works on Linux only; ask for clock: auto.")
     try:
-        return PacketClock((endpoint.port for endpoint in endpoints), wall_offset)
+        return PacketClock(PacketRing(endpoint.port for endpoint in endpoints), wall_offset)
     except PermissionError:
         raise ConfigError(
             "clock: packet needs the capability CAP_NET_RAW; run as root or in a container with --cap-add=NET_RAW, or "

@@ -6,7 +6,6 @@ each: the raw bytes of such an answer are cut again where its segments ended, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -98,10 +97,10 @@ def in_order(start: int, begin: Ints, end: Ints, arrival_ns: Ints) -> Arrivals:
 
 
 class PacketClock:
-    """Watches the connections of one load. Raises PermissionError without CAP_NET_RAW."""
+    """Watches the connections of one load in `ring`, which it closes in the end."""
 
-    def __init__(self, ports: Iterable[int], wall_offset: WallOffset) -> None:
-        self._ring = PacketRing(ports)
+    def __init__(self, ring: PacketRing, wall_offset: WallOffset) -> None:
+        self._ring = ring
         self._wall_offset = wall_offset
         self._flows: dict[int, Flow] = {}
         # Of connections whose opening was seen before they were watched.
