@@ -25,6 +25,8 @@ class CppKernels:
         import llmbench.reference_engine.kernels.fake_ops  # noqa: F401 - registers them, now that the ops exist
 
         torch.ops.llmbench.set_num_threads(num_threads)
+        # What is left to torch is small, and two sets of threads on the same cores wait for each other.
+        torch.set_num_threads(1)
 
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float32

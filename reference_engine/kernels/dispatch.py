@@ -18,6 +18,8 @@ BACKENDS = {
 }
 
 log = logging.getLogger(__name__)
+# As it was before any kernels were loaded: the C++ ones take torch's threads for themselves.
+DEFAULT_NUM_THREADS = torch.get_num_threads()
 
 
 def load(name: str, num_threads: int | None = None) -> Kernels:
@@ -26,7 +28,7 @@ def load(name: str, num_threads: int | None = None) -> Kernels:
     "auto" is cpp where it compiles and torch elsewhere, with the reason in the log. Raises ConfigError for an unknown
     name, and KernelsUnavailableError for kernels that were asked for by name and cannot run here.
     """
-    threads = num_threads or torch.get_num_threads()
+    threads = num_threads or DEFAULT_NUM_THREADS
     if name == AUTO:
         try:
             return load("cpp", threads)

@@ -73,7 +73,7 @@ class TorchAttention:
     ) -> torch.Tensor:
         layout = self.heads
         H, G = layout.num_heads, layout.num_kv_heads
-        q, k, v = torch.split(qkv.view(-1, H + 2 * G, layout.head_dim), (H, G, G), dim=1)
+        q, k, v = torch.split(qkv.view(-1, H + 2 * G, layout.head_dim), [H, G, G], dim=1)
         q = q if layout.q_norm is None else normalise(q, layout.q_norm)
         k = k if layout.k_norm is None else normalise(k, layout.k_norm)
         if batch.rotary is not None:

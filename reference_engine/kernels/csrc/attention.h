@@ -15,105 +15,129 @@ namespace llmbench::LLMBENCH_ISA {
 
 constexpr int kKeyVectors = kKeyTile / kLanes;
 
-inline float read_cache(const AttentionArgs& a, const void* cache, int64_t index) {
-  if (!a.cache_is_bf16) return static_cast<const float*>(cache)[index];
-  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(cache)[index]) << 16;
-  return load<float>(&bits);
-}
-
-inline void write_cache(const AttentionArgs& a, void* cache, int64_t index, float value) {
-  if (!a.cache_is_bf16) {
-    static_cast<float*>(cache)[index] = value;
-    return;
-  }
+// The cache's element types: float, and bf16 as its bits.
+inline f32v read_lanes(const float* from) { return load<f32v>(from); }
+inline f32v read_lanes(const uint16_t* from) { return load_bf16(from); }
+inline void write_lanes(float* to, f32v value) { store(to, value); }
+inline void write_lanes(uint16_t* to, f32v value) { store(to, narrow_bf16(value)); }
+inline void write_one(float* to, float value) { *to = value; }
+inline void write_one(uint16_t* to, float value) {
   const uint32_t bits = load<uint32_t>(&value);
-  static_cast<uint16_t*>(cache)[index] = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  *to = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// A head's query or key: root-mean-square norm if there is one, then rotation.
-inline void turn_head(const AttentionArgs& a, const float* norm, int64_t position, const float* x, float* y) {
-  const int64_t D = a.head_dim;
-  float factor = 1.0f;
+// ---- write: norm, rotation, scale; keys and values into the cache
+
+// A head's query or key: root-mean-square norm if there is one, rotation if there is one, times a factor.
+inline void turn_head(const AttentionArgs& a, const float* norm, int64_t position, float factor, const float* x,
+                      float* y) {
+  const int64_t D = a.head_dim, half = a.rotary_dim / 2;
   if (norm != nullptr) {
-    float squares = 0;
-    for (int64_t d = 0; d < D; ++d) squares += x[d] * x[d];
-    factor = 1.0f / std::sqrt(squares / D + a.norm_eps);
+    f32v squares{};
+    for (int64_t d = 0; d < D; d += kLanes) squares = fma(load<f32v>(x + d), load<f32v>(x + d), squares);
+    const float inverse = 1.0f / std::sqrt(sum(squares) / D + a.norm_eps);
+    for (int64_t d = 0; d < D; d += kLanes) store(y + d, load<f32v>(x + d) * inverse * load<f32v>(norm + d) * factor);
+  } else {
+    for (int64_t d = 0; d < D; d += kLanes) store(y + d, load<f32v>(x + d) * factor);
   }
-  for (int64_t d = 0; d < D; ++d) y[d] = norm == nullptr ? x[d] : x[d] * factor * norm[d];
   if (a.cos == nullptr) return;
   const float* cos = a.cos + position * a.rotary_dim;
   const float* sin = a.sin + position * a.rotary_dim;
-  const int64_t half = a.rotary_dim / 2;
-  for (int64_t d = 0; d < half; ++d) {
-    const float low = y[d], high = y[d + half];
+  int64_t d = 0;
+  for (; d + kLanes <= half; d += kLanes) {
+    const f32v low = load<f32v>(y + d), high = load<f32v>(y + half + d);
+    store(y + d, fma(low, load<f32v>(cos + d), high * load<f32v>(sin + d)));
+    store(y + half + d, fma(high, load<f32v>(cos + half + d), low * load<f32v>(sin + half + d)));
+  }
+  for (; d < half; ++d) {
+    const float low = y[d], high = y[half + d];
     y[d] = low * cos[d] + high * sin[d];
-    y[d + half] = high * cos[d + half] + low * sin[d + half];
+    y[half + d] = high * cos[half + d] + low * sin[half + d];
+  }
+}
+
+template <class T>
+inline void write_token(const AttentionArgs& a, const Span& span, const int64_t* table, int64_t offset) {
+  const int64_t H = a.num_heads, G = a.num_kv_heads, D = a.head_dim, B = a.block_size;
+  const int64_t row = span.first_row + offset, position = span.context_len - span.num_tokens + offset;
+  const float* heads = a.qkv + row * (H + 2 * G) * D;
+  for (int64_t h = 0; h < H; ++h) {
+    turn_head(a, a.q_norm, position, a.scale, heads + h * D, a.q + (row * H + h) * D);
+  }
+  const int64_t block = table[position / B], slot = position % B;
+  alignas(64) float key[kMaxHeadDim];
+  for (int64_t g = 0; g < G; ++g) {
+    turn_head(a, a.k_norm, position, 1.0f, heads + (H + g) * D, key);
+    T* keys = static_cast<T*>(a.k_cache) + (block * G + g) * D * B + slot;
+    for (int64_t d = 0; d < D; ++d) write_one(keys + d * B, key[d]);
+    const float* value = heads + (H + G + g) * D;
+    T* values = static_cast<T*>(a.v_cache) + ((block * G + g) * B + slot) * D;
+    for (int64_t d = 0; d < D; d += kLanes) write_lanes(values + d, load<f32v>(value + d));
   }
 }
 
 inline void attention_write(const AttentionArgs& a, const Span& span, const int64_t* table, int64_t offset) {
-  const int64_t H = a.num_heads, G = a.num_kv_heads, D = a.head_dim, B = a.block_size;
-  const int64_t row = span.first_row + offset, position = span.context_len - span.num_tokens + offset;
-  const float* heads = a.qkv + row * (H + 2 * G) * D;
-  float* q = a.q + row * H * D;
-  for (int64_t h = 0; h < H; ++h) {
-    turn_head(a, a.q_norm, position, heads + h * D, q + h * D);
-    for (int64_t d = 0; d < D; ++d) q[h * D + d] *= a.scale;
-  }
-  const int64_t block = table[position / B], slot = position % B;
-  float key[512];
-  for (int64_t g = 0; g < G; ++g) {
-    turn_head(a, a.k_norm, position, heads + (H + g) * D, key);
-    const float* value = heads + (H + G + g) * D;
-    const int64_t k_base = (block * G + g) * D * B + slot, v_base = ((block * G + g) * B + slot) * D;
-    for (int64_t d = 0; d < D; ++d) {
-      write_cache(a, a.k_cache, k_base + d * B, key[d]);
-      write_cache(a, a.v_cache, v_base + d, value[d]);
-    }
-  }
+  return a.cache_is_bf16 ? write_token<uint16_t>(a, span, table, offset) : write_token<float>(a, span, table, offset);
 }
 
-// One step's keys [head_dim, kKeyTile] and values [kKeyTile, head_dim] as floats; keys from `end` on are left out.
-inline void read_tile(const AttentionArgs& a, const int64_t* table, int64_t kv_head, int64_t start, int64_t end,
-                      float* keys, float* values) {
+// ---- read: one step of kKeyTile keys
+
+// Where a step's keys and values lie: component d of kLanes keys at keys[v] + d * key_stride, a value at values[j].
+template <class T>
+struct Tile {
+  const T* keys[kKeyVectors];
+  const T* values[kKeyTile];
+  int64_t key_stride;
+};
+
+// The step's place in the cache. Keys are gathered into scratch [head_dim, kKeyTile] where blocks are no whole vectors.
+template <class T>
+inline void find_tile(const AttentionArgs& a, const int64_t* block_table, int64_t kv_head, int64_t start, int64_t end,
+                      T* scratch, Tile<T>& tile) {
   const int64_t G = a.num_kv_heads, D = a.head_dim, B = a.block_size;
-  const bool whole_vectors = B % kLanes == 0;
-  for (int64_t j = 0; j < kKeyTile;) {
-    const int64_t position = start + j;
-    if (position >= end) break;
-    const int64_t block = table[position / B], slot = position % B;
-    const int64_t run = whole_vectors ? kLanes : 1;
-    const int64_t k_base = (block * G + kv_head) * D * B + slot, v_base = ((block * G + kv_head) * B + slot) * D;
-    if (!whole_vectors) {
-      for (int64_t d = 0; d < D; ++d) keys[d * kKeyTile + j] = read_cache(a, a.k_cache, k_base + d * B);
-    } else if (a.cache_is_bf16) {
-      const auto* from = static_cast<const uint16_t*>(a.k_cache) + k_base;
-      for (int64_t d = 0; d < D; ++d) store(keys + d * kKeyTile + j, load_bf16(from + d * B));
-    } else {
-      const auto* from = static_cast<const float*>(a.k_cache) + k_base;
-      for (int64_t d = 0; d < D; ++d) store(keys + d * kKeyTile + j, load<f32v>(from + d * B));
+  const bool is_direct = B % kLanes == 0;
+  tile.key_stride = is_direct ? B : kKeyTile;
+  for (int v = 0; v < kKeyVectors; ++v) {  // beyond the end: any readable place, the scores are masked
+    tile.keys[v] = is_direct ? static_cast<const T*>(a.k_cache) : scratch + v * kLanes;
+  }
+  for (int64_t j = 0; j < end - start; ++j) {
+    const int64_t position = start + j, slot = position % B;
+    const int64_t head = block_table[position / B] * G + kv_head;
+    const T* key = static_cast<const T*>(a.k_cache) + head * D * B + slot;
+    tile.values[j] = static_cast<const T*>(a.v_cache) + (head * B + slot) * D;
+    if (!is_direct) {
+      for (int64_t d = 0; d < D; ++d) scratch[d * kKeyTile + j] = key[d * B];
+    } else if (j % kLanes == 0) {
+      tile.keys[j / kLanes] = key;
     }
-    const int64_t num_values = (run < end - position ? run : end - position) * D;
-    float* to = values + j * D;
-    if (a.cache_is_bf16) {
-      const auto* from = static_cast<const uint16_t*>(a.v_cache) + v_base;
-      for (int64_t i = 0; i < num_values; i += kLanes) store(to + i, load_bf16(from + i));
-    } else {
-      std::memcpy(to, static_cast<const float*>(a.v_cache) + v_base, num_values * sizeof(float));
-    }
-    j += run;
   }
 }
 
-// scores [R, kKeyTile] = q [R, head_dim] · keys [head_dim, kKeyTile].
-template <int R>
-inline void score_rows(const float* q, const float* keys, int64_t D, float* scores) {
+// The tile as floats in scratch, for when many rows read it.
+template <class T>
+inline void widen_tile(const Tile<T>& from, int64_t D, int64_t num_keys, float* keys, float* values, Tile<float>& to) {
+  to.key_stride = kKeyTile;
+  for (int v = 0; v < kKeyVectors; ++v) {
+    to.keys[v] = keys + v * kLanes;
+    for (int64_t d = 0; d < D; ++d) {
+      store(keys + d * kKeyTile + v * kLanes, read_lanes(from.keys[v] + d * from.key_stride));
+    }
+  }
+  for (int64_t j = 0; j < num_keys; ++j) {
+    to.values[j] = values + j * D;
+    for (int64_t d = 0; d < D; d += kLanes) store(values + j * D + d, read_lanes(from.values[j] + d));
+  }
+}
+
+// scores [R, kKeyTile] = q [R, head_dim] · the tile's keys.
+template <int R, class T>
+inline void score_rows(const float* q, const Tile<T>& tile, int64_t D, float* scores) {
   constexpr int kStep = kKeyVectors < 4 ? kKeyVectors : 4;
   for (int v0 = 0; v0 < kKeyVectors; v0 += kStep) {
     f32v acc[R][kStep] = {};
     for (int64_t d = 0; d < D; ++d) {
       f32v k[kStep];
-      for (int v = 0; v < kStep; ++v) k[v] = load<f32v>(keys + d * kKeyTile + (v0 + v) * kLanes);
+      for (int v = 0; v < kStep; ++v) k[v] = read_lanes(tile.keys[v0 + v] + d * tile.key_stride);
       for (int r = 0; r < R; ++r) {
         const f32v x = splat(q[r * D + d]);
         for (int v = 0; v < kStep; ++v) acc[r][v] = fma(k[v], x, acc[r][v]);
@@ -125,38 +149,36 @@ inline void score_rows(const float* q, const float* keys, int64_t D, float* scor
   }
 }
 
-// out [R, head_dim] = out * decay [R] + weights [R, kKeyTile] · values [num_keys, head_dim].
-template <int R>
-inline void mix_rows(const float* weights, const float* values, int64_t num_keys, int64_t D, const float* decay,
+// out [R, head_dim] = out * decay [R] + weights [R, kKeyTile] · the tile's values, V vectors of a row at a time.
+template <int R, int V, class T>
+inline void mix_columns(const float* weights, const Tile<T>& tile, int64_t num_keys, int64_t D, int64_t d,
+                        const float* decay, float* out) {
+  f32v acc[R][V];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) acc[r][v] = load<f32v>(out + r * D + d + v * kLanes) * decay[r];
+  }
+  for (int64_t j = 0; j < num_keys; ++j) {
+    f32v value[V];
+    for (int v = 0; v < V; ++v) value[v] = read_lanes(tile.values[j] + d + v * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const f32v w = splat(weights[r * kKeyTile + j]);
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(value[v], w, acc[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) store(out + r * D + d + v * kLanes, acc[r][v]);
+  }
+}
+
+template <int R, class T>
+inline void mix_rows(const float* weights, const Tile<T>& tile, int64_t num_keys, int64_t D, const float* decay,
                      float* out) {
   constexpr int kStep = 4;
   int64_t d = 0;
   for (; d + kStep * kLanes <= D; d += kStep * kLanes) {
-    f32v acc[R][kStep];
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < kStep; ++v) acc[r][v] = load<f32v>(out + r * D + d + v * kLanes) * decay[r];
-    }
-    for (int64_t j = 0; j < num_keys; ++j) {
-      f32v value[kStep];
-      for (int v = 0; v < kStep; ++v) value[v] = load<f32v>(values + j * D + d + v * kLanes);
-      for (int r = 0; r < R; ++r) {
-        const f32v w = splat(weights[r * kKeyTile + j]);
-        for (int v = 0; v < kStep; ++v) acc[r][v] = fma(value[v], w, acc[r][v]);
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < kStep; ++v) store(out + r * D + d + v * kLanes, acc[r][v]);
-    }
+    mix_columns<R, kStep>(weights, tile, num_keys, D, d, decay, out);
   }
-  for (; d < D; d += kLanes) {
-    f32v acc[R];
-    for (int r = 0; r < R; ++r) acc[r] = load<f32v>(out + r * D + d) * decay[r];
-    for (int64_t j = 0; j < num_keys; ++j) {
-      const f32v value = load<f32v>(values + j * D + d);
-      for (int r = 0; r < R; ++r) acc[r] = fma(value, splat(weights[r * kKeyTile + j]), acc[r]);
-    }
-    for (int r = 0; r < R; ++r) store(out + r * D + d, acc[r]);
-  }
+  for (; d < D; d += kLanes) mix_columns<R, 1>(weights, tile, num_keys, D, d, decay, out);
 }
 
 // Scores to weights for one row: keys outside [low, high) count nothing. Updates the running maximum and sum; returns
@@ -185,57 +207,92 @@ inline float soften(float* scores, int64_t low, int64_t high, float* running_max
   return decay;
 }
 
-inline void attention_item(const AttentionArgs& a, const Span& span, const int64_t* table, int64_t kv_head,
-                           int64_t first, int64_t last, float* scratch) {
-  constexpr int R = 4;
+// What the rows of one item carry from step to step; in scratch.
+struct Rows {
+  float *q, *out;               // [n, head_dim]
+  float *maxima, *sums;         // [n]
+  int64_t n, first_position, heads_per_key;
+
+  int64_t position(int64_t row) const { return first_position + row / heads_per_key; }
+};
+
+// Rows [i, i + R) take the keys [start, start + kKeyTile) in.
+template <int R, class T>
+inline void take_in(const AttentionArgs& a, const Rows& rows, int64_t i, const Tile<T>& tile, int64_t start) {
+  alignas(64) float scores[R * kKeyTile];
+  float decay[R];
+  const auto within_tile = [](int64_t key) { return key < 0 ? 0 : key > kKeyTile ? kKeyTile : key; };
+  const int64_t D = a.head_dim, num_seen = within_tile(rows.position(i + R - 1) + 1 - start);
+  if (num_seen == 0) return;
+  score_rows<R>(rows.q + i * D, tile, D, scores);
+  for (int r = 0; r < R; ++r) {
+    const int64_t position = rows.position(i + r);
+    const int64_t low = a.window > 0 ? within_tile(position - a.window + 1 - start) : 0;
+    const int64_t high = within_tile(position + 1 - start);
+    decay[r] = soften(scores + r * kKeyTile, low, high, rows.maxima + i + r, rows.sums + i + r);
+  }
+  mix_rows<R>(scores, tile, num_seen, D, decay, rows.out + i * D);
+}
+
+template <class T>
+inline void take_in_all(const AttentionArgs& a, const Rows& rows, const Tile<T>& tile, int64_t start) {
+  int64_t i = 0;
+  for (; i + 4 <= rows.n; i += 4) take_in<4>(a, rows, i, tile, start);
+  switch (rows.n - i) {
+    case 3: return take_in<3>(a, rows, i, tile, start);
+    case 2: return take_in<2>(a, rows, i, tile, start);
+    case 1: return take_in<1>(a, rows, i, tile, start);
+  }
+}
+
+template <class T>
+inline void attend(const AttentionArgs& a, const Span& span, const int64_t* table, int64_t kv_head, int64_t first,
+                   int64_t last, float* scratch) {
   const int64_t D = a.head_dim, M = a.num_heads / a.num_kv_heads;
-  const int64_t num_rows = (last - first) * M;
-  const int64_t first_position = span.context_len - span.num_tokens + first;
-  // Row i is position i / M, head i % M: neighbours see nearly the same keys.
   float* keys = scratch;
   float* values = keys + kKeyTile * D;
-  float* q = values + kKeyTile * D;
-  float* out = q + num_rows * D;
-  float* scores = out + num_rows * D;
-  float* maxima = scores + num_rows * kKeyTile;
-  float* sums = maxima + num_rows;
-  float* decay = sums + num_rows;
-  for (int64_t i = 0; i < num_rows; ++i) {
+  Rows rows;
+  // Row i is position i / M, head i % M: neighbours see nearly the same keys.
+  rows.n = (last - first) * M, rows.heads_per_key = M;
+  rows.first_position = span.context_len - span.num_tokens + first;
+  rows.q = values + kKeyTile * D;
+  rows.out = rows.q + rows.n * D;
+  rows.maxima = rows.out + rows.n * D;
+  rows.sums = rows.maxima + rows.n;
+  for (int64_t i = 0; i < rows.n; ++i) {
     const int64_t row = span.first_row + first + i / M;
-    std::memcpy(q + i * D, a.q + (row * a.num_heads + kv_head * M + i % M) * D, D * sizeof(float));
-    maxima[i] = -std::numeric_limits<float>::infinity();
-    sums[i] = 0;
+    std::memcpy(rows.q + i * D, a.q + (row * a.num_heads + kv_head * M + i % M) * D, D * sizeof(float));
+    rows.maxima[i] = -std::numeric_limits<float>::infinity();
+    rows.sums[i] = 0;
   }
-  std::memset(out, 0, num_rows * D * sizeof(float));
-  const int64_t last_position = first_position + (last - first) - 1;
-  const int64_t oldest = a.window > 0 && first_position >= a.window ? first_position - a.window + 1 : 0;
-  for (int64_t start = oldest / kKeyTile * kKeyTile; start <= last_position; start += kKeyTile) {
-    const int64_t end = start + kKeyTile < last_position + 1 ? start + kKeyTile : last_position + 1;
-    read_tile(a, table, kv_head, start, end, keys, values);
-    int64_t i = 0;
-    const auto step = [&]<int kRows>() {
-      score_rows<kRows>(q + i * D, keys, D, scores);
-      int64_t most = 0;
-      for (int r = 0; r < kRows; ++r) {
-        const int64_t position = first_position + (i + r) / M;
-        const int64_t since = a.window > 0 ? position - a.window + 1 - start : 0;
-        const int64_t low = since < 0 ? 0 : since > kKeyTile ? kKeyTile : since;
-        const int64_t seen = position + 1 - start;
-        const int64_t high = seen < 0 ? 0 : seen > kKeyTile ? kKeyTile : seen;
-        decay[r] = soften(scores + r * kKeyTile, low, high, maxima + i + r, sums + i + r);
-        most = high > most ? high : most;
-      }
-      if (most > 0) mix_rows<kRows>(scores, values, most, D, decay, out + i * D);
-    };
-    for (; i + R <= num_rows; i += R) step.template operator()<R>();
-    for (; i < num_rows; ++i) step.template operator()<1>();
+  std::memset(rows.out, 0, rows.n * D * sizeof(float));
+  constexpr int64_t kFewRows = 8;  // up to here widening a tile costs more than it saves
+  const int64_t end = rows.position(rows.n - 1) + 1;
+  const int64_t oldest = a.window > 0 && rows.first_position >= a.window ? rows.first_position - a.window + 1 : 0;
+  for (int64_t start = oldest / kKeyTile * kKeyTile; start < end; start += kKeyTile) {
+    const int64_t tile_end = start + kKeyTile < end ? start + kKeyTile : end;
+    Tile<T> tile;
+    find_tile(a, table, kv_head, start, tile_end, reinterpret_cast<T*>(rows.sums + rows.n), tile);
+    if (rows.n <= kFewRows) {
+      take_in_all(a, rows, tile, start);
+    } else {
+      Tile<float> wide;
+      widen_tile(tile, D, tile_end - start, keys, values, wide);
+      take_in_all(a, rows, wide, start);
+    }
   }
-  for (int64_t i = 0; i < num_rows; ++i) {
+  for (int64_t i = 0; i < rows.n; ++i) {
     const int64_t row = span.first_row + first + i / M;
     float* to = a.out + (row * a.num_heads + kv_head * M + i % M) * D;
-    const float share = 1.0f / sums[i];
-    for (int64_t d = 0; d < D; d += kLanes) store(to + d, load<f32v>(out + i * D + d) * share);
+    const float share = 1.0f / rows.sums[i];
+    for (int64_t d = 0; d < D; d += kLanes) store(to + d, load<f32v>(rows.out + i * D + d) * share);
   }
+}
+
+inline void attention_item(const AttentionArgs& a, const Span& span, const int64_t* table, int64_t kv_head,
+                           int64_t first, int64_t last, float* scratch) {
+  return a.cache_is_bf16 ? attend<uint16_t>(a, span, table, kv_head, first, last, scratch)
+                         : attend<float>(a, span, table, kv_head, first, last, scratch);
 }
 
 }  // namespace llmbench::LLMBENCH_ISA

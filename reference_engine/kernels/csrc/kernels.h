@@ -74,6 +74,7 @@ constexpr int kQueryTile = 32;
 // Keys of one softmax step. Steps begin at multiples of it, whatever the chunk: then a row's result does not depend on
 // the batch, nor on how its prompt was cut.
 constexpr int kKeyTile = 64;
+constexpr int kMaxHeadDim = 512;
 
 struct KernelTable {
   const char* name;
@@ -88,9 +89,10 @@ struct KernelTable {
   int64_t (*argmax)(const float* row, int64_t size);
 };
 
-// Floats that attention_item needs: queries, output, one tile of keys and of scores, and the softmax's state.
+// Floats that attention_item needs: a tile of keys twice (gathered, widened) and of values, queries and output, and each
+// row's maximum and sum.
 inline int64_t attention_scratch(int64_t num_rows, int64_t head_dim) {
-  return num_rows * (2 * head_dim + kKeyTile + 4) + 2 * kKeyTile * head_dim + 64;
+  return 3 * kKeyTile * head_dim + num_rows * (2 * head_dim + 2);
 }
 
 }  // namespace llmbench

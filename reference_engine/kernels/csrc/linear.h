@@ -66,7 +66,7 @@ inline void quantise_row(const float* x, int64_t num_groups, int8_t* codes, floa
     for (int i = 0; i < kGroup; i += kLanes) {
       const i32v code = round_to_int(load<f32v>(x + i) * inverse);
       total += code;
-      store(codes + i, __builtin_convertvector(code, i8q));
+      store(codes + i, narrow_to_bytes(code));
     }
     scales[g] = magnitude / 127.0f;
     sums[g] = sum(total);

@@ -141,7 +141,7 @@ Tensor attention(const Tensor& qkv, Tensor k_cache, Tensor v_cache, const Tensor
   args.cache_is_bf16 = k_cache.scalar_type() == at::kBFloat16;
   args.block_size = k_cache.size(1), args.num_kv_heads = k_cache.size(2), args.head_dim = k_cache.size(3);
   args.num_heads = num_heads;
-  TORCH_CHECK(args.head_dim % 16 == 0 && args.head_dim <= 512, "head_dim must be a multiple of 16 up to 512");
+  TORCH_CHECK(args.head_dim % 16 == 0 && args.head_dim <= kMaxHeadDim, "head_dim must be a multiple of 16 up to 512");
   TORCH_CHECK(num_heads % args.num_kv_heads == 0, "heads must be a multiple of kv heads");
   const int64_t num_rows = qkv.size(0), row_size = (num_heads + 2 * args.num_kv_heads) * args.head_dim;
   args.qkv = floats(qkv, num_rows * row_size, "qkv");

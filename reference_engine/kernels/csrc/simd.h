@@ -58,13 +58,40 @@ inline f32v min(f32v a, f32v b) { return a < b ? a : b; }
 inline f32v abs(f32v a) { return (f32v)((u32v)a & 0x7fffffffu); }
 inline f32v to_float(i32v a) { return __builtin_convertvector(a, f32v); }
 
-inline f32v widen_bf16(u16h a) { return (f32v)(__builtin_convertvector(a, u32v) << 16); }
+// The conversions between element widths are spelled out: GCC 12 splits __builtin_convertvector into halves.
+inline u32v widen(u16h a) {
+#if defined(__AVX512F__)
+  return (u32v)_mm512_cvtepu16_epi32((__m256i)a);
+#elif defined(__AVX2__)
+  return (u32v)_mm256_cvtepu16_epi32((__m128i)a);
+#else
+  return __builtin_convertvector(a, u32v);
+#endif
+}
+
+inline u16h narrow(u32v a) {
+#if defined(__AVX512F__)
+  return (u16h)_mm512_cvtepi32_epi16((__m512i)a);
+#else
+  return __builtin_convertvector(a, u16h);
+#endif
+}
+
+inline i8q narrow_to_bytes(i32v a) {
+#if defined(__AVX512F__)
+  return (i8q)_mm512_cvtepi32_epi8((__m512i)a);
+#else
+  return __builtin_convertvector(a, i8q);
+#endif
+}
+
+inline f32v widen_bf16(u16h a) { return (f32v)(widen(a) << 16); }
 inline f32v load_bf16(const uint16_t* from) { return widen_bf16(load<u16h>(from)); }
 
 // Round to nearest, ties to even; nan stays nan only for the payloads that survive the carry, which ours do.
 inline u16h narrow_bf16(f32v a) {
   const u32v bits = (u32v)a;
-  return __builtin_convertvector((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, u16h);
+  return narrow((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 // The nearest integer, ties to even, for |a| < 2^22.
