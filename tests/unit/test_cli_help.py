@@ -30,6 +30,7 @@ def walk(command: Any, path: tuple[str, ...] = ("llmbench",)) -> Iterator[tuple[
 
 
 COMMANDS = list(walk(typer.main.get_command(app)))
+EACH_COMMAND = pytest.mark.parametrize(("path", "command"), COMMANDS, ids=["-".join(path) for path, _ in COMMANDS])
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -60,7 +61,7 @@ def test_the_issue_s_commands_are_there() -> None:
     }
 
 
-@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=lambda value: "-".join(value) if isinstance(value, tuple) else "")
+@EACH_COMMAND
 def test_every_option_s_help_ends_in_its_default(path: tuple[str, ...], command: Any) -> None:
     for parameter in command.params:
         if parameter.param_type_name == "option":
@@ -69,7 +70,7 @@ def test_every_option_s_help_ends_in_its_default(path: tuple[str, ...], command:
             assert parameter.help, f"{path} {parameter.name}"
 
 
-@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=lambda value: "-".join(value) if isinstance(value, tuple) else "")
+@EACH_COMMAND
 def test_every_command_explains_itself(path: tuple[str, ...], command: Any) -> None:
     result = CliRunner().invoke(app, [*path[1:], "--help"])
     assert result.exit_code == 0
