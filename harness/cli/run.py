@@ -48,8 +48,8 @@ def run(
         typer.Option(
             "--allow-invalid",
             show_default=False,
-            help="Exit with 0 also when the instrument was not good enough for the numbers to be used; the report still "
-            "says so (default: off).",
+            help="Exit with 0 even where the instrument was not good enough for its numbers to be used; the report "
+            "still says so (default: off).",
         ),
     ] = False,
     open_: Annotated[

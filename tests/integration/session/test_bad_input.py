@@ -1,0 +1,140 @@
+"""Everything a user may get wrong before a request is sent: one clear sentence and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GOOD = """\
+name: small
+model: toy
+engines: [simulated]
+prompts: {kind: text, path: prompts.txt, output_tokens: 5}
+traffic:
+  requests: 8
+  arrivals: {kind: poisson, rate: 8}
+"""
+
+
+def refused(workplace: Any, *arguments: str, code: int = 2) -> str:
+    """What `llmbench run` said when it refused: no traceback, nothing on stdout, no run directory."""
+    done = workplace.run("run", *arguments)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("llmbench: ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (workplace.folder / "runs").exists()
+    return str(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rate: 8}", "rate: 8", ["w.yaml:8:1: not valid YAML"]),
+        ("requests: 8", "requets: 8", ["w.yaml:6:3", "unknown field", "did you mean 'requests'"]),
+        ("requests: 8", "requests: many", ["w.yaml:6:13", "'traffic.requests'", "given 'many'", "a whole number"]),
+        ("rate: 8", "rate: -8", ["w.yaml:7:35", "'traffic.arrivals.rate'", "given -8", "a number > 0"]),
+        ("kind: poisson", "kind: poison", ["w.yaml:7:20", "given 'poison'", "did you mean 'poisson'"]),
+        ("[simulated]", "[simulatd]", ["There is no engine 'simulatd'", "did you mean simulated"]),
+        ("[simulated]", "[openai]", ["openai is not started by llmbench", "give the url"]),
+        ("[simulated]", "[{simulated: {settings: {tft_ms: 5}}}]", ["no setting 'tft_ms'", "did you mean ttft_ms"]),
+        ("[simulated]", "[{simulated: {settings: {ttft_ms: -5}}}]", ["ttft_ms must be between 0 and"]),
+        ("prompts.txt", "no_such.txt", ["no_such.txt"]),
+        ("model: toy", "model: ./no_such_model", ["no_such_model' is no folder here"]),
+        ("model: toy", "model: synthetic:no-such", ["model: 'synthetic:no-such' could not be made"]),
+        ("[simulated]", "[reference]", ["reference needs a checkpoint folder", "'toy' is only a name"]),
+    ],
+    ids=[
+        "yaml-syntax",
+        "typo-in-a-field",
+        "wrong-type",
+        "negative-rate",
+        "typo-in-a-kind",
+        "typo-in-an-engine",
+        "no-url",
+        "typo-in-a-setting",
+        "setting-out-of-range",
+        "no-prompt-file",
+        "no-model-folder",
+        "no-such-synthetic-model",
+        "no-checkpoint",
+    ],
+)
+def test_a_workload_that_is_wrong(workplace: Any, old: str, new: str, said: list[str]) -> None:
+    assert old in GOOD
+    (workplace.folder / "w.yaml").write_text(GOOD.replace(old, new))
+    error = refused(workplace, "w.yaml")
+    for words in said:
+        assert words in error
+
+
+def test_a_workload_that_is_not_there(workplace: Any) -> None:
+    error = refused(workplace, "quickstrat")
+    assert "quickstrat: there is no such file and no shipped workload of that name; did you mean 'quickstart'?" in error
+
+
+def test_an_override_that_is_wrong(workplace: Any) -> None:
+    (workplace.folder / "w.yaml").write_text(GOOD)
+    assert "--set traffic.arrivals.rate=-1" in refused(workplace, "w.yaml", "--set", "traffic.arrivals.rate=-1")
+
+
+def test_an_engine_that_the_workload_does_not_ask(workplace: Any) -> None:
+    (workplace.folder / "w.yaml").write_text(GOOD)
+    assert "the workload asks simulated (did you mean simulated?)" in refused(
+        workplace, "w.yaml", "--engine", "simulate"
+    )
+
+
+def test_a_model_folder_without_a_config(workplace: Any) -> None:
+    (workplace.folder / "model").mkdir()
+    (workplace.folder / "w.yaml").write_text(GOOD.replace("toy", "model").replace("simulated", "reference"))
+    assert "has no config.json, so it is no checkpoint folder" in refused(workplace, "w.yaml")
+
+
+def test_a_prompt_longer_than_the_model_s_context(workplace: Any) -> None:
+    model = workplace.folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 16}))
+    (model / "tokenizer.json").write_text(_tokenizer())
+    text = GOOD.replace("toy", "model").replace("output_tokens: 5", "output_tokens: 15")
+    (workplace.folder / "w.yaml").write_text(text)
+    error = refused(workplace, "w.yaml")
+    assert "and the context of model is 16 tokens. Lower prompts.prompt_tokens or prompts.output_tokens." in error
+
+
+def test_a_truncated_checkpoint_shows_the_engine_s_own_words(workplace: Any) -> None:
+    pytest.importorskip("torch")
+    made = workplace.run("models", "create", "synthetic:llama-tiny", "--out", "model")
+    assert made.returncode == 0, made.stderr
+    [weights, *_] = sorted(Path(workplace.folder / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    text = GOOD.replace("toy", "model").replace("simulated", "reference")
+    (workplace.folder / "w.yaml").write_text(text)
+    done = workplace.run("run", "w.yaml", "--out", "out")
+    assert done.returncode == 4, done.stderr
+    assert "reference ended with code" in done.stderr
+    assert "safetensors" in done.stderr
+    assert "out/logs/reference.log" in done.stderr
+
+
+def test_a_port_in_use(workplace: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        engine = f"[{{simulated: {{args: ['--port', '{port}'], startup_timeout_s: 20}}}}]"
+        (workplace.folder / "w.yaml").write_text(GOOD.replace("[simulated]", engine))
+        done = workplace.run("run", "w.yaml", "--out", "out")
+    assert done.returncode == 4, done.stderr
+    assert "address already in use" in done.stderr.lower()
+    assert str(port) in done.stderr
+
+
+def _tokenizer() -> str:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab={chr(code): code for code in range(256)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return str(tokenizer.to_str())
