@@ -1,0 +1,112 @@
+"""Everything that is compared at once: engines within a run, or runs against a baseline. One family of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llmbench.results.compare import ALPHA, Comparison, Margin, compare, settle
+from llmbench.results.errors import RunError
+from llmbench.results.figures import FIGURES
+from llmbench.results.matching import Flag, Measured, Side, match
+
+Margins = Mapping[str, Margin]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonSet:
+    """`comparisons` were judged together: Holm's correction is over all of them that have a p-value.
+
+    `unmatched` names what one side alone has, `flags` what is unlike about the sides.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    unmatched: tuple[str, ...]
+    flags: tuple[Flag, ...]
+    alpha: float
+
+    @property
+    def num_tests(self) -> int:
+        return sum(comparison.p is not None for comparison in self.comparisons)
+
+    @property
+    def fatal(self) -> tuple[str, ...]:
+        return tuple(flag.text for flag in self.flags if flag.fatal)
+
+
+def compare_sides(
+    subjects: Sequence[Side], baseline: Side, *, margins: Margins | None = None, alpha: float = ALPHA
+) -> ComparisonSet:
+    """Each of `subjects` against `baseline`, which were not measured at the same time.
+
+    `margins` restricts the comparison to the figures it names; by default all are compared at their own margins.
+    """
+    comparisons: list[Comparison] = []
+    unmatched: list[str] = []
+    flags: list[Flag] = []
+    for subject in subjects:
+        found = match(subject, baseline)
+        unmatched += found.unmatched
+        flags += found.flags
+        for ours, theirs in found.pairs:
+            names = (f"{subject.name}: {ours.engine}", f"{baseline.name}: {theirs.engine}")
+            comparisons += _compared(ours, theirs, names, paired=False, margins=margins)
+    return _settled(comparisons, unmatched, flags, alpha)
+
+
+def compare_engines(
+    side: Side, baseline: str | None = None, *, margins: Margins | None = None, alpha: float = ALPHA
+) -> ComparisonSet:
+    """The engines of one run against `baseline`, an engine's label (default: the first one), round by round."""
+    names = list(dict.fromkeys(each.engine for each in side.measured))
+    if len(names) < 2:
+        raise RunError(f"{side.name} measured one engine, {', '.join(names) or 'none'}; name a second run to compare.")
+    chosen = names[0] if baseline is None else baseline
+    if chosen not in names:
+        raise RunError(f"{side.name} did not measure {chosen!r}; it has {', '.join(names)}.")
+    theirs = {each.level: each for each in side.measured if each.engine == chosen}
+    comparisons: list[Comparison] = []
+    unmatched: list[str] = []
+    for ours in side.measured:
+        if ours.engine == chosen:
+            continue
+        if ours.level not in theirs:
+            unmatched.append(f"{ours.engine} was measured at {ours.level} and {chosen} was not.")
+            continue
+        comparisons += _compared(ours, theirs[ours.level], (ours.engine, chosen), paired=True, margins=margins)
+    others = {(each.engine, each.level) for each in side.measured}
+    unmatched += [
+        f"{chosen} was measured at {level} and {name} was not."
+        for level in theirs
+        for name in names
+        if (name, level) not in others
+    ]
+    flags = []
+    if side.identity.invalid:
+        flags.append(Flag(f"{side.name} is invalid: {' '.join(side.identity.invalid)}", fatal=True))
+    if not side.identity.finished:
+        flags.append(Flag(f"{side.name} did not come to its end.", fatal=True))
+    return _settled(comparisons, unmatched, flags, alpha)
+
+
+def _compared(
+    ours: Measured, theirs: Measured, names: tuple[str, str], *, paired: bool, margins: Margins | None
+) -> list[Comparison]:
+    return [
+        compare(
+            spec,
+            ours.level,
+            (names[0], ours.figures.get(spec.name)),
+            (names[1], theirs.figures.get(spec.name)),
+            margin=None if margins is None else margins.get(spec.name),
+            paired=paired,
+        )
+        for spec in FIGURES
+        if (spec.name in ours.figures or spec.name in theirs.figures) and (margins is None or spec.name in margins)
+    ]
+
+
+def _settled(
+    comparisons: Sequence[Comparison], unmatched: Sequence[str], flags: Sequence[Flag], alpha: float
+) -> ComparisonSet:
+    return ComparisonSet(tuple(settle(comparisons, alpha)), tuple(unmatched), tuple(dict.fromkeys(flags)), alpha)

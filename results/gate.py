@@ -1,0 +1,154 @@
+"""Red or green: whether a run is worse than its baseline by more than it may be, and more than chance explains."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from llmbench.results.compare import ALPHA, Comparison, Margin
+from llmbench.results.comparison_set import ComparisonSet
+from llmbench.results.errors import RunError
+from llmbench.results.figures import FIGURE_BY_NAME, FIGURES
+from llmbench.results.units import MIN_ROUNDS
+
+Outcome = Literal["passed", "improved", "failed", "undecided"]
+GateVerdict = Literal["passed", "failed", "undecided", "not comparable"]
+
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class MarginSpec(BaseModel):
+    """How much worse a figure may be: by this share of the baseline, and by this much in its unit. Both must be
+    exceeded; what is left out keeps the figure's own default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    relative: _NotNegative | None = None
+    absolute: _NotNegative | None = None
+
+
+class GateSpec(BaseModel):
+    """The thresholds file. `figures` are those that can turn the gate red; by default all, at their own margins.
+
+    `alpha` is the chance that a run no worse than its baseline fails in any of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    figures: Mapping[str, MarginSpec] = Field(default_factory=lambda: {spec.name: MarginSpec() for spec in FIGURES})
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = ALPHA
+
+    @field_validator("figures")
+    @classmethod
+    def _known(cls, figures: Mapping[str, MarginSpec]) -> Mapping[str, MarginSpec]:
+        if not figures:
+            raise ValueError("a gate without a figure passes everything; name one or leave `figures` out")
+        for name in figures:
+            if name not in FIGURE_BY_NAME:
+                near = difflib.get_close_matches(name, FIGURE_BY_NAME, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(FIGURE_BY_NAME)}"
+                raise ValueError(f"no figure is called {name!r}{hint}")
+        return figures
+
+    def margins(self) -> dict[str, Margin]:
+        found = {}
+        for name, asked in self.figures.items():
+            spec = FIGURE_BY_NAME[name]
+            found[name] = Margin(
+                spec.relative if asked.relative is None else asked.relative,
+                spec.absolute if asked.absolute is None else asked.absolute,
+            )
+        return found
+
+
+def gate_spec(stored: object, where: str) -> GateSpec:
+    """The thresholds in a parsed YAML document. Raises RunError naming `where` and the field."""
+    try:
+        return GateSpec.model_validate({} if stored is None else stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise RunError(f"{where}: {path}: {first['msg']}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class GateCase:
+    """One figure at one level. `why` is a sentence's worth of reason."""
+
+    comparison: Comparison
+    outcome: Outcome
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """The verdict with every case that went into it. `reasons` say why there can be no comparison."""
+
+    verdict: GateVerdict
+    cases: tuple[GateCase, ...]
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    alpha: float
+
+    @property
+    def failed(self) -> tuple[GateCase, ...]:
+        return tuple(case for case in self.cases if case.outcome == "failed")
+
+
+def judge_gate(compared: ComparisonSet, *, allow_unlike: bool = False) -> GateResult:
+    """The gate's verdict on comparisons that were made with `GateSpec.margins()` and restricted to its figures.
+
+    Not comparable: another machine, workload, model, an unfinished or invalid run, or a level that is missing; unless
+    `allow_unlike`. Failed: a figure is slower beyond its margin, or is gone. Undecided: no figure could be tested.
+    """
+    reasons = () if allow_unlike else (*compared.fatal, *compared.unmatched)
+    notes = tuple(flag.text for flag in compared.flags if allow_unlike or not flag.fatal)
+    if allow_unlike:
+        notes = (*notes, *compared.unmatched)
+    cases = tuple(_case(comparison) for comparison in compared.comparisons)
+    verdict: GateVerdict
+    if reasons:
+        verdict = "not comparable"
+    elif any(case.outcome == "failed" for case in cases):
+        verdict = "failed"
+    elif any(case.outcome in ("passed", "improved") for case in cases):
+        verdict = "passed"
+    else:
+        verdict = "undecided"
+    return GateResult(verdict, cases, reasons, notes, compared.alpha)
+
+
+def _case(comparison: Comparison) -> GateCase:
+    if comparison.subject_figure is None and comparison.baseline_figure is not None:
+        return GateCase(comparison, "failed", f"{comparison.spec.title} is gone: the baseline has it")
+    if comparison.verdict == "insufficient data":
+        return GateCase(comparison, "undecided", comparison.reason or "insufficient data")
+    if not comparison.across_rounds and comparison.ratio is not None:
+        # Within one round nothing shows what the next round would do; a red gate on that would cry wolf.
+        return GateCase(comparison, "undecided", f"needs {MIN_ROUNDS} rounds on both sides")
+    change = _change(comparison)
+    if comparison.verdict == "slower":
+        return GateCase(comparison, "failed", change)
+    if comparison.verdict == "faster":
+        return GateCase(comparison, "improved", change)
+    seen = comparison.detectable
+    limit = "" if seen is None else f"; a change of {100 * seen:.1f} % would have been seen"
+    return GateCase(comparison, "passed", f"{change}{limit}")
+
+
+def _change(comparison: Comparison) -> str:
+    if comparison.ratio is None or comparison.interval is None:
+        return comparison.reason or comparison.verdict
+    low, high = (100 * (bound - 1) for bound in comparison.interval)
+    p = "" if comparison.p_adjusted is None else f", corrected p = {comparison.p_adjusted:.2g}"
+    margin = comparison.margin
+    allowed = [f"{100 * margin.relative:g} %"] if margin.relative else []
+    allowed += [f"{margin.absolute:g} {comparison.spec.unit}"] if margin.absolute else []
+    return (
+        f"{100 * (comparison.ratio - 1):+.1f} % (95 % interval {low:+.1f} to {high:+.1f} %{p}, "
+        f"margin {' and '.join(allowed) or 'none'})"
+    )

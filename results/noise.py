@@ -1,0 +1,148 @@
+"""What a rig's figures do when nothing changes, and how many rounds it takes to see a change through that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmbench.results.compare import ALPHA, POWER, Margin
+from llmbench.results.errors import RunError
+from llmbench.results.figures import FIGURE_BY_NAME, Figure, FigureSpec
+from llmbench.results.matching import Side, match
+from llmbench.results.units import MIN_ROUNDS, student_t
+
+MAX_ROUNDS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRow:
+    """How one figure of one engine at one level varies while nothing changes. Spreads are relative (0.01 is 1 %).
+
+    `between_rounds`: standard deviation from round to round. `between_runs`: what runs differ by beyond that, which no
+    number of rounds takes away; None from a single run. `rounds[effect]` is how many rounds on each side show a change
+    of that size with probability POWER; None where MAX_ROUNDS do not.
+    """
+
+    spec: FigureSpec
+    engine: str
+    level: str
+    value: float
+    num_rounds: int
+    num_runs: int
+    between_rounds: float
+    between_runs: float | None
+    rounds: Mapping[float, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseFloor:
+    """`lacking` names figures of which these runs say too little. `num_tests` is the family the rounds allow for."""
+
+    rows: tuple[NoiseRow, ...]
+    lacking: tuple[str, ...]
+    effects: tuple[float, ...]
+    num_tests: int
+    alpha: float
+    power: float
+
+    def recommended_rounds(self, effect: float) -> int | None:
+        """The rounds that show a change of `effect` in every figure; None where some figure is too noisy for it."""
+        found = [row.rounds[effect] for row in self.rows]
+        known = [rounds for rounds in found if rounds is not None]
+        return max(known) if known and len(known) == len(found) else None
+
+
+def noise_floor(
+    runs: Sequence[Side],
+    *,
+    effects: Sequence[float] = (0.05, 0.1, 0.2),
+    figures: Sequence[str] | None = None,
+    alpha: float = ALPHA,
+    power: float = POWER,
+) -> NoiseFloor:
+    """The noise of `runs`, which asked the same of the same on the same rig: one run of several rounds, or more runs.
+
+    Raises RunError where two of them are not comparable.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        found = match(other, first)
+        unlike = [*(flag.text for flag in found.flags if flag.fatal), *found.unmatched]
+        if unlike:
+            raise RunError(f"{other.name} is no repetition of {first.name}: {unlike[0]}")
+    names = set(figures or FIGURE_BY_NAME)
+    keys = [(each.engine, each.level, name) for each in first.measured for name in each.figures if name in names]
+    rows: list[NoiseRow] = []
+    lacking: list[str] = []
+    for engine, level, name in keys:
+        seen = [
+            each.figures[name]
+            for side in runs
+            for each in side.measured
+            if (each.engine, each.level) == (engine, level) and name in each.figures
+        ]
+        known = [figure for figure in seen if _usable(figure)]
+        if not known:
+            why = seen[0].lacking or f"needs {MIN_ROUNDS} rounds, has {seen[0].num_rounds}"
+            lacking.append(f"{FIGURE_BY_NAME[name].title} of {engine} at {level} {why}.")
+            continue
+        rows.append(_row(FIGURE_BY_NAME[name], engine, level, known, tuple(effects), alpha / len(keys), power))
+    return NoiseFloor(tuple(rows), tuple(lacking), tuple(effects), len(keys), alpha, power)
+
+
+def rounds_needed(
+    effect: float, margin: float, between_rounds: float, between_runs: float, alpha: float, power: float
+) -> int | None:
+    """Rounds on each side that show a relative change of `effect` beyond `margin` with probability `power`, in a test
+    at level `alpha`; at least MIN_ROUNDS, None if MAX_ROUNDS are too few or the effect is within the margin."""
+    room = math.log1p(effect) - math.log1p(margin)
+    if room <= 0:
+        return None
+    for rounds in range(MIN_ROUNDS, MAX_ROUNDS + 1):
+        freedom = 2 * (rounds - 1)
+        error = math.sqrt(2 * (between_rounds**2 / rounds + between_runs**2))
+        if (student_t(1 - alpha / 2, freedom) + student_t(power, freedom)) * error <= room:
+            return rounds
+    return None
+
+
+def _usable(figure: Figure) -> bool:
+    return figure.log_error is not None and figure.across_rounds and 0 < figure.value < math.inf
+
+
+def _row(
+    spec: FigureSpec,
+    engine: str,
+    level: str,
+    figures: list[Figure],
+    effects: tuple[float, ...],
+    alpha: float,
+    power: float,
+) -> NoiseRow:
+    # A figure's error is of its mean over rounds: between rounds it is sqrt(rounds) times as large.
+    variances = [(figure.log_error or 0.0) ** 2 * figure.num_rounds for figure in figures]
+    between_rounds = math.sqrt(float(np.average(variances, weights=[figure.freedom for figure in figures])))
+    between_runs = None
+    if len(figures) >= 2:
+        observed = float(np.var([math.log(figure.value) for figure in figures], ddof=1))
+        explained = float(np.mean([(figure.log_error or 0.0) ** 2 for figure in figures]))
+        between_runs = math.sqrt(max(0.0, observed - explained))
+    value = float(np.median([figure.value for figure in figures]))
+    margin = Margin(spec.relative, spec.absolute).of(value)
+    return NoiseRow(
+        spec=spec,
+        engine=engine,
+        level=level,
+        value=value,
+        num_rounds=sum(figure.num_rounds for figure in figures),
+        num_runs=len(figures),
+        between_rounds=between_rounds,
+        between_runs=between_runs,
+        rounds={
+            effect: rounds_needed(effect, margin, between_rounds, between_runs or 0.0, alpha, power)
+            for effect in effects
+        },
+    )

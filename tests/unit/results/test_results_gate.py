@@ -1,0 +1,297 @@
+"""The gate: red for what is worse, green for what is not, and neither for what cannot be compared.
+
+Each fault of the gates that were read before this one was written has its test here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import Entry, MakeRun, entry
+
+from llmbench.results.baseline import read_baseline, to_json
+from llmbench.results.comparison_set import ComparisonSet, compare_engines, compare_sides
+from llmbench.results.errors import RunError
+from llmbench.results.gate import GateSpec, gate_spec, judge_gate
+from llmbench.results.manifest import EngineManifest
+from llmbench.results.matching import Side, side_of
+from llmbench.results.noise import noise_floor, rounds_needed
+
+RIG = {"cpu": "Some CPU", "cores_usable": 8, "memory_bytes": 64 * 2**30, "gpus": []}
+WORKLOAD = {"name": "w", "traffic": {"requests": 40}, "measure": {"slo": {}, "rounds": 6}, "engines": [{"name": "a"}]}
+
+
+def requests(
+    seed: int, *, ttft: float = 20, itl: float = 5, num: int = 40, rounds: int = 6, slow_tail: float = 0, **fields
+) -> list[Entry]:
+    """Requests with a little noise per request and per round; `slow_tail` is added to the TTFT of every 20th."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for number in range(rounds):
+        drift = np.exp(generator.normal(0, 0.004))
+        for index in range(num):
+            due = 1000.0 * number * num + 100 * index
+            first = ttft * drift * np.exp(generator.normal(0, 0.05)) + (slow_tail if index % 20 == 7 else 0)
+            gaps = itl * drift * np.exp(generator.normal(0, 0.05, 8))
+            stamps = due + first + np.concatenate([[0], np.cumsum(gaps)])
+            made.append(
+                entry(
+                    index,
+                    due=due,
+                    sent=due + 0.1,
+                    tokens=[(float(stamp), 1) for stamp in stamps],
+                    end=float(stamps[-1]) + 0.2,
+                    **{"round": number, **fields},
+                )
+            )
+    return made
+
+
+@pytest.fixture
+def measured(make_run: MakeRun):
+    def make(seed: int, *, run_fields: dict | None = None, **options) -> Side:
+        changes = {"workload": WORKLOAD, "environment": RIG} | (run_fields or {})
+        return side_of(make_run(requests(seed, **options), **changes))
+
+    return make
+
+
+def judged(subject: Side, baseline: Side, **options):
+    compared = compare_sides([subject], baseline, margins=GateSpec().margins())
+    return judge_gate(compared, **options)
+
+
+def failed_figures(result) -> set[str]:
+    return {case.comparison.spec.name for case in result.failed}
+
+
+def test_the_same_again_is_green(measured) -> None:
+    result = judged(measured(1), measured(2))
+    assert result.verdict == "passed"
+    assert {case.outcome for case in result.cases} <= {"passed", "undecided"}
+
+
+def test_ten_percent_of_tpot_is_red(measured) -> None:
+    result = judged(measured(1, itl=5.5), measured(2))
+    assert result.verdict == "failed"
+    assert {"tpot_p50", "itl_p50"} <= failed_figures(result)
+    assert "ttft_p50" not in failed_figures(result)
+
+
+def test_one_percent_under_the_margin_is_green(measured) -> None:
+    assert judged(measured(1, itl=5.05, ttft=20.2), measured(2)).verdict == "passed"
+
+
+def test_a_change_in_the_tail_alone_is_red(measured) -> None:
+    baseline, subject = measured(2, num=120, slow_tail=30), measured(1, num=120, slow_tail=60)
+    result = judged(subject, baseline)
+    assert "ttft_p99" in failed_figures(result)
+    assert "ttft_p50" not in failed_figures(result)
+
+
+def test_an_improvement_is_green_and_said(measured) -> None:
+    result = judged(measured(1, itl=4), measured(2))
+    assert result.verdict == "passed"
+    assert "improved" in {case.outcome for case in result.cases}
+
+
+def test_a_missing_metric_is_no_improvement(measured, make_run: MakeRun) -> None:
+    # One token each: no TPOT and no ITL. The gate that counted a missing value as 0 ms would call this faster.
+    single = [
+        entry(index, due=100.0 * index, tokens=[(100.0 * index + 20, 1)], round=number, output_tokens=1)
+        for number in range(6)
+        for index in range(40)
+    ]
+    subject = side_of(make_run(single, workload=WORKLOAD, environment=RIG))
+    result = judged(subject, measured(2))
+    assert {"tpot_p50", "itl_p50"} <= failed_figures(result)
+    assert any("is gone" in case.why for case in result.failed)
+
+
+def test_a_missing_level_is_not_skipped(measured) -> None:
+    subject, baseline = measured(1), measured(2, level="closed 8")
+    result = judged(subject, baseline)
+    assert result.verdict == "not comparable"
+    assert any("closed 8" in reason for reason in result.reasons)
+    assert any("closed 1" in reason for reason in result.reasons)
+
+
+def test_fewer_requests_are_not_comparable(measured) -> None:
+    result = judged(measured(1, num=20), measured(2))
+    assert result.verdict == "not comparable"
+    assert any("20 here, 40 in the baseline" in reason for reason in result.reasons)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"environment": RIG | {"cpu": "Another CPU"}}, "Hardware differs: cpu is Another CPU"),
+        ({"environment": RIG | {"gpus": [{"name": "H100"}]}}, "Hardware differs: gpus"),
+        ({"workload": WORKLOAD | {"traffic": {"requests": 50}}}, "Workload differs: traffic.requests is 50"),
+        ({"invalid": ("The machine was asleep.",)}, "is invalid: The machine was asleep."),
+        ({"engines": (EngineManifest(label="a", name="reference", model="other"),)}, "the model differs"),
+        ({"engines": (EngineManifest(label="a", name="reference", details={"dtype": "int8"}),)}, "the dtype differs"),
+    ],
+)
+def test_what_is_unlike_is_refused(measured, changes: dict, said: str) -> None:
+    engine = EngineManifest(label="a", name="reference", model="m", details={"dtype": "bfloat16"})
+    baseline = measured(2, run_fields={"engines": (engine,)})
+    subject = measured(1, run_fields={"engines": (engine,)} | changes)
+    result = judged(subject, baseline)
+    assert result.verdict == "not comparable"
+    assert any(said in reason for reason in result.reasons)
+    insisted = judged(subject, baseline, allow_unlike=True)
+    assert insisted.verdict == "passed"
+    assert any(said in note for note in insisted.notes)
+
+
+def test_an_unfinished_run_is_refused(make_run: MakeRun, measured) -> None:
+    subject = side_of(make_run(requests(1), finish=False, workload=WORKLOAD, environment=RIG))
+    assert judged(subject, measured(2)).verdict == "not comparable"
+
+
+def test_all_requests_failed_is_red(measured) -> None:
+    result = judged(measured(1, ok=False), measured(2))
+    assert result.verdict == "failed"
+    assert {"ttft_p50", "success_share", "output_throughput"} <= failed_figures(result)
+
+
+def test_some_requests_failed_is_red_by_success(measured, make_run: MakeRun) -> None:
+    rows = requests(1)
+    broken = [
+        entry(record.index, due=(record.due_ns / 1e6) - 7_000_000, round=record.round, tokens=[], ok=False)
+        if record.index % 5 == 0
+        else (record, chunks)
+        for record, chunks in rows
+    ]
+    result = judged(side_of(make_run(broken, workload=WORKLOAD, environment=RIG)), measured(2))
+    assert "success_share" in failed_figures(result)
+
+
+def test_a_baseline_that_failed_is_no_zero_to_beat(measured) -> None:
+    result = judged(measured(1), measured(2, ok=False))
+    assert "failed" not in {case.outcome for case in result.cases}
+    assert "improved" in {case.outcome for case in result.cases}
+
+
+def test_one_round_decides_nothing(measured) -> None:
+    result = judged(measured(1, rounds=1, itl=50), measured(2, rounds=1))
+    assert result.verdict == "undecided"
+    assert any("needs 4 rounds" in case.why for case in result.cases)
+
+
+def test_engines_of_one_run_are_paired(make_run: MakeRun) -> None:
+    engines = (EngineManifest(label="a", name="reference"), EngineManifest(label="b", name="reference"))
+    rows = requests(1, engine="a") + requests(1, engine="b", itl=5.5)
+    side = side_of(make_run(rows, workload=WORKLOAD, environment=RIG, engines=engines))
+    compared = compare_engines(side, "a")
+    by_name = {each.spec.name: each for each in compared.comparisons}
+    assert by_name["tpot_p50"].verdict == "slower"
+    assert by_name["tpot_p50"].paired
+    assert by_name["ttft_p50"].verdict == "no difference shown"
+    with pytest.raises(RunError, match="did not measure 'c'; it has a, b"):
+        compare_engines(side, "c")
+
+
+def test_one_engine_alone_has_nothing_to_be_compared_with(measured) -> None:
+    with pytest.raises(RunError, match="name a second run"):
+        compare_engines(measured(1))
+
+
+def test_a_baseline_file_decides_like_the_run_it_came_from(measured, tmp_path: Path) -> None:
+    baseline, subject = measured(2), measured(1, itl=5.4)
+    path = tmp_path / "baseline.json"
+    path.write_text(to_json(baseline))
+    stored = judged(subject, read_baseline(path))
+    direct = judged(subject, baseline)
+    assert stored.verdict == direct.verdict == "failed"
+    assert failed_figures(stored) == failed_figures(direct)
+    assert len(path.read_text().splitlines()) < 60
+    assert to_json(read_baseline(path)) == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda stored: stored | {"baseline_version": 9}, "has baseline_version 9"),
+        (lambda stored: stored | {"colour": "red"}, "colour: Extra inputs are not permitted"),
+        (lambda stored: stored | {"measured": [{"engine": "a"}]}, r"measured\.0\.level: Field required"),
+    ],
+)
+def test_a_baseline_file_that_is_wrong_says_where(measured, tmp_path: Path, change, said: str) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(json.dumps(change(json.loads(to_json(measured(2))))))
+    with pytest.raises(RunError, match=said):
+        read_baseline(path)
+
+
+def test_nan_in_a_baseline_file_is_refused(measured, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(to_json(measured(2)).replace('"value": ', '"value": NaN, "was": ', 1))
+    with pytest.raises(RunError, match="it holds NaN, which is no number"):
+        read_baseline(path)
+
+
+def test_thresholds_restrict_and_loosen(measured) -> None:
+    spec = gate_spec({"figures": {"tpot_p50": {"relative": 0.2}}}, "gate.yaml")
+    compared = compare_sides([measured(1, itl=5.5)], measured(2), margins=spec.margins(), alpha=spec.alpha)
+    assert {each.spec.name for each in compared.comparisons} == {"tpot_p50"}
+    assert judge_gate(compared).verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"figures": {"tpot_p55": {}}}, "no figure is called 'tpot_p55'; did you mean tpot_p50"),
+        ({"figures": {}}, "a gate without a figure passes everything"),
+        ({"figures": {"tpot_p50": {"relative": -0.1}}}, r"figures\.tpot_p50\.relative: .*greater than or equal to 0"),
+        ({"figures": {"goodput": {"relativ": 0.1}}}, r"figures\.goodput\.relativ: Extra inputs"),
+        ([1], "the file: "),
+    ],
+)
+def test_thresholds_that_are_wrong_say_where(stored: object, said: str) -> None:
+    with pytest.raises(RunError, match=rf"gate\.yaml: .*{said}"):
+        gate_spec(stored, "gate.yaml")
+
+
+def test_goodput_has_its_say(make_run: MakeRun) -> None:
+    workload = WORKLOAD | {"measure": {"slo": {"ttft_ms": 22}, "rounds": 6}}
+    sides = [
+        side_of(make_run(requests(seed, ttft=ttft), workload=workload, environment=RIG))
+        for seed, ttft in ((1, 24), (2, 20))
+    ]
+    assert {"goodput", "slo_attainment"} <= failed_figures(judged(*sides))
+
+
+def test_noise_of_runs_that_are_alike(measured) -> None:
+    floor = noise_floor([measured(seed) for seed in range(3)], effects=(0.05, 0.2))
+    tpot = next(row for row in floor.rows if row.spec.name == "tpot_p50")
+    assert 0.002 < tpot.between_rounds < 0.008  # drawn with 0.004
+    assert tpot.between_runs is not None
+    assert tpot.between_runs < 0.004
+    assert tpot.rounds[0.2] == 4
+    assert floor.recommended_rounds(0.2) is not None
+
+
+def test_noise_of_unlike_runs_is_refused(measured) -> None:
+    with pytest.raises(RunError, match="is no repetition of"):
+        noise_floor([measured(1), measured(2, num=20)])
+
+
+def test_more_noise_takes_more_rounds_and_a_change_within_the_margin_never_shows() -> None:
+    rounds = [rounds_needed(0.1, 0.03, noise, 0.0, 0.005, 0.8) for noise in (0.001, 0.03, 0.06, 1.0)]
+    assert rounds[0] == 4
+    assert rounds[1] is not None
+    assert rounds[2] is not None
+    assert rounds[1] < rounds[2]
+    assert rounds[3] is None
+    assert rounds_needed(0.02, 0.03, 0.0, 0.0, 0.05, 0.8) is None
+
+
+def test_a_family_is_judged_together(measured) -> None:
+    compared: ComparisonSet = compare_sides([measured(1), measured(3)], measured(2))
+    assert compared.num_tests == sum(each.p_adjusted is not None for each in compared.comparisons)
+    assert compared.num_tests >= 20
