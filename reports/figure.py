@@ -19,13 +19,13 @@ Trace = dict[str, Any]
 # Beside its colour each engine has a stroke of its own, for readers who do not see the colours and for grey prints.
 DASHES = (
     "solid",
-    "8px,2px",
-    "3px,2px",
-    "8px,2px,2px,2px",
-    "12px,3px",
-    "1px,2px",
+    "14px,3px",
     "5px,3px",
-    "10px,2px,2px,2px,2px,2px",
+    "14px,3px,3px,3px",
+    "24px,4px",
+    "2px,2px",
+    "9px,3px",
+    "14px,3px,3px,3px,3px,3px",
 )
 
 
@@ -102,6 +102,16 @@ def rounded(values: Floats, significant: int = 5) -> list[float | None]:
     ]
 
 
+def thinned(x: Floats, y: Floats, max_points: int) -> tuple[Floats, Floats]:
+    """At most `max_points` of a curve: evenly spread, with half of them on its last tenth, where the tail is."""
+    if len(x) <= max_points:
+        return x, y
+    tail = len(x) - max(1, len(x) // 10)
+    body = np.linspace(0, tail, max_points - max_points // 2)
+    kept = np.unique(np.concatenate([body, np.linspace(tail, len(x) - 1, max_points // 2)]).astype(np.int64))
+    return x[kept], y[kept]
+
+
 def spans_decades(curves: Sequence[Floats], factor: float = 20.0) -> bool:
     """Whether positive values lie so far apart that a linear axis would press most of them to one side."""
     finite = np.concatenate([curve[np.isfinite(curve)] for curve in curves]) if curves else np.empty(0)
@@ -121,5 +131,5 @@ def _axis(axis: Axis) -> dict[str, Any]:
     if axis.share:
         layout["tickformat"] = ".0%"
     if axis.hidden:
-        layout |= {"showticklabels": False, "ticks": "", "showgrid": False}
+        layout |= {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False, "showline": False}
     return layout

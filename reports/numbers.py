@@ -38,7 +38,7 @@ def percent(share: float | None) -> str:
     if share in (0.0, 1.0):
         return f"{share:.0%}".replace("%", f"{NO_BREAK}%")
     shown = min(max(share * 100, 0.01), 99.99)
-    decimals = 2 if shown < 1 or shown > 99 else 1
+    decimals = 0 if math.isclose(shown, round(shown)) else 2 if shown < 1 or shown > 99 else 1
     return f"{shown:.{decimals}f}{NO_BREAK}%"
 
 

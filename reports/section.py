@@ -35,10 +35,11 @@ class Panel:
 
 
 def figures_by_level(
-    material: Material, lead: str, draw: Callable[[str], list[Figure]], notes: tuple[str, ...] = ()
+    material: Material, lead: str, draw: Callable[[str], list[Figure]], legend: str = "legend_engines.html"
 ) -> View | None:
-    """The view of figures.html: what `draw` draws for each level, None if nothing anywhere. `lead` says how to read."""
+    """The view of figures.html: what `draw` draws for each level, None if nothing anywhere. `lead` says how to read,
+    `legend` is the template that explains the colours."""
     panels = [Panel(number, level, tuple(draw(level))) for number, level in enumerate(material.levels)]
     if not any(panel.figures for panel in panels):
         return None
-    return {"lead": lead, "panels": panels, "notes": notes}
+    return {"lead": lead, "panels": panels, "legend": legend}

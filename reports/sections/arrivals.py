@@ -8,16 +8,16 @@ from llmbench.reports.figure import Axis, Figure, Trace, line, rounded
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits
 from llmbench.reports.section import Section, View, figures_by_level
-from llmbench.results.samples import Samples
+from llmbench.results.samples import Floats, Samples
 from llmbench.results.series import Arrivals, arrivals, cdf
 
 
 def _view(material: Material) -> View | None:
     return figures_by_level(
         material,
-        "Left: requests sent by each moment, over the broad grey line of those that were due; where a curve leaves the "
-        "grey, the load was not the one asked for. Right: how late each request was sent. In a closed loop a request is "
-        "due when a slot is free.",
+        "First: requests sent by each moment, over the broad grey line of those that were due; where a curve leaves "
+        "the grey, the load was not the one asked for. Second: how late each request was sent. In a closed loop a "
+        "request is due when a slot is free.",
         lambda level: _figures(material, level),
     )
 
@@ -73,12 +73,20 @@ def _lag(material: Material, members: list[Samples]) -> Figure | None:
             line(engine, material.colour(engine), curve.x, curve.y, step=True, hover="%{y:.1%} within %{x:.4~g} ms")
             for engine, curve in found
         ],
-        x=Axis("send lag", "ms", log=all(float(curve.x.min()) > 0 for _, curve in found if curve.x.size)),
+        x=_lag_axis([curve.x for _, curve in found]),
         y=Axis("share of requests", low=0, high=1.02, share=True),
     )
 
 
-def _cumulative(stamps: np.ndarray) -> np.ndarray:
+def _lag_axis(lags_ms: list[Floats]) -> Axis:
+    ends = np.concatenate(lags_ms)
+    if not ends.size or ends.min() < 0:
+        return Axis("send lag", "ms")
+    # Below a microsecond nothing is late.
+    return Axis("send lag", "ms", log=True, low=1e-3, high=max(1e-2, 1.3 * float(ends.max())))
+
+
+def _cumulative(stamps: Floats) -> Floats:
     return np.arange(1, len(stamps) + 1, dtype=np.float64)
 
 

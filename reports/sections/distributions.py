@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmbench.reports.figure import Axis, Figure, line, spans_decades
+from llmbench.reports.figure import Axis, Figure, line, spans_decades, thinned
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits
 from llmbench.reports.section import Section, View, figures_by_level
@@ -16,12 +16,14 @@ _READINGS = {
     "e2e": ("End-to-end latency", "from when a request was due until its answer was complete"),
 }
 
+_MAX_POINTS_IN_ALL = 24_000
+
 
 def _view(material: Material) -> View | None:
     return figures_by_level(
         material,
         "Each point says what share of all requests (or gaps) took at most that long. A curve further left is faster; "
-        "one that stops below 100 % lost the rest to failures. A long flat top is a tail: a few that waited far longer.",
+        "one that stops below 100 % lost the rest to failures. A long flat top is a tail: a few that waited longer.",
         lambda level: [figure for name in _READINGS if (figure := _figure(material, level, name)) is not None],
     )
 
@@ -30,6 +32,7 @@ def _figure(material: Material, level: str, name: str) -> Figure | None:
     found = [(samples.engine, curve) for samples in material.samples_at(level) if (curve := cdf(samples, name))]
     if not found:
         return None
+    points = max(100, _MAX_POINTS_IN_ALL // (len(_READINGS) * len(material.samples)))
     title, reading = _READINGS[name]
     unit = BY_NAME[name].unit
     return Figure(
@@ -40,8 +43,7 @@ def _figure(material: Material, level: str, name: str) -> Figure | None:
             line(
                 engine,
                 material.colour(engine),
-                curve.x,
-                curve.y,
+                *thinned(curve.x, curve.y, points),
                 step=True,
                 hover="%{y:.1%} within %{x:.4~g} " + unit,
             )

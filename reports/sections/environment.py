@@ -28,7 +28,7 @@ def _view(material: Material) -> View:
 def _groups(environment: Mapping[str, object]) -> list[tuple[str, Pairs]]:
     """What stands alone first, then each nested group under its name."""
     alone = {name: value for name, value in environment.items() if not isinstance(value, Mapping)}
-    groups = [("", list(flattened(alone)))] if alone else []
+    groups = [("machine", list(flattened(alone)))] if alone else []
     for name, value in environment.items():
         if isinstance(value, Mapping):
             groups.append((_words(name), list(flattened(value))))
@@ -41,6 +41,9 @@ def flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[
         words = f"{prefix} {_words(name)}".strip()
         if isinstance(value, Mapping):
             yield from flattened(value, words)
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            numbered = {str(number): item for number, item in enumerate(value, start=1)}
+            yield from flattened(numbered, words)
         else:
             yield words.removesuffix(" bytes"), _shown(name, value)
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from llmbench.reports.material import Material
 from llmbench.reports.section import Section, View
 from llmbench.results.metrics import METRICS
-from llmbench.results.statistics import CONFIDENCE, required_n
+from llmbench.results.statistics import CONFIDENCE, QUANTILES, required_n
 
 
 def _view(material: Material) -> View:
-    return {
-        "metrics": METRICS,
-        "confidence": CONFIDENCE,
-        "required": {share: required_n(share) for share in (0.5, 0.9, 0.99)},
-    }
+    required = {share: required_n(share) for share in QUANTILES}
+    return {"metrics": METRICS, "confidence": CONFIDENCE, "required": required}
 
 
 METRICS_EXPLAINED = Section("metrics", "What the figures mean", "Definitions", _view, "metrics.html")

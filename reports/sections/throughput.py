@@ -8,7 +8,7 @@ from llmbench.reports.figure import Axis, Figure, line
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import digits
 from llmbench.reports.section import Section, View, figures_by_level
-from llmbench.results.samples import Floats
+from llmbench.results.samples import Floats, Samples
 from llmbench.results.series import Throughput, throughput
 
 _Rate = Callable[[Throughput], Floats]
@@ -17,14 +17,18 @@ _Rate = Callable[[Throughput], Floats]
 def _view(material: Material) -> View | None:
     return figures_by_level(
         material,
-        "Rates in short intervals, averaged over rounds. A plateau is what an engine sustains; a long decline at the end "
-        "is the last requests running alone, and a dip in the middle is a stall.",
+        "Rates in short intervals, averaged over rounds. A plateau is what an engine sustains; a long decline at the "
+        "end is the last requests running alone, and a dip in the middle is a stall.",
         lambda level: _figures(material, level),
     )
 
 
 def _figures(material: Material, level: str) -> list[Figure]:
-    found = [(samples.engine, series) for samples in material.samples_at(level) if (series := throughput(samples))]
+    found = [
+        (samples.engine, series)
+        for samples in material.samples_at(level)
+        if (series := throughput(samples, _num_bins(samples)))
+    ]
     if not found:
         return []
     return [
@@ -46,6 +50,12 @@ def _figure(material: Material, found: list[tuple[str, Throughput]], title: str,
         x=Axis("since the round's first request was due", "s"),
         y=Axis(unit),
     )
+
+
+def _num_bins(samples: Samples) -> int:
+    # Four requests to a bin on average: narrower ones would show their arrival, not the engine.
+    per_round = len(samples) / max(1, len(set(samples.round.tolist())))
+    return int(min(100, max(10, per_round / 4)))
 
 
 THROUGHPUT = Section("throughput", "Throughput over time", "Throughput", _view)

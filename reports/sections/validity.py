@@ -72,11 +72,10 @@ def _requests(samples: tuple[Samples, ...]) -> Fact:
 def _rounds(material: Material) -> Fact:
     num = max(row.num_rounds for row in material.summary.rows)
     if num == 1:
-        return Fact("Repetition", "one round: nothing shows whether another would agree", beware=True)
-    drawn = (
-        "whole rounds and blocks of neighbouring requests" if num >= MIN_ROUNDS else "blocks of neighbouring requests"
-    )
-    return Fact("Repetition", f"{num} rounds; intervals resample {drawn}")
+        return Fact("Repetition", "one round; nothing shows whether another would agree", beware=True)
+    if num < MIN_ROUNDS:
+        return Fact("Repetition", f"{num} rounds; how rounds differ shows from {MIN_ROUNDS} on", beware=True)
+    return Fact("Repetition", f"{num} rounds; intervals cover how they differ")
 
 
 def _send_lag(material: Material) -> Fact | None:

@@ -12,7 +12,8 @@ from llmbench.results.samples import Samples
 from llmbench.results.series import WaterfallRow, waterfall
 
 _MAX_REQUESTS = 40
-_MAX_TICKS = 5000
+_MAX_TICKS = 4000
+_MAX_TICKS_IN_ALL = 24_000
 _ROW_PX = 11
 
 
@@ -23,6 +24,7 @@ def _view(material: Material) -> View | None:
         "first token, the engine's queue and prefill. Each tick is one read that brought tokens: even ticks are a calm "
         "stream, gaps are stalls, and gaps at one time in many lines are requests disturbing each other.",
         lambda level: _figures(material, level),
+        legend="legend_waterfall.html",
     )
 
 
@@ -37,7 +39,7 @@ def _figures(material: Material, level: str) -> list[Figure]:
 def _figure(material: Material, samples: Samples, rows: list[WaterfallRow], last_s: float) -> Figure:
     colour = f"--c{material.colour(samples.engine)}"
     num_ticks = sum(len(row.token_s) for row in rows)
-    thin = max(1, -(-num_ticks // _MAX_TICKS))
+    thin = max(1, -(-num_ticks // min(_MAX_TICKS, _MAX_TICKS_IN_ALL // len(material.samples))))
     failed = sum(row.status != "ok" for row in rows)
     thinned = f" One tick in {thin} is drawn." if thin > 1 else ""
     return Figure(
@@ -74,20 +76,15 @@ def _bars(name: str, colour: str, opacity: float, spans: list[tuple[float | None
 
 
 def _ticks(rows: list[WaterfallRow], colour: str, thin: int) -> Trace:
-    # One path of short strokes: a marker each would make the browser handle thousands of elements.
     stamps = [row.token_s[::thin] for row in rows]
     places = np.repeat(np.arange(len(rows)), [len(each) for each in stamps])
-    x = np.concatenate(stamps) if stamps else np.empty(0)
-    strokes = np.column_stack([places - 0.36, places + 0.36, np.full(len(x), np.nan)])
+    # report.js makes one path of short strokes of it: a marker each would be thousands of elements.
     return {
-        "type": "scatter",
-        "mode": "lines",
+        "type": "ticks",
         "name": "tokens",
-        "x": rounded(np.repeat(x, 3), 6),
-        "y": rounded(strokes.ravel(), 6),
-        "connectgaps": False,
+        "x": rounded(np.concatenate(stamps), 6) if stamps else [],
+        "y": places.tolist(),
         "line": {"color": colour, "width": 1},
-        "hoverinfo": "skip",
     }
 
 
@@ -106,4 +103,4 @@ def _failures(rows: list[WaterfallRow]) -> Trace:
     }
 
 
-WATERFALL = Section("waterfall", "Request by request", "Waterfall", _view, "waterfall.html")
+WATERFALL = Section("waterfall", "Request by request", "Waterfall", _view)

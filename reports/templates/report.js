@@ -15,30 +15,44 @@
     return isColour ? style.getPropertyValue(value).trim() : value;
   }
 
+  function decades(traces, key) {
+    const values = traces.flatMap((trace) => trace[key]).filter((value) => value > 0);
+    return values.length ? Math.log10(values.reduce((a, b) => Math.max(a, b)) / values.reduce((a, b) => Math.min(a, b))) : 0;
+  }
+
+  // A read of the waterfall: a short upright stroke. All of a figure's are one line with gaps, and so one SVG path.
+  function stroked(trace) {
+    if (trace.type !== "ticks") return trace;
+    return {
+      ...trace, type: "scatter", mode: "lines", hoverinfo: "skip",
+      x: trace.x.flatMap((at) => [at, at, null]), y: trace.y.flatMap((row) => [row - 0.36, row + 0.36, null]),
+    };
+  }
+
   function themed(spec) {
     const style = getComputedStyle(root);
     const get = (name) => style.getPropertyValue(name).trim();
     const axis = {
       gridcolor: get("--rule"), linecolor: get("--axis"), zerolinecolor: get("--rule"), tickcolor: get("--axis"),
-      ticks: "outside", ticklen: 4, showline: true, automargin: true, nticks: narrow.matches ? 5 : 7,
+      ticks: "outside", ticklen: 4, showline: true, automargin: true, nticks: narrow.matches ? 6 : 7,
       title: { font: { size: 12, color: get("--muted") }, standoff: 8 }, tickfont: { size: 11, color: get("--muted") },
-      hoverformat: ".4~g", separatethousands: true, exponentformat: "none", minorloglabels: "none", dtick: undefined,
+      separatethousands: true, minorloglabels: "complete", exponentformat: "none",
     };
     const layout = structuredClone(spec.layout);
     for (const name of ["xaxis", "yaxis"]) {
       const own = layout[name];
       layout[name] = { ...axis, ...own, title: { ...axis.title, ...own.title } };
-      if (own.type === "log") layout[name].dtick = "D1";
-      if (own.type === "log") layout[name].minor = { showgrid: false };
+      if (own.type === "log") layout[name].dtick = decades(spec.traces, name[0]) > 2 ? 1 : "D2";
     }
     return {
-      traces: coloured(spec.traces, "", style),
+      traces: coloured(spec.traces, "", style).map(stroked),
       layout: {
         ...coloured(layout, "", style),
         margin: { l: 8, r: 12, t: 8, b: 8, pad: 0 }, showlegend: false, hovermode: "closest",
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         font: { family: get("--sans"), color: get("--ink"), size: 12 },
         hoverlabel: { bgcolor: get("--paper"), bordercolor: get("--axis"), font: { color: get("--ink"), size: 12 }, align: "left", namelength: 40 },
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: get("--muted"), activecolor: get("--ink") },
         // A finger that scrolls the page must not zoom the picture.
         dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
       },
@@ -50,7 +64,7 @@
     const { traces, layout } = themed(spec);
     drawn.add(plot);
     return Plotly.react(plot, traces, layout, {
-      responsive: true, displaylogo: false, displayModeBar: "hover", showTips: false,
+      responsive: true, displaylogo: false, displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false, showTips: false,
       modeBarButtons: [["resetScale2d", "toImage"]],
     });
   }
