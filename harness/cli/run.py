@@ -71,11 +71,13 @@ def run(
         show_plan(assemble(spec, engine or []), console)
         return
 
+    with console.status(f"preparing {spec.name}"):
+        assembly = assemble(spec, engine or [])
+
+    # Before anything is measured: a report that cannot be written is better known now.
     from llmbench.harness.cli.write_report import open_in_browser, write_report
     from llmbench.harness.session import run_session
 
-    with console.status(f"preparing {spec.name}"):
-        assembly = assemble(spec, engine or [])
     outcome = run_session(assembly, out)
     report = write_report(outcome.path, outcome.path / "report.html", console)
     if outcome.message is not None:

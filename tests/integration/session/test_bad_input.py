@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llmbench.harness.cli import main
 
 GOOD = """\
 name: small
@@ -20,15 +24,27 @@ traffic:
 """
 
 
-def refused(workplace: Any, *arguments: str, code: int = 2) -> str:
-    """What `llmbench run` said when it refused: no traceback, nothing on stdout, no run directory."""
-    done = workplace.run("run", *arguments)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.startswith("llmbench: ")
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert not (workplace.folder / "runs").exists()
-    return str(done.stderr)
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """What `llmbench run` says when it refuses: no traceback, nothing on stdout, no run directory."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.chdir(workplace.folder)
+        monkeypatch.setattr(sys, "argv", ["llmbench", "run", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert ended.value.code == 2, said.err
+        assert said.err.startswith("llmbench: ")
+        assert "Traceback" not in said.err
+        assert said.out == ""
+        assert not (workplace.folder / "runs").exists()
+        return said.err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -64,45 +80,43 @@ def refused(workplace: Any, *arguments: str, code: int = 2) -> str:
         "no-checkpoint",
     ],
 )
-def test_a_workload_that_is_wrong(workplace: Any, old: str, new: str, said: list[str]) -> None:
+def test_a_workload_that_is_wrong(workplace: Any, refused: Refused, old: str, new: str, said: list[str]) -> None:
     assert old in GOOD
     (workplace.folder / "w.yaml").write_text(GOOD.replace(old, new))
-    error = refused(workplace, "w.yaml")
+    error = refused("w.yaml")
     for words in said:
         assert words in error
 
 
-def test_a_workload_that_is_not_there(workplace: Any) -> None:
-    error = refused(workplace, "quickstrat")
+def test_a_workload_that_is_not_there(workplace: Any, refused: Refused) -> None:
+    error = refused("quickstrat")
     assert "quickstrat: there is no such file and no shipped workload of that name; did you mean 'quickstart'?" in error
 
 
-def test_an_override_that_is_wrong(workplace: Any) -> None:
+def test_an_override_that_is_wrong(workplace: Any, refused: Refused) -> None:
     (workplace.folder / "w.yaml").write_text(GOOD)
-    assert "--set traffic.arrivals.rate=-1" in refused(workplace, "w.yaml", "--set", "traffic.arrivals.rate=-1")
+    assert "--set traffic.arrivals.rate=-1" in refused("w.yaml", "--set", "traffic.arrivals.rate=-1")
 
 
-def test_an_engine_that_the_workload_does_not_ask(workplace: Any) -> None:
+def test_an_engine_that_the_workload_does_not_ask(workplace: Any, refused: Refused) -> None:
     (workplace.folder / "w.yaml").write_text(GOOD)
-    assert "the workload asks simulated (did you mean simulated?)" in refused(
-        workplace, "w.yaml", "--engine", "simulate"
-    )
+    assert "the workload asks simulated (did you mean simulated?)" in refused("w.yaml", "--engine", "simulate")
 
 
-def test_a_model_folder_without_a_config(workplace: Any) -> None:
+def test_a_model_folder_without_a_config(workplace: Any, refused: Refused) -> None:
     (workplace.folder / "model").mkdir()
     (workplace.folder / "w.yaml").write_text(GOOD.replace("toy", "model").replace("simulated", "reference"))
-    assert "has no config.json, so it is no checkpoint folder" in refused(workplace, "w.yaml")
+    assert "has no config.json, so it is no checkpoint folder" in refused("w.yaml")
 
 
-def test_a_prompt_longer_than_the_model_s_context(workplace: Any) -> None:
+def test_a_prompt_longer_than_the_model_s_context(workplace: Any, refused: Refused) -> None:
     model = workplace.folder / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 16}))
     (model / "tokenizer.json").write_text(_tokenizer())
     text = GOOD.replace("toy", "model").replace("output_tokens: 5", "output_tokens: 15")
     (workplace.folder / "w.yaml").write_text(text)
-    error = refused(workplace, "w.yaml")
+    error = refused("w.yaml")
     assert "and the context of model is 16 tokens. Lower prompts.prompt_tokens or prompts.output_tokens." in error
 
 
