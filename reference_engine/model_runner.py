@@ -29,7 +29,9 @@ class ModelRunner:
         self.kv_cache = kv_cache
         config = model.config
         activation_dtype = kernels.activation_dtype(kv_cache.data.dtype)
-        self.rotary = RotaryTable(config.rope, config.head_dim, max_model_len, activation_dtype)
+        self.rotary: RotaryTable | None = None
+        if config.rope is not None:
+            self.rotary = RotaryTable(config.rope, config.head_dim, max_model_len, activation_dtype)
         with torch.inference_mode():
             model.prepare(kernels, quantization)
 

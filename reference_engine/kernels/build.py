@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from llmbench.reference_engine.cache_root import cache_root
 from llmbench.reference_engine.errors import KernelsUnavailableError
 
 SOURCES = Path(__file__).parent / "csrc"
@@ -61,7 +62,7 @@ def _cached_library() -> Path:
             "The C++ kernels are compiled on first use, and no compiler was found: install g++, or set CXX."
         )
     command = shlex.split(compiler)
-    folder = _cache_folder() / _digest(command)
+    folder = cache_root() / "kernels" / _digest(command)
     library = folder / "llmbench_kernels.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +70,6 @@ def _cached_library() -> Path:
             if not library.exists():
                 _compile(command, library)
     return library
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("LLMBENCH_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "llmbench") / "kernels"
 
 
 def _digest(command: list[str]) -> str:

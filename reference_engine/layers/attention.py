@@ -17,20 +17,32 @@ class PagedAttention:
 
     def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype, norm: Norm) -> None:
         self.index = index
-        self.heads = HeadLayout(config.num_heads, config.num_kv_heads, config.head_dim, config.head_dim**-0.5)
+        self.config = config
+        self.q_norm = Norm(config.head_dim, config.norm_eps, dtype) if config.qk_norm else None
+        self.k_norm = Norm(config.head_dim, config.norm_eps, dtype) if config.qk_norm else None
         widths = [count * config.head_dim for count in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-        self.qkv = FusedLinear(config.hidden_size, widths, bias=config.attention_bias, dtype=dtype, norm=norm)
-        self.out = Linear(widths[0], config.hidden_size, bias=config.attention_bias, dtype=dtype)
+        self.qkv = FusedLinear(config.hidden_size, widths, bias=config.qkv_bias, dtype=dtype, norm=norm)
+        self.out = Linear(widths[0], config.hidden_size, bias=config.out_bias, dtype=dtype)
         self.kernel: AttentionKernel | None = None
 
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
         self.qkv.prepare(kernels, quantization)
         self.out.prepare(kernels, quantization)
-        self.kernel = kernels.attention(self.heads)
+        config = self.config
+        layout = HeadLayout(
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            scale=config.head_dim**-0.5,
+            window=config.sliding_window,
+            q_norm=None if self.q_norm is None else self.q_norm.weights(),
+            k_norm=None if self.k_norm is None else self.k_norm.weights(),
+        )
+        self.kernel = kernels.attention(layout)
 
-    def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor:
-        """x + attention(norm(x)), x [T, hidden_size]."""
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor, batch: StepBatch) -> torch.Tensor:
+        """residual + attention(norm(x)), x [T, hidden_size]."""
         assert self.kernel is not None
         k_cache, v_cache = batch.kv_cache.layers[self.index]
         mixed = self.kernel(self.qkv(x), k_cache, v_cache, batch)
-        return self.out(mixed, residual=x)
+        return self.out(mixed, residual)

@@ -34,6 +34,11 @@ class CausalLM(Protocol):
         """Checkpoint tensor name to the memory it is loaded into; together these are all the weights."""
         ...
 
+    @property
+    def base_prefix(self) -> str:
+        """What every name but the head's begins with; checkpoints of the bare model leave it out."""
+        ...
+
     def is_ignorable(self, name: str) -> bool:
         """True for a checkpoint tensor that may be there and is not needed."""
         ...

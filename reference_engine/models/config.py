@@ -13,7 +13,9 @@ ROPE_TYPES = ("default", "linear", "llama3")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
-    """Rotary position embedding. `factor` and what follows it are read by the scaled types only.
+    """Rotary position embedding of the first `rotated_share` of each head's components.
+
+    `factor` and the next three are read by the scaled types only.
 
     Source of llama3: the Llama 3.1 release's `rope_scaling`; of linear: arXiv:2306.15595.
     """
@@ -24,11 +26,16 @@ class RopeConfig:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
+    rotated_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Sizes of a decoder-only transformer. `num_heads` query heads share `num_kv_heads` key/value heads."""
+    """Sizes of a decoder-only transformer. `num_heads` query heads share `num_kv_heads` key/value heads.
+
+    rope: None where positions are learned. qkv_bias, out_bias: of the attention's linears. qk_norm: each query and key
+    head is normalised before it is rotated. sliding_window: tokens that a token sees, itself included; None for all.
+    """
 
     architecture: str
     vocab_size: int
@@ -39,12 +46,15 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     max_position_embeddings: int
-    rms_norm_eps: float
-    rope: RopeConfig
+    norm_eps: float
+    rope: RopeConfig | None
     tie_word_embeddings: bool
-    attention_bias: bool
-    mlp_bias: bool
     eos_token_ids: frozenset[int]
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = None
 
 
 def read_int(raw: Mapping[str, Any], key: str) -> int:
@@ -75,8 +85,6 @@ def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
         raise CheckpointError(
             f"config.json: rope type {rope_type!r} is not supported; the supported ones are {', '.join(ROPE_TYPES)}."
         )
-    if parameters.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise CheckpointError("config.json: partial_rotary_factor is only supported at 1.0.")
     needed = {
         "default": (),
         "linear": ("factor",),
@@ -87,6 +95,9 @@ def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
         raise CheckpointError(f"config.json: rope type {rope_type!r} lacks {', '.join(missing)}.")
     return RopeConfig(
         rope_type=rope_type,
-        theta=float(parameters.get("rope_theta", raw.get("rope_theta", 10_000.0))),
+        theta=float(parameters.get("rope_theta", raw.get("rope_theta", raw.get("rotary_emb_base", 10_000.0)))),
+        rotated_share=float(
+            parameters.get("partial_rotary_factor", raw.get("partial_rotary_factor", raw.get("rotary_pct", 1.0)))
+        ),
         **{key: parameters[key] for key in needed[rope_type]},
     )

@@ -1,7 +1,11 @@
-"""The Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU. Sources: arXiv:2302.13971, 2407.21783."""
+"""Llama: RMSNorm, rotary positions, grouped queries, SwiGLU. Sources: arXiv:2302.13971, 2407.21783.
+
+Mistral and Qwen are this model with other settings: their files read the config.json into a ModelConfig.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +24,12 @@ from llmbench.reference_engine.step_batch import StepBatch
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """Raises CheckpointError for a setting that this implementation would not honour."""
+    bias = bool(raw.get("attention_bias", False))
+    return dataclasses.replace(read_sizes(raw), qkv_bias=bias, out_bias=bias, mlp_bias=bool(raw.get("mlp_bias", False)))
+
+
+def read_sizes(raw: Mapping[str, Any]) -> ModelConfig:
+    """What the config.json of every model of this kind says in the same words."""
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"config.json: hidden_act must be silu; {raw['hidden_act']!r} was found.")
     hidden_size, num_heads = read_int(raw, "hidden_size"), read_int(raw, "num_attention_heads")
@@ -32,8 +42,11 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
         raise CheckpointError(
             f"config.json: hidden_size ({hidden_size}) is not a multiple of num_attention_heads ({num_heads})."
         )
+    rope = read_rope(raw)
+    if rope.rotated_share != 1.0:
+        raise CheckpointError("config.json: partial_rotary_factor is only supported at 1.0.")
     return ModelConfig(
-        architecture="LlamaForCausalLM",
+        architecture=raw["architectures"][0],
         vocab_size=read_int(raw, "vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=read_int(raw, "intermediate_size"),
@@ -42,11 +55,9 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
         num_kv_heads=num_kv_heads,
         head_dim=hidden_size // num_heads if raw.get("head_dim") is None else read_int(raw, "head_dim"),
         max_position_embeddings=read_int(raw, "max_position_embeddings"),
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        rope=read_rope(raw),
+        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope=rope,
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        attention_bias=bool(raw.get("attention_bias", False)),
-        mlp_bias=bool(raw.get("mlp_bias", False)),
         eos_token_ids=read_eos_token_ids(raw),
     )
 
@@ -69,9 +80,9 @@ class SwiGLU:
 
 class LlamaLayer:
     def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype) -> None:
-        self.attention_norm = Norm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.attention_norm = Norm(config.hidden_size, config.norm_eps, dtype)
         self.attention = PagedAttention(config, index, dtype, self.attention_norm)
-        self.mlp_norm = Norm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.mlp_norm = Norm(config.hidden_size, config.norm_eps, dtype)
         self.mlp = SwiGLU(config, dtype, self.mlp_norm)
 
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
@@ -79,11 +90,15 @@ class LlamaLayer:
         self.mlp.prepare(kernels, quantization)
 
     def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor:
-        return self.mlp(self.attention(x, batch))
+        return self.mlp(self.attention(x, x, batch))
 
     def views(self, prefix: str) -> dict[str, torch.Tensor]:
         qkv_names = [f"{prefix}.self_attn.{part}_proj" for part in "qkv"]
-        return {
+        head_norms = {"q_norm": self.attention.q_norm, "k_norm": self.attention.k_norm}
+        views: dict[str, torch.Tensor] = {}
+        for name, norm in head_norms.items():
+            views |= {} if norm is None else norm.views(f"{prefix}.self_attn.{name}")
+        return views | {
             **self.attention_norm.views(f"{prefix}.input_layernorm"),
             **self.attention.qkv.part_views(qkv_names),
             **self.attention.out.views(f"{prefix}.self_attn.o_proj"),
@@ -101,7 +116,7 @@ class Llama:
         self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
         self.activation_dtype = dtype
         self.layers = [LlamaLayer(config, index, dtype) for index in range(config.num_layers)]
-        self.norm = Norm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.norm = Norm(config.hidden_size, config.norm_eps, dtype)
         self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=self.norm)
         if config.tie_word_embeddings:
             self.head.weight = self.embedding
@@ -129,6 +144,10 @@ class Llama:
         if not self.config.tie_word_embeddings:
             views |= self.head.views("lm_head")
         return views
+
+    @property
+    def base_prefix(self) -> str:
+        return "model."
 
     def is_ignorable(self, name: str) -> bool:
         # Written by old versions of transformers, and by some tools beside tied embeddings; both are recomputed here.

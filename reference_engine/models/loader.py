@@ -89,9 +89,10 @@ def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path]) -> None:
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                    if name in views:
-                        _copy(views[name], tensors.get_tensor(name), name, file)
-                        missing.discard(name)
+                    full_name = name if name in views else model.base_prefix + name
+                    if full_name in views:
+                        _copy(views[full_name], tensors.get_tensor(name), name, file)
+                        missing.discard(full_name)
                     elif not model.is_ignorable(name):
                         unexpected.append(name)
         except (SafetensorError, OSError) as error:

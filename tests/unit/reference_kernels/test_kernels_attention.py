@@ -31,11 +31,9 @@ class Conversation:
             num_kv_heads=layout.num_kv_heads,
             head_dim=layout.head_dim,
             max_position_embeddings=1,
-            rms_norm_eps=1e-5,
+            norm_eps=1e-5,
             rope=RopeConfig(),
             tie_word_embeddings=False,
-            attention_bias=False,
-            mlp_bias=False,
             eos_token_ids=frozenset(),
         )
         self.cache = KVCache(config, NUM_BLOCKS, block_size, dtype)

@@ -1,0 +1,129 @@
+"""GPT-2 and DistilGPT2: LayerNorm, learned positions, GELU. Source: "Language Models are Unsupervised Multitask
+Learners", Radford et al. 2019."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.kernels.contract import Kernels
+from llmbench.reference_engine.layers.attention import PagedAttention
+from llmbench.reference_engine.layers.linear import Linear
+from llmbench.reference_engine.layers.mlp import MLP
+from llmbench.reference_engine.layers.norm import Norm
+from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int
+from llmbench.reference_engine.step_batch import StepBatch
+
+
+def read_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """Raises CheckpointError for a setting that this implementation would not honour."""
+    activation = raw.get("activation_function", "gelu_new")
+    if activation not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise CheckpointError(f"config.json: activation_function must be gelu_new; {activation!r} was found.")
+    for key, value in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+        if raw.get(key, value) is not value:
+            raise CheckpointError(f"config.json: {key} is only supported as {str(value).lower()}.")
+    hidden_size, num_heads = read_int(raw, "n_embd"), read_int(raw, "n_head")
+    return ModelConfig(
+        architecture="GPT2LMHeadModel",
+        vocab_size=read_int(raw, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size if raw.get("n_inner") is None else read_int(raw, "n_inner"),
+        num_layers=read_int(raw, "n_layer"),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=hidden_size // num_heads,
+        max_position_embeddings=read_int(raw, "n_positions"),
+        norm_eps=float(raw.get("layer_norm_epsilon", 1e-5)),
+        rope=None,
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", True)),
+        eos_token_ids=read_eos_token_ids(raw),
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+    )
+
+
+class GPT2Layer:
+    def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype) -> None:
+        self.attention_norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
+        self.attention = PagedAttention(config, index, dtype, self.attention_norm)
+        self.mlp_norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
+        self.mlp = MLP(config, dtype, self.mlp_norm, "gelu_tanh")
+
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        self.attention.prepare(kernels, quantization)
+        self.mlp.prepare(kernels, quantization)
+
+    def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor:
+        x = self.attention(x, x, batch)
+        return self.mlp(x, x)
+
+    def views(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {
+            **self.attention_norm.views(f"{prefix}.ln_1"),
+            **_transposed(self.attention.qkv.views(f"{prefix}.attn.c_attn")),
+            **_transposed(self.attention.out.views(f"{prefix}.attn.c_proj")),
+            **self.mlp_norm.views(f"{prefix}.ln_2"),
+            **_transposed(self.mlp.up.views(f"{prefix}.mlp.c_fc")),
+            **_transposed(self.mlp.down.views(f"{prefix}.mlp.c_proj")),
+        }
+
+
+class GPT2:
+    """A decoder-only transformer; see models/base.py for the contract of the methods."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        self.config = config
+        self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        self.positions = torch.empty(config.max_position_embeddings, config.hidden_size, dtype=dtype)
+        self.activation_dtype = dtype
+        self.layers = [GPT2Layer(config, index, dtype) for index in range(config.num_layers)]
+        self.norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=self.norm)
+        if config.tie_word_embeddings:
+            self.head.weight = self.embedding
+
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        self.activation_dtype = kernels.activation_dtype(self.embedding.dtype)
+        for layer in self.layers:
+            layer.prepare(kernels, quantization)
+        self.head.prepare(kernels, quantization)
+
+    def __call__(self, batch: StepBatch) -> torch.Tensor:
+        x = F.embedding(batch.token_ids, self.embedding) + F.embedding(batch.positions, self.positions)
+        x = x.to(self.activation_dtype)
+        for layer in self.layers:
+            x = layer(x, batch)
+        return x
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(hidden)
+
+    def checkpoint_views(self) -> dict[str, torch.Tensor]:
+        views = {"transformer.wte.weight": self.embedding, "transformer.wpe.weight": self.positions}
+        for index, layer in enumerate(self.layers):
+            views |= layer.views(f"transformer.h.{index}")
+        views |= self.norm.views("transformer.ln_f")
+        if not self.config.tie_word_embeddings:
+            views |= self.head.views("lm_head")
+        return views
+
+    @property
+    def base_prefix(self) -> str:
+        return "transformer."
+
+    def is_ignorable(self, name: str) -> bool:
+        # The causal mask was once saved as a weight.
+        is_mask = name.endswith((".attn.bias", ".attn.masked_bias"))
+        return is_mask or (self.config.tie_word_embeddings and name == "lm_head.weight")
+
+
+def _transposed(views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """GPT-2's checkpoints hold their matrices as [in_features, out_features]."""
+    return {name: view.t() for name, view in views.items()}

@@ -1,0 +1,128 @@
+"""GPT-NeoX and Pythia: attention and perceptron side by side, partial rotation. Source: arXiv:2204.06745."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.kernels.contract import Kernels
+from llmbench.reference_engine.layers.attention import PagedAttention
+from llmbench.reference_engine.layers.linear import Linear
+from llmbench.reference_engine.layers.mlp import MLP
+from llmbench.reference_engine.layers.norm import Norm
+from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int, read_rope
+from llmbench.reference_engine.step_batch import StepBatch
+
+
+def read_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """Raises CheckpointError for a setting that this implementation would not honour."""
+    if raw.get("hidden_act", "gelu") != "gelu":
+        raise CheckpointError(f"config.json: hidden_act must be gelu; {raw['hidden_act']!r} was found.")
+    for key in ("use_parallel_residual", "attention_bias"):
+        if raw.get(key, True) is not True:
+            raise CheckpointError(f"config.json: {key} is only supported as true.")
+    hidden_size, num_heads = read_int(raw, "hidden_size"), read_int(raw, "num_attention_heads")
+    # transformers' default share of rotated components where config.json does not say
+    rope = read_rope({"rotary_pct": 0.25, **raw})
+    return ModelConfig(
+        architecture="GPTNeoXForCausalLM",
+        vocab_size=read_int(raw, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=read_int(raw, "intermediate_size"),
+        num_layers=read_int(raw, "num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=hidden_size // num_heads,
+        max_position_embeddings=read_int(raw, "max_position_embeddings"),
+        norm_eps=float(raw.get("layer_norm_eps", 1e-5)),
+        rope=rope,
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        eos_token_ids=read_eos_token_ids(raw),
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+    )
+
+
+class GPTNeoXLayer:
+    def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype) -> None:
+        self.attention_norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
+        self.attention = PagedAttention(config, index, dtype, self.attention_norm)
+        self.mlp_norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
+        self.mlp = MLP(config, dtype, self.mlp_norm, "gelu")
+
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        # The checkpoint has query, key and value of a head together; the kernels want all queries first.
+        config, qkv = self.attention.config, self.attention.qkv
+        assert qkv.bias is not None
+        by_head = (config.num_heads, 3, config.head_dim)
+        qkv.weight = qkv.weight.view(*by_head, -1).transpose(0, 1).reshape(qkv.weight.shape)
+        qkv.bias = qkv.bias.view(by_head).transpose(0, 1).reshape(-1)
+        self.attention.prepare(kernels, quantization)
+        self.mlp.prepare(kernels, quantization)
+
+    def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor:
+        """x + attention(norm(x)) + mlp(norm'(x))."""
+        return self.mlp(x, residual=self.attention(x, x, batch))
+
+    def views(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {
+            **self.attention_norm.views(f"{prefix}.input_layernorm"),
+            **self.attention.qkv.views(f"{prefix}.attention.query_key_value"),
+            **self.attention.out.views(f"{prefix}.attention.dense"),
+            **self.mlp_norm.views(f"{prefix}.post_attention_layernorm"),
+            **self.mlp.up.views(f"{prefix}.mlp.dense_h_to_4h"),
+            **self.mlp.down.views(f"{prefix}.mlp.dense_4h_to_h"),
+        }
+
+
+class GPTNeoX:
+    """A decoder-only transformer; see models/base.py for the contract of the methods."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        self.config = config
+        self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        self.activation_dtype = dtype
+        self.layers = [GPTNeoXLayer(config, index, dtype) for index in range(config.num_layers)]
+        self.norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=self.norm)
+        if config.tie_word_embeddings:
+            self.head.weight = self.embedding
+
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        self.activation_dtype = kernels.activation_dtype(self.embedding.dtype)
+        for layer in self.layers:
+            layer.prepare(kernels, quantization)
+        self.head.prepare(kernels, quantization)
+
+    def __call__(self, batch: StepBatch) -> torch.Tensor:
+        x = F.embedding(batch.token_ids, self.embedding).to(self.activation_dtype)
+        for layer in self.layers:
+            x = layer(x, batch)
+        return x
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(hidden)
+
+    def checkpoint_views(self) -> dict[str, torch.Tensor]:
+        views: dict[str, torch.Tensor] = {"gpt_neox.embed_in.weight": self.embedding}
+        for index, layer in enumerate(self.layers):
+            views |= layer.views(f"gpt_neox.layers.{index}")
+        views |= self.norm.views("gpt_neox.final_layer_norm")
+        if not self.config.tie_word_embeddings:
+            views |= self.head.views("embed_out")
+        return views
+
+    @property
+    def base_prefix(self) -> str:
+        return "gpt_neox."
+
+    def is_ignorable(self, name: str) -> bool:
+        # The causal mask and the rotation's frequencies were once saved as weights.
+        is_buffer = name.endswith((".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"))
+        return is_buffer or (self.config.tie_word_embeddings and name == "embed_out.weight")
