@@ -54,6 +54,23 @@ class Connection:
     anything. With `wall_offset`, reads carry the kernel's receive stamps; `packet_clock` watches its segments.
     """
 
+    __slots__ = (
+        "_addresses",
+        "_listener",
+        "_loop",
+        "_num_reads",
+        "_on_idle_close",
+        "_packet_clock",
+        "_reader",
+        "_recv",
+        "_recvmsg",
+        "_socket",
+        "_surplus",
+        "_unsent",
+        "_wall_offset",
+        "flow",
+    )
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -217,8 +234,9 @@ class Connection:
     def _on_readable(self) -> None:
         # The hot path: once per chunk, so a call that can be spared is.
         arrival_ns = None
+        wall_offset = self._wall_offset
         try:
-            if self._wall_offset is None:
+            if wall_offset is None:
                 data = self._recv(READ_BYTES)
                 read_ns = perf_counter_ns()
             else:
@@ -226,9 +244,9 @@ class Connection:
                 read_ns = perf_counter_ns()
                 if ancillary:
                     seconds, nanoseconds = _unpack_timespec(ancillary[0][2])
-                    arrival_ns = seconds * 1_000_000_000 + nanoseconds - self._wall_offset.offset_ns
+                    arrival_ns = seconds * 1_000_000_000 + nanoseconds - wall_offset.offset_ns
                     if not 0 <= read_ns - arrival_ns <= MAX_WAIT_NS:
-                        arrival_ns = self._wall_offset.doubted(arrival_ns, read_ns)
+                        arrival_ns = wall_offset.doubted(arrival_ns, read_ns)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:

@@ -142,7 +142,8 @@ class Exchange:
             sent_ns + int(timeouts.total_s * 1e9),
             Failure(FailureKind.TOTAL_TIMEOUT, f"Not complete {timeouts.total_s:g} s after it was sent."),
         )
-        if not timeline.chunk_ns:
+        last_body_ns = self.reader.last_body_ns
+        if last_body_ns is None:
             stage = (
                 sent_ns + int(timeouts.first_token_s * 1e9),
                 Failure(
@@ -152,7 +153,7 @@ class Exchange:
             )
         else:
             stage = (
-                timeline.chunk_ns[-1] + int(timeouts.idle_s * 1e9),
+                last_body_ns + int(timeouts.idle_s * 1e9),
                 Failure(FailureKind.IDLE_TIMEOUT, f"No more tokens for {timeouts.idle_s:g} s."),
             )
         return min(stage, total, key=lambda deadline: deadline[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import httptools
 
@@ -16,23 +17,32 @@ def _always() -> bool:
     return True
 
 
+def _refuse(data: bytes) -> None:
+    raise AssertionError("fed after its end")
+
+
 class ResponseReader:
     """Fills `timeline` from the bytes of a connection; opens no socket and reads no clock.
 
     Interim answers (1xx) are skipped. Only a body whose length nobody declared may end with the connection: any other
     that does is TRUNCATED, and bytes that are no answer are MALFORMED. `several_segments` is asked, when one read
-    carried more than one frame, whether the network delivered it in more than one piece.
+    carried more than one frame, whether the network delivered it in more than one piece. The chunks are in `timeline`
+    once the answer has ended or the reader was closed.
     """
 
+    # Per chunk of each of hundreds of streams, what is touched here has to come from memory: so slots, and one list for
+    # all that is kept of a read, instead of one for each column of the timeline.
     __slots__ = (
         "_body_bytes",
         "_declared_length",
+        "_feed_data",
         "_finished",
         "_head_bytes",
         "_head_complete",
-        "_num_parts",
+        "_num_own_parts",
         "_parser",
         "_parts",
+        "_reads",
         "is_reusable",
         "on_body",
         "several_segments",
@@ -43,16 +53,24 @@ class ResponseReader:
         self.timeline = timeline
         self.is_reusable = False
         self.several_segments = several_segments
+        # Of each read with a body: read_ns, arrival_ns, body, coalesced.
+        self._reads: list[Any] = []
         self._parts: list[bytes] = []
         # httptools looks its callbacks up once: a list's own append costs no Python frame per HTTP chunk.
         self.on_body = self._parts.append
-        self._num_parts: int | None = None
+        self._num_own_parts = 0
         self._body_bytes = 0
         self._head_bytes = 0
         self._head_complete = False
         self._declared_length = False
         self._finished = False
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._feed_data: Callable[[bytes], None] = self._parser.feed_data
+
+    @property
+    def last_body_ns(self) -> int | None:
+        """When the last read with a body returned."""
+        return self._reads[-4] if self._reads else None
 
     def feed(self, data: bytes, read_ns: int, arrival_ns: int | None = None) -> bool:
         """True once the answer is complete or has failed; then feed no more.
@@ -60,44 +78,36 @@ class ResponseReader:
         `read_ns` is when the read returned, `arrival_ns` when the network stack got the last byte of `data`, where it
         tells.
         """
-        assert self._parser is not None
-        timeline = self.timeline
-        stamp_ns = read_ns if arrival_ns is None else arrival_ns
-        if timeline.first_byte_ns is None:
-            timeline.first_byte_ns = stamp_ns
+        had_head = self._head_complete
         problem: str | None = None
         try:
-            self._parser.feed_data(data)
+            self._feed_data(data)
         except httptools.HttpParserUpgrade:
             self._finished = False
             problem = "The server switched protocols, which nobody had asked for."
         except httptools.HttpParserError as error:
             problem = f"The answer is not valid HTTP/1.1: {error}."
+        if not had_head:
+            problem = self._check_head(data, read_ns if arrival_ns is None else arrival_ns) or problem
         parts = self._parts
-        num_frames = len(parts)
-        if num_frames:
-            if self._num_parts is not None:
-                del parts[self._num_parts :]
-                num_frames = self._num_parts + 1  # what closed the message came in this read too
+        if self._finished:
+            coalesced = self._num_own_parts > 0 and self.several_segments()  # what ended the answer may have come apart
+            del parts[self._num_own_parts :]
+        else:
+            coalesced = len(parts) > 1 and self.several_segments()
+        if parts:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
-            if body:
-                timeline.chunk_ns.append(read_ns)
-                timeline.chunk_bytes.append(body)
-                timeline.arrival_ns.append(arrival_ns)
-                timeline.coalesced.append(num_frames > 1 and self.several_segments())
-                self._body_bytes += len(body)
-                if self._body_bytes > MAX_BODY_BYTES and problem is None:
-                    problem = f"The answer is longer than {MAX_BODY_BYTES} bytes."
+            reads = self._reads
+            reads += (read_ns, arrival_ns, body, coalesced)
+            self._body_bytes += len(body)
+            if self._body_bytes > MAX_BODY_BYTES:
+                problem = problem or f"The answer is longer than {MAX_BODY_BYTES} bytes."
         if self._finished:
             # The answer is whole, whatever followed it; but a server that goes on talking is not asked again.
             self.is_reusable = self.is_reusable and problem is None
-            self._end(stamp_ns, None)
+            self._end(read_ns if arrival_ns is None else arrival_ns, None)
             return True
-        if problem is None and not self._head_complete:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                problem = f"The answer's head is longer than {MAX_HEAD_BYTES} bytes."
         if problem is not None:
             self._end(read_ns, Failure(FailureKind.MALFORMED, problem))
             return True
@@ -114,8 +124,24 @@ class ResponseReader:
         self._end(read_ns, Failure(FailureKind.TRUNCATED, f"The server closed the connection {received}."))
 
     def close(self) -> None:
-        """Let go of the parser, which holds this object in a cycle that no garbage collector breaks during a run."""
+        """Hand over the chunks so far, and feed no more; closing twice is fine."""
+        reads, self._reads = self._reads, []
+        if reads:
+            timeline = self.timeline
+            timeline.chunk_ns, timeline.arrival_ns = reads[0::4], reads[1::4]
+            timeline.chunk_bytes, timeline.coalesced = reads[2::4], reads[3::4]
+        # The parser holds this object in a cycle, which no garbage collector breaks during a run.
         self._parser = None
+        self._feed_data = _refuse
+
+    def _check_head(self, data: bytes, stamp_ns: int) -> str | None:
+        """What is wrong with the head as far as it has come."""
+        if self.timeline.first_byte_ns is None:
+            self.timeline.first_byte_ns = stamp_ns
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self._head_complete:
+            return f"The answer's head is longer than {MAX_HEAD_BYTES} bytes."
+        return None
 
     def _end(self, end_ns: int, failure: Failure | None) -> None:
         self.timeline.end_ns = end_ns
@@ -153,7 +179,7 @@ class ResponseReader:
     def on_message_complete(self) -> None:
         if self._finished or not self._head_complete:
             return
-        assert self._parser is not None
         self._finished = True
-        self._num_parts = len(self._parts)
+        self._num_own_parts = len(self._parts)
+        assert self._parser is not None
         self.is_reusable = self._parser.should_keep_alive()

@@ -17,6 +17,8 @@ class TlsConnection(Connection):
     Reads carry no kernel stamps: a record may need several segments, and one segment may hold several records.
     """
 
+    __slots__ = ("_host", "_incoming", "_outgoing", "_shaking_hands", "_tls")
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -68,6 +68,12 @@ def main() -> None:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         report, seen = _load(options, port)
         rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if options.discard:
+            seconds, num_reads = (report.end_ns - report.start_ns) / 1e9, report.instrument.num_chunks
+            print(
+                f"{num_reads} reads in {seconds:.1f} s, CPU {report.instrument.cpu_s:.1f} s, RSS to {rss_mib:.0f} MiB"
+            )
+            return
         sent = {line["request_id"]: line["sent_ns"] for line in map(json.loads, log.open())}
     _print(options, report, seen, sent, rss_mib)
 
@@ -76,7 +82,8 @@ def _load(options: argparse.Namespace, port: int) -> tuple[LoadReport, dict[str,
     adapter = registry.get("simulated")
     endpoint = Endpoint("127.0.0.1", port)
     answer_s = 0.05 + options.tokens * options.itl_ms / 1000
-    num_requests = options.streams * max(1, round(options.seconds / answer_s))
+    num_turns = max(1, round(options.seconds / answer_s))
+    num_requests = (options.chunks or options.streams * options.tokens * num_turns) // options.tokens
     # Streams start at random within the time of one answer: together they would all be due in the same instant.
     offsets = random.Random(0)
     outgoing = []
@@ -86,9 +93,18 @@ def _load(options: argparse.Namespace, port: int) -> tuple[LoadReport, dict[str,
         due_ns = None if options.flood else round((turn * answer_s + offset_s) * 1e9)
         outgoing.append(Outgoing(request.request_id, due_ns, adapter.encode(request, endpoint)))
     seen: dict[str, Seen] = {}
+    num_done = 0
 
     def keep(request_id: str, timeline: Timeline) -> None:
-        seen[request_id] = Seen(timeline)
+        nonlocal num_done
+        num_done += 1
+        if not options.discard:
+            seen[request_id] = Seen(timeline)
+        elif num_done % (num_requests // 10) == 0:
+            resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+            print(
+                f"{num_done:8} of {num_requests} answers: {resident_pages * resource.getpagesize() >> 20} MiB resident"
+            )
 
     concurrency = options.streams if options.flood else None
     report = run_load(
@@ -197,6 +213,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--itl-ms", type=float, default=10.0)
     parser.add_argument("--tokens", type=int, default=250, help="chunks per answer")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--chunks", type=int, help="in all; default what the seconds hold")
+    parser.add_argument("--discard", action="store_true", help="keep nothing but counts, and watch the memory")
     parser.add_argument("--flood", action="store_true")
     parser.add_argument("--starve", action="store_true")
     parser.add_argument("--realtime", action="store_true")

@@ -116,6 +116,7 @@ def test_several_frames_in_one_segment_are_not_coalesced() -> None:
     timeline = Timeline(due_ns=0)
     reader = ResponseReader(timeline, several_segments=lambda: False)
     reader.feed(CHUNKED + chunk(b"a") + chunk(b"b"), 100)
+    reader.close()
     assert timeline.coalesced == [False]
 
 
