@@ -37,9 +37,7 @@ class Ready(NamedTuple):
     """From the engine, once: the model is loaded."""
 
     max_model_len: int
-    vocab_size: int
-    num_blocks: int
-    block_size: int
+    stats: EngineStats
 
 
 class CannotStart(NamedTuple):

@@ -144,6 +144,7 @@ class EngineClient(asyncio.Protocol):
                     stream.put(RequestError(sentence))
             case Ready():
                 self.ready = message
+                self.stats = message.stats
                 self._started.set_result(None)
             case CannotStart(sentence):
                 self._started.set_exception(EngineStartError(sentence))

@@ -41,9 +41,7 @@ def main() -> int:
         except ReferenceEngineError as error:
             channel.send(CannotStart(str(error)))
             return 2
-        model = engine.model_config
-        pool = engine.stats()
-        channel.send(Ready(engine.max_model_len, model.vocab_size, pool.num_blocks, pool.block_size))
+        channel.send(Ready(engine.max_model_len, engine.stats()))
         serve(engine, channel)
     except EOFError:
         return 0

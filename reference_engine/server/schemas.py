@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams
@@ -22,7 +31,27 @@ def _only(neutral: object) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _described(expected: str) -> WrapValidator:
+    """One sentence for a union, where pydantic would list what every member of it lacks."""
+
+    def check(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(f"must be {expected}") from None
+
+    return WrapValidator(check)
+
+
 Stop = Annotated[str, Field(min_length=1)]
+Prompt = Annotated[
+    str | list[int] | list[str] | list[list[int]],
+    _described("a text, a list of token ids, or a list of either of them"),
+]
 
 
 class StreamOptions(BaseModel):
@@ -43,7 +72,7 @@ class GenerationBody(BaseModel):
     top_k: int | None = None
     seed: int | None = None
     min_tokens: int = 0
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_as_list)] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     stream: bool = False
@@ -61,9 +90,7 @@ class GenerationBody(BaseModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return tuple(self.stop or ())
 
     @property
     def include_usage(self) -> bool:
@@ -92,7 +119,7 @@ class GenerationBody(BaseModel):
 class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: Prompt
     max_tokens: int | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     add_special_tokens: bool = True
@@ -122,7 +149,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str
-    content: str | list[TextPart]
+    content: Annotated[str | list[TextPart], _described("a text, or a list of parts of type text")]
     name: str | None = None
 
     def for_template(self) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""How a server begins and ends, and what happens to those who are talking to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+LONG = {"model": "tiny", "prompt": "a", "max_tokens": 480, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_client_that_leaves_frees_its_blocks(server, stream) -> None:
+    aborted = server.gauge("llmbench:aborted_requests_total")
+    connections = [open_request(server, {**LONG, "stream": stream}) for _ in range(4)]
+    wait_until(lambda: server.gauge("llmbench:kv_blocks_used") > 0)
+    for connection in connections:
+        connection.close()
+    server.wait_for("vllm:num_requests_running", 0)
+    server.wait_for("llmbench:kv_blocks_used", 0)
+    # A fast machine may have finished one before its client was seen to leave.
+    assert server.gauge("llmbench:aborted_requests_total") > aborted
+
+
+def test_client_that_leaves_in_mid_batch_frees_every_prompt_of_it(server) -> None:
+    connection = open_request(server, {**LONG, "prompt": ["a", "b", "c"], "stream": True})
+    wait_until(lambda: server.gauge("vllm:num_requests_running") == 3)
+    connection.close()
+    server.wait_for("llmbench:kv_blocks_used", 0)
+
+
+def test_health_is_answered_while_the_engine_computes(server) -> None:
+    connection = open_request(server, {**LONG, "stream": True})
+    wait_until(lambda: server.gauge("vllm:num_requests_running") == 1)
+    assert server.ask("/health").status == 200
+    connection.close()
+    server.wait_for("vllm:num_requests_running", 0)
+
+
+def test_sigterm_ends_server_and_engine(start_server, tiny_model) -> None:
+    server = start_server(tiny_model)
+    engine_pid = server.engine_pid
+    connection = open_request(server, {**LONG, "stream": True})
+    wait_until(lambda: server.gauge("vllm:num_requests_running") == 1)
+    assert server.stop() == 0
+    assert not psutil.pid_exists(engine_pid)
+    assert "Traceback" not in server.log
+    connection.close()
+
+
+def test_killed_server_leaves_no_engine(start_server, tiny_model) -> None:
+    server = start_server(tiny_model)
+    engine_pid = server.engine_pid
+    server.process.kill()
+    server.process.wait()
+    wait_until(lambda: not psutil.pid_exists(engine_pid) or psutil.Process(engine_pid).status() == "zombie")
+
+
+def test_dead_engine_fails_its_requests_and_ends_the_server(start_server, tiny_model) -> None:
+    server = start_server(tiny_model)
+    whole, streamed = (open_request(server, {**LONG, "stream": stream}) for stream in (False, True))
+    response = streamed.getresponse()
+    response.read(10)  # the stream is under way
+    os.kill(server.engine_pid, signal.SIGKILL)
+    answer = whole.getresponse()
+    assert answer.status == 500
+    assert "engine ended unexpectedly" in json.loads(answer.read())["error"]["message"]
+    rest = response.read()
+    assert b"engine ended unexpectedly" in rest
+    assert b"[DONE]" not in rest
+    assert server.process.wait(timeout=20) == 1
+    assert "The engine process ended unexpectedly" in server.log
+
+
+def test_port_in_use_is_one_sentence(serve_command, tiny_model) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run([*serve_command(tiny_model), "--port", str(port)])
+    assert done.returncode == 2
+    assert done.stderr == f"Port {port} on 127.0.0.1 cannot be listened on: Address already in use.\n"
+
+
+def truncate_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: shutil.rmtree(folder), "tokenizer.json"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json does not exist"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "not a tokenizer"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
+        (truncate_weights, "not a readable safetensors file"),
+    ],
+    ids=["no folder", "no config", "no tokenizer", "bad tokenizer", "bad tokenizer config", "no weights", "truncated"],
+)
+def test_bad_checkpoint_is_one_sentence(serve_command, tiny_model, tmp_path, spoil, says) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    spoil(folder)
+    done = run(serve_command(folder))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], "max_num_batched_tokens (32) must be at least"),
+        (["--num-blocks", "4", "--kv-cache-gib", "1"], "give one of them"),
+        (["--max-model-len", "4096"], "max_model_len is 4096, but the model's is 512"),
+        (["--kernels", "fast"], "kernels must be one of"),
+        (["--host", "no.such.host.invalid"], "no.such.host.invalid cannot be listened on"),
+    ],
+)
+def test_bad_settings_are_one_sentence(serve_command, tiny_model, options, says) -> None:
+    done = run([*serve_command(tiny_model), *options])
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def open_request(server, body: dict):
+    connection = server.connect()
+    connection.request("POST", "/v1/completions", json.dumps(body))
+    return connection
+
+
+def wait_until(condition, timeout_s: float = 20) -> None:
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)

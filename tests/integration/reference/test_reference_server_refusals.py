@@ -1,0 +1,127 @@
+"""Requests that cannot be served: the right status, and a sentence that names what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+COMPLETION = {"model": "tiny", "prompt": "a", "max_tokens": 2}
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+
+# What is changed in a good body; the status; what the sentence says; the parameter it names.
+IMAGE = {"type": "image_url", "image_url": {}}
+COMPLETION_CASES = [
+    ({"model": "other"}, 404, "'other' is not served here; 'tiny' is", "model"),
+    ({"max_tokenz": 3}, 400, "'max_tokenz' is not supported", "max_tokenz"),
+    ({"guided_json": {}}, 400, "'guided_json' is not supported", "guided_json"),
+    ({"n": 2}, 400, "not supported; it can only be left out or 1", "n"),
+    ({"presence_penalty": 0.5}, 400, "not supported; it can only be left out or 0", "presence_penalty"),
+    ({"echo": True}, 400, "not supported", "echo"),
+    ({"prompt": []}, 400, "The prompt is empty", None),
+    ({"prompt": [[]]}, 400, "The prompt is empty", None),
+    ({"prompt": [[5], []]}, 400, "The prompt is empty", None),
+    ({"prompt": [1, 99999]}, 400, "99999 is outside the vocabulary of 1024", None),
+    ({"prompt": [-1]}, 400, "-1 is outside the vocabulary", None),
+    ({"prompt": [10] * 600}, 400, "context length is 512 tokens; 600 prompt tokens", None),
+    ({"prompt": 7}, 400, "'prompt': must be a text, a list of token ids", "prompt"),
+    ({"prompt": ["a", 7]}, 400, "'prompt': must be a text, a list of token ids", "prompt"),
+    ({"max_tokens": 0}, 400, "max_tokens must be at least 1", None),
+    ({"max_tokens": -4}, 400, "max_tokens must be at least 1", None),
+    ({"max_tokens": "many"}, 400, "valid integer", "max_tokens"),
+    ({"max_tokens": 10**30}, 400, "max_tokens", None),
+    ({"temperature": -1}, 400, "temperature must be a finite number of at least 0", None),
+    ({"temperature": "hot"}, 400, "valid number", "temperature"),
+    ({"top_p": 0}, 400, "top_p must lie in (0, 1]", None),
+    ({"top_p": 1.5}, 400, "top_p must lie in (0, 1]", None),
+    ({"top_k": -5}, 400, "top_k must be at least 1", None),
+    ({"seed": 2**70}, 400, "seed", None),
+    ({"min_tokens": 9}, 400, "min_tokens must lie in [0, max_tokens = 2]", None),
+    ({"logprobs": 99}, 400, "less than or equal to 20", "logprobs"),
+    ({"stop": ""}, 400, "at least 1 character", None),
+    ({"stop": ["a"] * 17}, 400, "at most 16 items", None),
+    ({"stop_token_ids": [5000]}, 400, "5000 is outside the vocabulary", None),
+    ({"stream_options": {"include_usages": True}}, 400, "not supported", "stream_options.include_usages"),
+]
+CHAT_CASES = [
+    ({"messages": []}, 400, "at least 1 item", "messages"),
+    ({"messages": [{"role": "user"}]}, 400, "'messages.0.content' is missing", "messages.0.content"),
+    (
+        {"messages": [{"role": "user", "content": [IMAGE]}]},
+        400,
+        "parts of type text",
+        None,
+    ),
+    ({"tools": []}, 400, "'tools' is not supported", "tools"),
+    ({"top_logprobs": 2}, 400, "top_logprobs needs logprobs", "top_logprobs"),
+    ({"messages": [{"role": "user", "content": "a " * 900}]}, 400, "context length is 512", None),
+]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(server) -> Iterator[None]:
+    yield
+    server.wait_for("vllm:num_requests_running", 0)
+    server.wait_for("llmbench:kv_blocks_used", 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("change", "status", "says", "param"), COMPLETION_CASES, ids=lambda case: str(case)[:40])
+def test_completion_refused(server, change, status, says, param, stream) -> None:
+    check(server.ask("/v1/completions", {**COMPLETION, **change, "stream": stream}), status, says, param)
+
+
+@pytest.mark.parametrize(("change", "status", "says", "param"), CHAT_CASES, ids=lambda case: str(case)[:40])
+def test_chat_refused(server, change, status, says, param) -> None:
+    check(server.ask("/v1/chat/completions", {**CHAT, **change}), status, says, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "must be a JSON object"),
+        (b'{"model": "tiny"}', "'prompt' is missing"),
+        (b'{"model": "tiny", "prompt": "a", "temperature": NaN}', "temperature"),
+        (b'\xff\xfe{"model"', "not JSON"),
+        (b'{"model": "tiny", "prompt": "\\ud800"}', ""),
+    ],
+)
+def test_body_that_is_no_request(server, body, says) -> None:
+    check(server.ask("/v1/completions", body), 400, says, None)
+
+
+def test_body_beyond_the_limit_is_refused_before_it_is_read(server) -> None:
+    connection = server.connect()
+    connection.putrequest("POST", "/v1/completions")
+    connection.putheader("content-length", str(17 * 2**20))
+    connection.endheaders(b"{")
+    response = connection.getresponse()
+    assert response.status == 413
+    assert "larger than 16 MiB" in json.loads(response.read())["error"]["message"]
+    connection.close()
+
+
+def test_unknown_path_and_method(server) -> None:
+    check(server.ask("/v1/embeddings", {}), 404, "/v1/embeddings", None)
+    check(server.ask("/v1/completions"), 405, "GET /v1/completions", None)
+
+
+def test_openai_client_raises_its_own_errors(server) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        with pytest.raises(openai.NotFoundError, match="is not served here"):
+            client.completions.create(model="gpt-4", prompt="a")
+        with pytest.raises(openai.BadRequestError, match="'frequency_penalty'"):
+            client.completions.create(model="tiny", prompt="a", frequency_penalty=1.0)
+
+
+def check(reply, status: int, says: str | None, param: str | None) -> None:
+    assert reply.status == status, reply.body
+    error = reply.json()["error"]
+    assert error["code"] == status
+    assert says in error["message"]
+    if param is not None:
+        assert error["param"] == param
