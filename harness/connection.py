@@ -14,6 +14,7 @@ from typing import Protocol
 
 from llmbench.engines.wire import Failure, FailureKind
 from llmbench.harness.packet_clock import Flow, PacketClock
+from llmbench.harness.read_poller import ReadPoller
 from llmbench.harness.response_reader import ResponseReader
 from llmbench.harness.wall_offset import MAX_WAIT_NS, WallOffset
 
@@ -61,6 +62,7 @@ class Connection:
         "_num_reads",
         "_on_idle_close",
         "_packet_clock",
+        "_poller",
         "_reader",
         "_recv",
         "_recvmsg",
@@ -74,12 +76,14 @@ class Connection:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        poller: ReadPoller,
         addresses: Sequence[Address],
         wall_offset: WallOffset | None,
         packet_clock: PacketClock | None,
         on_idle_close: Callable[[Connection], None],
     ) -> None:
         self._loop = loop
+        self._poller = poller
         self._addresses = list(addresses)
         self._wall_offset = wall_offset
         self._packet_clock = packet_clock
@@ -126,7 +130,7 @@ class Connection:
         """No callback follows; closing twice is fine."""
         if self._socket is None:
             return
-        self._loop.remove_reader(self._socket)
+        self._poller.remove(self._socket.fileno())
         self._loop.remove_writer(self._socket)
         self._socket.close()
         self._socket = None
@@ -155,7 +159,10 @@ class Connection:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             self._surplus = surplus
-        return before is None or surplus > before
+        if before is not None and surplus <= before:
+            return False
+        self._poller.note_coalesced()
+        return True
 
     def _try_next_address(self, previous: OSError | None) -> None:
         if not self._addresses:
@@ -203,7 +210,7 @@ class Connection:
         now_ns = perf_counter_ns()
         if self._packet_clock is not None:
             self.flow = self._packet_clock.watch(self._socket.getsockname()[1], self._socket.getpeername()[1])
-        self._loop.add_reader(self._socket, self._on_readable)
+        self._poller.add(self._socket.fileno(), self._on_readable)
         self._listener.connected(now_ns)
 
     def _write(self) -> None:

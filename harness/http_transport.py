@@ -11,6 +11,7 @@ from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline, Wire
 from llmbench.harness.connection import Address, Connection
 from llmbench.harness.exchange import Exchange
 from llmbench.harness.packet_clock import PacketClock
+from llmbench.harness.read_poller import create_read_poller
 from llmbench.harness.tls_connection import TlsConnection
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.workloads.spec import TimeoutSpec
@@ -36,6 +37,7 @@ class HttpTransport:
         self._timeouts = timeouts
         self._wall_offset = wall_offset
         self._packet_clock = packet_clock
+        self._poller = create_read_poller(loop, may_rest=wall_offset is not None)
         self._tls_context: ssl.SSLContext | None = None
         self._addresses: dict[Endpoint, list[Address] | Failure] = {}
         self._idle: dict[Endpoint, list[Connection]] = {}
@@ -65,10 +67,11 @@ class HttpTransport:
         return exchange
 
     def close(self) -> None:
-        """Close the idle connections; those of requests under way are theirs to close."""
+        """Close the idle connections. Requests must not be under way any more."""
         for idle in self._idle.values():
             while idle:
                 idle.pop().close()
+        self._poller.close()
 
     def _connect(self, endpoint: Endpoint, addresses: list[Address]) -> Connection:
         def forget(connection: Connection) -> None:
@@ -78,7 +81,7 @@ class HttpTransport:
         if endpoint.tls:
             assert self._tls_context is not None
             return TlsConnection(self._loop, addresses, self._tls_context, endpoint.host, forget)
-        return Connection(self._loop, addresses, self._wall_offset, self._packet_clock, forget)
+        return Connection(self._loop, self._poller, addresses, self._wall_offset, self._packet_clock, forget)
 
     def _keep(self, connection: Connection, endpoint: Endpoint) -> None:
         self._idle[endpoint].append(connection)

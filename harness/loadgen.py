@@ -87,6 +87,8 @@ def run_load(
         with stop.watched() as stop_fd, _no_collections():
             load = _Load(loop, requests, concurrency, timeouts, on_done, clock)
             loop.add_reader(stop_fd, load.stop)
+            if stop.is_set():
+                load.stop()
             try:
                 return load.run(loop_name, start_ns)
             finally:
@@ -164,6 +166,7 @@ class _Load:
 
     def close(self) -> None:
         self._alarm.close()
+        self._abandon()
         self._transport.close()
         if self._packet_clock is not None:
             self._packet_clock.close()
@@ -227,10 +230,17 @@ class _Load:
             return
         if error is None:
             self._finished.set_result(None)
+            for exchange in list(self._in_flight):
+                exchange.cancel("The run was stopped before the answer was complete.")
         else:
             self._finished.set_exception(error)
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Close what is in flight and tell nobody: whoever would be told has failed, or an exception is on its way."""
+        self._on_done = lambda request_id, timeline: None
         for exchange in list(self._in_flight):
-            exchange.cancel("The run was stopped before the answer was complete.")
+            exchange.cancel("The run was abandoned.")
 
     def _on_sample(self) -> None:
         if self._wall_offset is not None:

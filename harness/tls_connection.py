@@ -9,6 +9,7 @@ from time import perf_counter_ns
 
 from llmbench.engines.wire import FailureKind
 from llmbench.harness.connection import READ_BYTES, Address, Connection
+from llmbench.harness.read_poller import LoopPoller
 
 
 class TlsConnection(Connection):
@@ -27,7 +28,7 @@ class TlsConnection(Connection):
         host: str,
         on_idle_close: Callable[[Connection], None],
     ) -> None:
-        super().__init__(loop, addresses, None, None, on_idle_close)
+        super().__init__(loop, LoopPoller(loop), addresses, None, None, on_idle_close)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
@@ -43,7 +44,7 @@ class TlsConnection(Connection):
 
     def _on_connected(self) -> None:
         assert self._socket is not None
-        self._loop.add_reader(self._socket, self._on_readable)
+        self._poller.add(self._socket.fileno(), self._on_readable)
         self._shake_hands()
 
     def _on_sent(self, now_ns: int) -> None:

@@ -188,7 +188,7 @@ def test_stop_from_a_signal_handler(serve: Any, load: Any) -> None:
 
 def test_what_on_done_raises_ends_the_load(serve: Any, load: Any) -> None:
     def give_up(request_id: str, timeline: object) -> None:
-        if request_id == "1":
+        if request_id != "0":
             raise RuntimeError("the recorder is gone")
 
     with pytest.raises(RuntimeError, match="the recorder is gone"):
