@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     MISSING_PACKAGE = 3
     ENGINE = 4
     INVALID = 5
+    REGRESSION = 6
     INTERRUPTED = 130
 
 

@@ -27,8 +27,10 @@ def print_noise(floor: NoiseFloor, console: Console) -> None:
     console.print()
     for effect in floor.effects:
         rounds = floor.recommended_rounds(effect)
-        told = f"{rounds} rounds" if rounds is not None else f"more than {MAX_ROUNDS} rounds, or a smaller margin"
-        console.print(Text(f"To see a change of {percent(effect)} in every figure above: {told} on each side."))
+        told = f"{rounds} rounds" if rounds is not None else f"more than {MAX_ROUNDS} rounds"
+        within = dict.fromkeys(row.spec.title for row in floor.rows if row.margin >= effect)
+        besides = f"; not in {', '.join(within)}, whose margin is larger" if within else ""
+        console.print(Text(f"To see a change of {percent(effect)}: {told} on each side{besides}."))
     console.print(
         Text(
             f"At a power of {percent(floor.power)} and at most {percent(floor.alpha)} chance of any false alarm among "

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmbench.results.errors import RunError
 from llmbench.results.figures import FIGURE_BY_NAME, Figure
-from llmbench.results.matching import Identity, Measured, Side
+from llmbench.results.matching import Identity, Measured, Side, side_of
+from llmbench.results.run import Run
 
 BASELINE_VERSION = 1
 
@@ -53,6 +54,14 @@ class _StoredBaseline(_Stored):
     hardware: dict[str, Any]
     workload: dict[str, Any]
     measured: tuple[_StoredRow, ...]
+
+
+def open_side(path: Path) -> Side:
+    """A run directory or a baseline file, as one side of a comparison. Raises RunError if it is neither."""
+    if path.is_file():
+        return read_baseline(path)
+    # "." has no name of its own.
+    return side_of(Run.open(path), path.resolve().name)
 
 
 def to_json(side: Side) -> str:

@@ -102,6 +102,8 @@ def compare(
     if one_sided is not None:
         return one_sided
     lacking = [f"{name} {figure.lacking}" for name, figure in ((label, ours), (other, theirs)) if figure.lacking]
+    if ours.lacking is not None and ours.lacking == theirs.lacking:
+        lacking = [ours.lacking]
     if lacking or ours.log_error is None or theirs.log_error is None:
         return replace(blank, reason="; ".join(lacking))
     if ours.value <= 0 or theirs.value <= 0:

@@ -31,9 +31,10 @@ class FigureSpec:
 
     @property
     def title(self) -> str:
-        """As tables show it: `TTFT p99`."""
-        title = BY_NAME[self.metric].title
-        return title if self.share is None else f"{title} p{100 * self.share:g}"
+        """As tables show it: `TTFT p99`, `output throughput`."""
+        if self.share is None:
+            return self.name.replace("_", " ").replace("slo", "SLO")
+        return f"{BY_NAME[self.metric].title} p{100 * self.share:g}"
 
     @property
     def unit(self) -> str:

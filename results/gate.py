@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -120,6 +120,29 @@ def judge_gate(compared: ComparisonSet, *, allow_unlike: bool = False) -> GateRe
     else:
         verdict = "undecided"
     return GateResult(verdict, cases, reasons, notes, compared.alpha)
+
+
+def confirmed(first: GateResult, again: GateResult) -> GateResult:
+    """`first`, in which only what failed `again` is still failed; the rest is undecided, since it did not repeat.
+
+    A second measurement that cannot be compared confirms nothing and excuses nothing.
+    """
+    if again.reasons:
+        notes = (f"The second measurement could not be compared: {again.reasons[0]}",)
+        return replace(first, notes=(*first.notes, *notes))
+    repeated = {_key(case) for case in again.failed}
+    cases = tuple(
+        replace(case, outcome="undecided", why=f"slower once and not again: {case.why}")
+        if case.outcome == "failed" and _key(case) not in repeated
+        else case
+        for case in first.cases
+    )
+    return replace(first, verdict="failed" if repeated & set(map(_key, first.failed)) else "passed", cases=cases)
+
+
+def _key(case: GateCase) -> tuple[str, str, str]:
+    # The second run has a name of its own: the engine is what follows it.
+    return case.comparison.spec.name, case.comparison.level, case.comparison.subject.rpartition(": ")[2]
 
 
 def _case(comparison: Comparison) -> GateCase:

@@ -58,6 +58,26 @@ class InstrumentManifest(_Frozen):
     cpu_s: float | None = None
 
 
+class ArrivalManifest(_Frozen):
+    """How requests were sent, against the random arrival process asked for. Rates in requests per s.
+
+    `gap_cv` is the coefficient of variation of the gaps. `dispersion` is variance ÷ mean of the counts in windows of
+    ten mean gaps, 1 for a Poisson process; `ks` the Kolmogorov-Smirnov distance of the gaps from an exponential. Each
+    `_p` is the chance of a value at least as far off under the process as asked; None where no test was made.
+    """
+
+    n: int
+    asked_rate: float
+    rate: float
+    rate_p: float
+    gap_cv: float
+    asked_gap_cv: float
+    dispersion: float | None = None
+    dispersion_p: float | None = None
+    ks: float | None = None
+    ks_p: float | None = None
+
+
 class EngineManifest(_Frozen):
     """One engine as it answered. `command` and `pid` are None for a server that was already running.
 
@@ -86,6 +106,7 @@ class TrialManifest(_Frozen):
     end_ns: int | None
     requests: int
     instrument: InstrumentManifest | None = None
+    arrivals: ArrivalManifest | None = None
 
 
 class Manifest(_Frozen):

@@ -22,8 +22,8 @@ class NoiseRow:
     """How one figure of one engine at one level varies while nothing changes. Spreads are relative (0.01 is 1 %).
 
     `between_rounds`: standard deviation from round to round. `between_runs`: what runs differ by beyond that, which no
-    number of rounds takes away; None from a single run. `rounds[effect]` is how many rounds on each side show a change
-    of that size with probability POWER; None where MAX_ROUNDS do not.
+    number of rounds takes away; None from a single run. `margin` is what a change must exceed. `rounds[effect]` is how
+    many rounds on each side show a change of that size with probability POWER; None where MAX_ROUNDS do not.
     """
 
     spec: FigureSpec
@@ -32,6 +32,7 @@ class NoiseRow:
     value: float
     num_rounds: int
     num_runs: int
+    margin: float
     between_rounds: float
     between_runs: float | None
     rounds: Mapping[float, int | None]
@@ -49,8 +50,9 @@ class NoiseFloor:
     power: float
 
     def recommended_rounds(self, effect: float) -> int | None:
-        """The rounds that show a change of `effect` in every figure; None where some figure is too noisy for it."""
-        found = [row.rounds[effect] for row in self.rows]
+        """The rounds that show a change of `effect` in every figure whose margin it exceeds; None where there is no
+        such figure, or one of them is too noisy."""
+        found = [row.rounds[effect] for row in self.rows if row.margin < effect]
         known = [rounds for rounds in found if rounds is not None]
         return max(known) if known and len(known) == len(found) else None
 
@@ -139,6 +141,7 @@ def _row(
         value=value,
         num_rounds=sum(figure.num_rounds for figure in figures),
         num_runs=len(figures),
+        margin=margin,
         between_rounds=between_rounds,
         between_runs=between_runs,
         rounds={

@@ -40,5 +40,13 @@ def export_run(run_path: Path, kind: str, folder: Path) -> list[Path]:
     return [path]
 
 
+def write_text(path: Path, text: str, option: str) -> None:
+    """Write what `option` asked for. Raises ConfigError when `path` cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be written: {error.strerror}.") from None
+
+
 def open_in_browser(path: Path) -> None:
     webbrowser.open(path.resolve().as_uri())

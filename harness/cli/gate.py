@@ -1,0 +1,162 @@
+"""`llmbench gate`: whether a run is worse than its baseline, as an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from llmbench.results.comparison_set import ComparisonSet
+    from llmbench.results.gate import GateSpec
+    from llmbench.results.matching import Side
+
+
+def gate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory to judge.")],
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BASELINE",
+            show_default=False,
+            help="What it is judged by: a run directory, or a file of --save (default: none).",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE",
+            show_default=False,
+            help="Judge the run's other engines by this one, round by round, instead of by --baseline (default: no).",
+        ),
+    ] = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="YAML",
+            show_default=False,
+            help="Which figures count and by how much they may be worse (default: all, 3 % and a little).",
+        ),
+    ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORKLOAD",
+            show_default=False,
+            help="Before going red, run this workload again: only what is slower twice counts (default: no).",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            show_default=False,
+            help="Override one field of --confirm's workload, as for `run`; may be repeated (default: none).",
+        ),
+    ] = None,
+    allow_unlike: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unlike",
+            show_default=False,
+            help="Judge even where machine, model or workload differ; the differences are still said (default: off).",
+        ),
+    ] = False,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default=False, help="Write JUnit XML (default: no).")
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False, help="Write Markdown, for a comment or a job's summary (default: no)."
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Write RUN's figures as a baseline file to keep in git (default: no).",
+        ),
+    ] = None,
+) -> None:
+    """Exit with 0 if RUN is no worse than its baseline, with 6 if it is, with 5 if that cannot be said."""
+    from rich.console import Console
+
+    from llmbench.harness.cli.write_report import write_text
+    from llmbench.harness.errors import ConfigError, ExitCode
+    from llmbench.reports.comparison_console import print_gate
+    from llmbench.reports.gate_junit import gate_junit
+    from llmbench.reports.gate_markdown import gate_markdown
+    from llmbench.results.baseline import open_side, to_json
+    from llmbench.results.gate import confirmed, judge_gate
+
+    if (baseline is None) == (against is None) and not (save and baseline is None):
+        raise ConfigError("Give one of --baseline (a run or a file of --save) and --against (an engine of RUN).")
+    spec = _thresholds(thresholds)
+    side = open_side(run)
+    if save is not None:
+        write_text(save, to_json(side), "--save")
+        typer.echo(str(save))
+    if baseline is None and against is None:
+        return
+    other = None if baseline is None else open_side(baseline)
+    result = judge_gate(_compared(side, other, against, spec), allow_unlike=allow_unlike)
+    console = Console(markup=False, highlight=False)
+    if result.verdict == "failed" and confirm is not None:
+        print_gate(result, console)
+        typer.echo("gate: measuring again, since only what is slower twice counts")
+        again = open_side(_run_again(confirm, set_ or [], run))
+        suspects = {case.comparison.spec.name for case in result.failed}
+        compared = _compared(again, other, against, spec, only=sorted(suspects))
+        result = confirmed(result, judge_gate(compared, allow_unlike=allow_unlike))
+    print_gate(result, console)
+    if junit is not None:
+        write_text(junit, gate_junit(result), "--junit")
+    if markdown is not None:
+        write_text(markdown, gate_markdown(result), "--markdown")
+    code = {"passed": ExitCode.OK, "failed": ExitCode.REGRESSION}.get(result.verdict, ExitCode.INVALID)
+    raise typer.Exit(code)
+
+
+def _compared(
+    side: Side, baseline: Side | None, against: str | None, spec: GateSpec, only: Sequence[str] = ()
+) -> ComparisonSet:
+    from llmbench.results.comparison_set import compare_engines, compare_sides
+
+    margins = {name: margin for name, margin in spec.margins().items() if not only or name in only}
+    if baseline is None:
+        return compare_engines(side, against, margins=margins, alpha=spec.alpha)
+    return compare_sides([side], baseline, margins=margins, alpha=spec.alpha)
+
+
+def _thresholds(path: Path | None) -> GateSpec:
+    import yaml
+
+    from llmbench.harness.errors import ConfigError
+    from llmbench.results.gate import GateSpec, gate_spec
+
+    if path is None:
+        return GateSpec()
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--thresholds {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--thresholds {path} is not YAML: {error}") from None
+    return gate_spec(stored, str(path))
+
+
+def _run_again(workload: str, overrides: list[str], first: Path) -> Path:
+    from llmbench.harness.assemble import assemble
+    from llmbench.harness.errors import ConfigError
+    from llmbench.harness.session import run_session
+    from llmbench.workloads.loader import load
+
+    outcome = run_session(assemble(load(workload, overrides), []), first.with_name(f"{first.name}-again"))
+    if outcome.message is not None:
+        raise ConfigError(f"--confirm {workload}: {outcome.message}")
+    return outcome.path
