@@ -45,12 +45,17 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """How to start an engine, as data. `ready_path` answers 200 once requests may be sent."""
+    """How to start an engine, as data.
+
+    `ready_path` answers 200 to an HTTP request once others may be sent; `ready_port`, where that is not the port that
+    the others go to.
+    """
 
     argv: tuple[str, ...]
     endpoint: Endpoint
     env: Mapping[str, str] = field(default_factory=dict)
     ready_path: str = "/health"
+    ready_port: int | None = None
     startup_timeout_s: float = 120.0
 
 

@@ -90,6 +90,9 @@ def install(wanted: Environment, say: Say) -> None:
         say(f"making {wanted.path}")
         _check_call([python, "-m", "venv", str(wanted.path)], wanted)
         pip = [str(wanted.path / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+        if recipe.bare:
+            say(f"installing {' '.join(recipe.bare)} without what they ask for")
+            _check_call([*pip, "install", "--quiet", "--no-deps", *recipe.bare], wanted)
         say(f"installing {' '.join(recipe.requirements)}")
         _check_call([*pip, "install", "--quiet", *recipe.requirements], wanted)
         if recipe.without:

@@ -14,6 +14,7 @@ class Recipe:
     """One engine at one version, in a virtual environment of its own, by pip alone.
 
     requirements: what `pip install` is told, in one go.
+    bare: requirements that are installed before those, without what they ask for themselves.
     without: distributions that the requirements bring and that must go again.
     aliases: distributions that the engine looks itself up by and that its wheel does not declare, name → version.
     program: the command inside the environment whose presence says that it is complete.
@@ -28,6 +29,7 @@ class Recipe:
     program: str
     pythons: tuple[int, ...]
     machines: tuple[str, ...] = ("x86_64",)
+    bare: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     disk_gib: float = 1.0

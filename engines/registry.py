@@ -71,7 +71,12 @@ _TABLE: Mapping[str, _Entry] = {
     "tgi-openai": _Entry(
         "llmbench.engines.openai_presets:TGI_OPENAI", "The OpenAI routes of Text Generation Inference."
     ),
-    "triton": _Entry("llmbench.engines.triton_server:TritonAdapter", "NVIDIA Triton's generate extension over HTTP."),
+    "triton": _Entry(
+        "llmbench.engines.triton_server:TritonAdapter",
+        "NVIDIA Triton Inference Server; started here, it serves the bundled engine.",
+        launchable=True,
+        recipe="llmbench.engines.triton_launch:RECIPE",
+    ),
     "trtllm": _Entry("llmbench.engines.openai_presets:TRTLLM", "TensorRT-LLM's trtllm-serve."),
     "vllm": _Entry(
         "llmbench.engines.vllm:VllmAdapter",

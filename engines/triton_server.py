@@ -1,4 +1,6 @@
-"""NVIDIA's Triton Inference Server over HTTP, by its generate extension; attached to by url.
+"""NVIDIA's Triton Inference Server over HTTP, by its generate extension.
+
+Attached to by url it serves any model; started here, it serves the bundled engine through its Python backend.
 
 Each answer is JSON, streamed as events without [DONE]. Triton's traps: an error in the first response has status 400
 and a body of events, a later one status 200; a model that says nothing at all gives status 200 and no event.
@@ -16,19 +18,24 @@ from llmbench.engines.answer import Answer, count, read_answer, whole_text
 from llmbench.engines.http_payload import post_json
 from llmbench.engines.settings import mapping, refuse_unknown
 from llmbench.engines.token_counts import Delta
-from llmbench.engines.triton_schema import TritonSchema, read_schema
+from llmbench.engines.triton_launch import ENGINE_SETTINGS, launch_plan
+from llmbench.engines.triton_schema import SCHEMAS, TritonSchema, read_schema
 from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
+
+# Triton looks up a model by the bytes of the path as they come: ':' sent as %3A is another name to it.
+PATH_CHARACTERS = ":@!$&'()*+,;="
 
 
 class TritonAdapter:
     """Settings: `schema` (vllm, trtllm, llmapi or a mapping, default vllm) and `extra_body` (inputs or parameters for
-    every request; null takes one out). The request's model is the model's name in Triton's repository."""
+    every request; null takes one out); where Triton is started here, also the bundled engine's own. The request's model
+    is the model's name in Triton's repository."""
 
     name = "triton"
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
         settings = settings or {}
-        refuse_unknown(self.name, settings, ["extra_body", "schema"])
+        refuse_unknown(self.name, settings, ["extra_body", "schema", *ENGINE_SETTINGS])
         self._extra_body = mapping(self.name, settings, "extra_body")
         self._schema = read_schema(settings.get("schema", "vllm"))
         self.capabilities = Capabilities(
@@ -57,9 +64,10 @@ class TritonAdapter:
         sampling = _sampling(request, schema)
         body |= {schema.sampling_json: json.dumps(sampling)} if schema.sampling_json is not None else sampling
         body |= self._extra_body
+        model, action = quote(request.model, safe=PATH_CHARACTERS), "generate_stream" if request.stream else "generate"
         return post_json(
             endpoint,
-            f"/v2/models/{quote(request.model, safe='')}/{'generate_stream' if request.stream else 'generate'}",
+            f"/v2/models/{model}/{action}",
             {name: value for name, value in body.items() if value is not None},
             request.request_id,
             accept="text/event-stream" if request.stream else "application/json",
@@ -71,7 +79,12 @@ class TritonAdapter:
         return read_answer(TritonAnswer(self._schema), timeline, count_tokens, streamed=request.stream)
 
     def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
-        return None
+        if self._schema != SCHEMAS["vllm"]:
+            raise EngineError(
+                "Started here, triton serves the bundled engine, whose tensors are those of the schema vllm; leave "
+                "settings.schema out, or give the url of a server with another model."
+            )
+        return launch_plan(options, port, "http")
 
 
 class TritonAnswer(Answer):

@@ -23,8 +23,8 @@ from llmbench.harness.redaction import Redactor
 from llmbench.results.manifest import EngineManifest
 from llmbench.workloads.spec import EngineSpec
 
-# Where servers tell their version, each as JSON with a field of that name: vLLM, Ollama, TGI, SGLang.
-_VERSION_PATHS = ("/version", "/api/version", "/info", "/get_server_info")
+# Where servers tell their version, each as JSON with a field of that name: vLLM, Ollama, TGI, SGLang, Triton.
+_VERSION_PATHS = ("/version", "/api/version", "/info", "/get_server_info", "/v2")
 _PROBE_S = 5.0
 _CHECK_S = 0.02
 

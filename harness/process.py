@@ -195,7 +195,8 @@ def _has_ended(pid: int) -> bool:
 
 
 def _answers(plan: LaunchPlan) -> bool:
-    connection = http.client.HTTPConnection(plan.endpoint.host, plan.endpoint.port, timeout=_PROBE_S)
+    port = plan.endpoint.port if plan.ready_port is None else plan.ready_port
+    connection = http.client.HTTPConnection(plan.endpoint.host, port, timeout=_PROBE_S)
     try:
         connection.request("GET", plan.endpoint.base_path + plan.ready_path)
         return connection.getresponse().status == http.client.OK

@@ -1,0 +1,122 @@
+"""The engine behind Triton's Python backend: requests as tensors in, one response per step out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]  # exists in Triton's stub only
+
+from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.engine import Engine
+from llmbench.reference_engine.engine_thread import EngineThread
+from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.outputs import StepOutput
+from llmbench.reference_engine.tokenizer import Tokenizer
+from llmbench.reference_engine.triton_server.question import Question, read_question
+
+# Asking whether the client has left is a round trip to the server's process.
+STEPS_PER_CANCEL_CHECK = 8
+
+
+class TritonPythonModel:
+    """Its settings are `engine.json` beside it: the fields of EngineConfig."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        folder = Path(args["model_repository"]) / args["model_version"]
+        settings: dict[str, Any] = json.loads((folder / "engine.json").read_text())
+        config = EngineConfig(**settings | {"model_path": Path(settings["model_path"])})
+        self._tokenizer = Tokenizer(config.model_path)
+        self._engine = EngineThread(Engine(config))
+        self._request_numbers = itertools.count()
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Queue the requests; their responses follow from the engine's thread."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                question = read_question(_inputs(request))
+                prompt_token_ids = self._tokenizer.encode(question.prompt)
+            except RequestError as error:
+                _refuse(sender, error)
+                continue
+            answer = _Answer(sender, question, self._tokenizer, len(prompt_token_ids))
+            # Ours and not the client's: two of its requests may carry the same id at the same time.
+            self._engine.submit(str(next(self._request_numbers)), prompt_token_ids, question.params, answer.take)
+
+    def finalize(self) -> None:
+        self._engine.stop()
+
+
+class _Answer:
+    """Turns one request's outputs into responses: one per step, or one in all."""
+
+    def __init__(self, sender: Any, question: Question, tokenizer: Tokenizer, num_prompt_tokens: int) -> None:
+        self._sender = sender
+        self._question = question
+        self._detokenizer = tokenizer.stream()
+        self._stop = question.stop_strings()
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_steps = 0
+        self._held_text = ""
+        self._held_tokens = 0
+
+    def take(self, output: StepOutput | Exception) -> bool:
+        """True once no more outputs are wanted."""
+        if isinstance(output, Exception):
+            _refuse(self._sender, output)
+            return True
+        self._num_steps += 1
+        finish_reason = output.finish_reason
+        for token_id in output.new_token_ids:
+            shown, found = self._stop.push(self._detokenizer.push(token_id))
+            self._held_text += shown
+            self._held_tokens += 1
+            if found is not None:
+                finish_reason = "stop"
+                break
+        else:
+            if finish_reason is not None:
+                self._held_text += self._stop.flush()
+        if finish_reason is None and self._num_steps % STEPS_PER_CANCEL_CHECK == 0 and self._sender.is_cancelled():
+            self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            return True
+        if finish_reason is not None or self._question.stream:
+            self._send(finish_reason)
+        return finish_reason is not None
+
+    def _send(self, finish_reason: str | None) -> None:
+        question = self._question
+        # As vLLM's backend: Python's None in words, until there is a reason.
+        values: list[tuple[bool, str, Any, Any]] = [
+            (True, "text_output", self._held_text, np.object_),
+            (question.wants_finish_reason, "finish_reason", str(finish_reason), np.object_),
+            (question.wants_num_prompt_tokens, "num_input_tokens", self._num_prompt_tokens, np.uint32),
+            (question.wants_num_output_tokens, "num_output_tokens", self._held_tokens, np.uint32),
+        ]
+        tensors = [pb_utils.Tensor(name, np.array([value], dtype)) for wanted, name, value, dtype in values if wanted]
+        self._held_text, self._held_tokens = "", 0
+        flags = 0 if finish_reason is None else pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
+
+
+def _inputs(request: Any) -> dict[str, Any]:
+    found = {}
+    for tensor in request.inputs():
+        value = tensor.as_numpy().reshape(-1)[0]
+        found[tensor.name()] = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return found
+
+
+def _refuse(sender: Any, error: Exception) -> None:
+    sender.send(
+        pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))),
+        flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+    )
