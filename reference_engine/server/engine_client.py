@@ -147,6 +147,7 @@ class EngineClient(asyncio.Protocol):
                 self.stats = message.stats
                 self._started.set_result(None)
             case CannotStart(sentence):
+                self._is_stopping = True
                 self._started.set_exception(EngineStartError(sentence))
             case _:
                 raise AssertionError(f"no such message: {message!r}")

@@ -51,7 +51,7 @@ def test_sigterm_ends_server_and_engine(start_server, tiny_model) -> None:
     connection = open_request(server, {**LONG, "stream": True})
     wait_until(lambda: server.gauge("vllm:num_requests_running") == 1)
     assert server.stop() == 0
-    assert not psutil.pid_exists(engine_pid)
+    assert is_gone(engine_pid)
     assert "Traceback" not in server.log
     connection.close()
 
@@ -61,7 +61,7 @@ def test_killed_server_leaves_no_engine(start_server, tiny_model) -> None:
     engine_pid = server.engine_pid
     server.process.kill()
     server.process.wait()
-    wait_until(lambda: not psutil.pid_exists(engine_pid) or psutil.Process(engine_pid).status() == "zombie")
+    wait_until(lambda: is_gone(engine_pid))
 
 
 def test_dead_engine_fails_its_requests_and_ends_the_server(start_server, tiny_model) -> None:
@@ -78,6 +78,8 @@ def test_dead_engine_fails_its_requests_and_ends_the_server(start_server, tiny_m
     assert b"[DONE]" not in rest
     assert server.process.wait(timeout=20) == 1
     assert "The engine process ended unexpectedly" in server.log
+    for connection in (whole, streamed):
+        connection.close()
 
 
 def test_port_in_use_is_one_sentence(serve_command, tiny_model) -> None:
@@ -101,10 +103,9 @@ def truncate_weights(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "not a tokenizer"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
         (truncate_weights, "not a readable safetensors file"),
     ],
-    ids=["no folder", "no config", "no tokenizer", "bad tokenizer", "bad tokenizer config", "no weights", "truncated"],
+    ids=["no folder", "no config", "no tokenizer", "bad tokenizer", "bad tokenizer config", "truncated"],
 )
 def test_bad_checkpoint_is_one_sentence(serve_command, tiny_model, tmp_path, spoil, says) -> None:
     folder = tmp_path / "model"
@@ -122,7 +123,6 @@ def test_bad_checkpoint_is_one_sentence(serve_command, tiny_model, tmp_path, spo
         (["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], "max_num_batched_tokens (32) must be at least"),
         (["--num-blocks", "4", "--kv-cache-gib", "1"], "give one of them"),
         (["--max-model-len", "4096"], "max_model_len is 4096, but the model's is 512"),
-        (["--kernels", "fast"], "kernels must be one of"),
         (["--host", "no.such.host.invalid"], "no.such.host.invalid cannot be listened on"),
     ],
 )
@@ -131,6 +131,14 @@ def test_bad_settings_are_one_sentence(serve_command, tiny_model, options, says)
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        # Nobody may be there to collect it.
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
