@@ -11,9 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llmbench.reports.headline import headline
+from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, quantile
 from llmbench.reports.plain_text import one_line, plain
-from llmbench.results.answer import answer
 from llmbench.results.run import Run
 from llmbench.results.series import failures
 from llmbench.results.statistics import required_n
@@ -27,7 +28,9 @@ _MAX_EXAMPLES = 6
 def print_summary(run: Run, console: Console) -> None:
     """Print `run` to `console` for someone who has not read a manual."""
     console.print()
-    for sentence in answer(run):
+    if run.manifest.invalid:
+        console.print(Text("The measurement is invalid: these numbers must not be used.", style="bold red"))
+    for sentence in headline(Material(run)):
         console.print(Text(plain(sentence), style="bold"))
     summary = summarise(run)
     for level, rows in groupby(summary.rows, key=lambda row: row.level):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llmbench.results.manifest import Manifest
+from llmbench.results.matching import Side, side_of
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
 from llmbench.results.summary import Summary, SummaryRow, summarise
@@ -37,6 +38,11 @@ class Material:
     @cached_property
     def summary(self) -> Summary:
         return summarise(self.run)
+
+    @cached_property
+    def side(self) -> Side:
+        """The run as what comparisons take: every figure with its error."""
+        return side_of(self.run)
 
     @cached_property
     def levels(self) -> tuple[str, ...]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from llmbench.reports.headline import headline
 from llmbench.reports.material import Material
 from llmbench.reports.section import Section, View
 from llmbench.results.answer import answer
 
 
 def _view(material: Material) -> View:
-    return {"sentences": answer(material.run)}
+    sentences = headline(material)
+    whole = answer(material.run)
+    return {
+        "sentences": sentences,
+        "whole": () if whole == sentences else whole,
+        "sure": len(material.engines) > 1,
+        "invalid": material.manifest.invalid,
+    }
 
 
 ANSWER = Section("answer", "The answer", None, _view, "answer.html")

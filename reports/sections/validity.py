@@ -43,9 +43,10 @@ class Fact:
 def _view(material: Material) -> View:
     status = material.manifest.status
     return {
-        "status": status,
         "state": _STATES[status],
-        "problems": material.manifest.problems,
+        "bad": status in ("failed", "running") or bool(material.manifest.invalid),
+        "invalid": material.manifest.invalid,
+        "caveats": tuple(each for each in material.manifest.problems if each not in material.manifest.invalid),
         "facts": _facts(material) if material.samples else [],
     }
 
