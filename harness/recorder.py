@@ -45,6 +45,7 @@ class Opening:
     num_requests: int
     draw: bool
     lag_matters: bool
+    exact_lengths: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,8 @@ class Recording:
             case ManifestChanges(changes):
                 self._directory.update_manifest(**changes)
             case Closing(status, findings):
-                judged = judge(self._records, self._opening.adapters, lag_matters=self._opening.lag_matters)
+                opening = self._opening
+                judged = judge(self._records, opening.adapters, opening.lag_matters, opening.exact_lengths)
                 verdict = Verdict(tuple(sorted([*findings, *judged], key=lambda finding: not finding.invalid)))
                 self._directory.update_manifest(invalid=verdict.reasons)
                 self._directory.finish(status, problems=[finding.text for finding in verdict.findings])

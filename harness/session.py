@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmbench.engines.wire import Endpoint, FailureKind, Timeline
+from llmbench.harness.arrival_fit import arrival_fit
 from llmbench.harness.assemble import Assembly, adapter_settings
 from llmbench.harness.engine_keeper import EngineKeeper
 from llmbench.harness.environment import clock, environment, utc_now
 from llmbench.harness.errors import EngineStartError, ExitCode
 from llmbench.harness.interrupts import Interrupts
 from llmbench.harness.loadgen import LoadReport, Outgoing, run_load
-from llmbench.harness.plan import PlannedRequest, Trial
+from llmbench.harness.plan import PlannedRequest, Trial, level_name
 from llmbench.harness.recorder import (
     AdapterRef,
     Answered,
@@ -29,8 +31,8 @@ from llmbench.harness.recorder import (
 )
 from llmbench.harness.redaction import Redactor, secrets_in_env
 from llmbench.harness.stop_flag import StopFlag
-from llmbench.harness.validity import Finding
-from llmbench.results.manifest import EngineManifest, FinalStatus, Manifest, TrialManifest
+from llmbench.harness.validity import Finding, judge_trial
+from llmbench.results.manifest import ArrivalManifest, EngineManifest, FinalStatus, Manifest, TrialManifest
 
 RUNS = Path("runs")
 _BROKEN = (FailureKind.CONNECT, FailureKind.TRUNCATED)
@@ -68,6 +70,7 @@ def run_session(assembly: Assembly, out: Path | None) -> Outcome:
             num_requests=sum(len(trial.warmup) + len(trial.requests) for trial in assembly.plan.trials),
             draw=sys.stderr.isatty(),
             lag_matters=spec.traffic.max_concurrency is None,
+            exact_lengths=spec.request.ignore_eos and not spec.request.stop,
         )
     )
     try:
@@ -86,6 +89,12 @@ class _Session:
         self._not_started: dict[str, EngineStartError] = {}
         self._findings: list[Finding] = []
         self._saw_broken_connections = False
+        self._sent_ns = array("q")
+        self._arrivals = {
+            level_name(spec.model_copy(update={"traffic": traffic})): traffic.arrivals
+            for spec in (assembly.spec,)
+            for traffic in spec.traffic.levels()
+        }
 
     def run(self) -> Outcome:
         with (
@@ -137,14 +146,17 @@ class _Session:
                 requests=len(trial.requests),
             )
             self._tell_trials(started)
+            self._sent_ns = array("q")
             report = self._load(measured, trial.concurrency, stop)
             ended = started.model_copy(
                 update={
                     "start_ns": report.start_ns,
                     "end_ns": None if report.num_unsent else report.end_ns,
                     "instrument": report.instrument,
+                    "arrivals": self._arrival_fit(trial),
                 }
             )
+            self._findings += judge_trial(ended, where)
             self._trials.append(ended)
             self._tell_trials()
         if (ending := keeper.ending(wait_s=_DYING_S if self._saw_broken_connections else 0)) is not None:
@@ -162,7 +174,13 @@ class _Session:
     def _on_done(self, request_id: str, timeline: Timeline) -> None:
         if timeline.failure is not None and timeline.failure.kind in _BROKEN:
             self._saw_broken_connections = True
+        if timeline.sent_ns is not None:
+            self._sent_ns.append(timeline.sent_ns)
         self._recorder.send(Answered(request_id, timeline))
+
+    def _arrival_fit(self, trial: Trial) -> ArrivalManifest | None:
+        # Requests beyond a bound on those in flight are meant to wait.
+        return arrival_fit(self._arrivals[trial.level], self._sent_ns) if trial.concurrency is None else None
 
     def _encoded(self, trial: Trial, requests: Sequence[PlannedRequest], endpoint: Endpoint) -> list[Outgoing]:
         adapter = self._assembly.adapters[trial.engine.label]

@@ -1,4 +1,4 @@
-"""Whether a run measured what it was asked to measure: what the records alone can tell."""
+"""Whether a run measured what it was asked to measure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from llmbench.harness.arrival_fit import misfit
+from llmbench.results.manifest import TrialManifest
 from llmbench.results.records import RequestRecord
 
 SEND_LAG_BUDGET_NS = 5_000_000
+CLIENT_LAG_BUDGET_NS = 5_000_000
+MAX_COALESCED_SHARE = 0.01
+MAX_CPU_SHARE = 0.9
+MAX_WRONG_LENGTH_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +26,14 @@ class Finding:
     invalid: bool
 
 
-def judge(records: Iterable[RequestRecord], engines: Iterable[str], lag_matters: bool = True) -> list[Finding]:
+def judge(
+    records: Iterable[RequestRecord], engines: Iterable[str], lag_matters: bool = True, exact_lengths: bool = True
+) -> list[Finding]:
     """Findings per engine, in the order of `engines`; warm-up requests are not judged.
 
-    Invalid: no successful request; p99 of sent − due above SEND_LAG_BUDGET_NS. A flag only: answers of another length
-    than asked. `lag_matters` is false where the workload bounds the requests in flight: those beyond are meant to wait.
+    Invalid: no successful request; p99 of sent − due above SEND_LAG_BUDGET_NS; more than MAX_WRONG_LENGTH_SHARE of the
+    answers of another length than asked (fewer are a flag). `lag_matters` is false where the workload bounds the
+    requests in flight: those beyond are meant to wait. `exact_lengths` is false where answers may end when they like.
     """
     by_engine: dict[str, list[RequestRecord]] = defaultdict(list)
     for record in records:
@@ -34,8 +43,39 @@ def judge(records: Iterable[RequestRecord], engines: Iterable[str], lag_matters:
     for engine in engines:
         asked = by_engine.get(engine)
         if asked:
-            findings += _judge_engine(engine, asked, lag_matters)
+            findings += _judge_engine(engine, asked, lag_matters, exact_lengths)
     return findings
+
+
+def judge_trial(trial: TrialManifest, where: str) -> list[Finding]:
+    """What the instrument's own figures forbid; `where` names the trial in the sentences.
+
+    Late reads do no harm where the kernel stamps what arrives, unless they also merge what arrived apart.
+    """
+    findings = []
+    if trial.arrivals is not None and (found := misfit(trial.arrivals)) is not None:
+        findings.append(f"{where}: requests were not sent as the arrival process asks: {found}.")
+    instrument = trial.instrument
+    if instrument is None or trial.end_ns is None:
+        return [Finding(text, invalid=True) for text in findings]
+    lag, stamped_by = instrument.client_lag, "the kernel stamped what arrived"
+    if instrument.clock == "user space":
+        lag, stamped_by = instrument.loop_lag, "stamps are as late as it was"
+    merged = (instrument.num_coalesced or 0) / (instrument.num_chunks or 1)
+    harmful = instrument.clock == "user space" or (instrument.clock == "kernel" and merged > MAX_COALESCED_SHARE)
+    if harmful and lag is not None and lag.p99_ns is not None and lag.p99_ns > CLIENT_LAG_BUDGET_NS:
+        findings.append(
+            f"{where}: the load generator read late, p99 {lag.p99_ns / 1e6:.1f} ms (budget "
+            f"{CLIENT_LAG_BUDGET_NS / 1e6:.0f} ms); {stamped_by}, {merged:.1%} of the chunks only together with others."
+        )
+    if instrument.cpu_s is not None and trial.end_ns > trial.start_ns:
+        share = instrument.cpu_s / ((trial.end_ns - trial.start_ns) / 1e9)
+        if share > MAX_CPU_SHARE:
+            findings.append(
+                f"{where}: the load generator was busy {share:.0%} of the time (budget {MAX_CPU_SHARE:.0%}): it could "
+                "not have kept up with more, and hardly did with this."
+            )
+    return [Finding(text, invalid=True) for text in findings]
 
 
 def percentile_ns(values: list[int], share: float) -> int:
@@ -43,7 +83,7 @@ def percentile_ns(values: list[int], share: float) -> int:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _judge_engine(engine: str, asked: list[RequestRecord], lag_matters: bool) -> Iterable[Finding]:
+def _judge_engine(engine: str, asked: list[RequestRecord], lag_matters: bool, exact_lengths: bool) -> Iterable[Finding]:
     succeeded = [record for record in asked if record.status == "ok"]
     if not succeeded:
         kinds = ", ".join(sorted({record.error_kind or "unknown" for record in asked}))
@@ -56,9 +96,9 @@ def _judge_engine(engine: str, asked: list[RequestRecord], lag_matters: bool) ->
             invalid=True,
         )
     off = [record for record in succeeded if record.output_tokens not in (None, record.requested_tokens)]
-    if off:
+    if off and exact_lengths:
         yield Finding(
             f"{engine}: {len(off)} of {len(succeeded)} answers do not have the length asked, e.g. {off[0].request_id} "
             f"with {off[0].output_tokens} tokens where {off[0].requested_tokens} were asked.",
-            invalid=False,
+            invalid=len(off) > MAX_WRONG_LENGTH_SHARE * len(succeeded),
         )

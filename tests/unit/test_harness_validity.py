@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from llmbench.harness.validity import judge, percentile_ns
+from llmbench.harness.validity import judge, judge_trial, percentile_ns
+from llmbench.results.manifest import ArrivalManifest, InstrumentManifest, LagManifest, TrialManifest
 from llmbench.results.records import RequestRecord
 
 MS = 1_000_000
@@ -65,10 +67,17 @@ def test_warm_up_is_not_judged_and_an_engine_without_requests_neither() -> None:
     assert judge([replace(FAILED, warmup=True)], ["a", "b"]) == []
 
 
-def test_an_answer_of_another_length_is_flagged_and_stays_valid() -> None:
-    [finding] = judge([GOOD, replace(GOOD, output_tokens=3)], ["a"])
+def test_one_answer_in_a_hundred_of_another_length_is_flagged_and_more_are_invalid() -> None:
+    off = replace(GOOD, output_tokens=3)
+    [finding] = judge([GOOD] * 99 + [off], ["a"])
     assert not finding.invalid
-    assert "1 of 2 answers do not have the length asked" in finding.text
+    assert "1 of 100 answers do not have the length asked" in finding.text
+    [finding] = judge([GOOD] * 98 + [off] * 2, ["a"])
+    assert finding.invalid
+
+
+def test_answers_that_may_end_when_they_like_have_no_wrong_length() -> None:
+    assert judge([replace(GOOD, output_tokens=3)], ["a"], exact_lengths=False) == []
 
 
 def test_a_count_nobody_gave_is_no_wrong_length() -> None:
@@ -78,3 +87,51 @@ def test_a_count_nobody_gave_is_no_wrong_length() -> None:
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 2), (0.75, 3), (0.99, 4), (1.0, 4)])
 def test_percentile_is_the_nearest_rank(share: float, expected: int) -> None:
     assert percentile_ns([4, 3, 2, 1], share) == expected
+
+
+LATE = LagManifest(n=1000, p50_ns=MS, p99_ns=9 * MS, max_ns=20 * MS)
+
+
+def trial(**instrument: Any) -> TrialManifest:
+    return TrialManifest(
+        engine="a",
+        level="poisson 8/s",
+        round=0,
+        start_ns=0,
+        end_ns=10_000 * MS,
+        requests=80,
+        instrument=InstrumentManifest(event_loop="uvloop", **instrument),
+    )
+
+
+@pytest.mark.parametrize(
+    ("instrument", "said"),
+    [
+        ({"clock": "user space", "loop_lag": LATE}, "read late, p99 9.0 ms"),
+        ({"clock": "kernel", "client_lag": LATE, "num_chunks": 1000, "num_coalesced": 30}, "3.0% of the chunks only"),
+        ({"clock": "kernel", "cpu_s": 9.5}, "busy 95% of the time"),
+    ],
+)
+def test_an_instrument_that_could_not_keep_up(instrument: dict[str, Any], said: str) -> None:
+    [finding] = judge_trial(trial(**instrument), "a, poisson 8/s")
+    assert finding.invalid
+    assert said in finding.text
+
+
+@pytest.mark.parametrize(
+    "instrument",
+    [
+        {"clock": "kernel", "loop_lag": LATE, "client_lag": LATE, "num_chunks": 1000, "num_coalesced": 5},
+        {"clock": "packet", "client_lag": LATE, "num_chunks": 1000, "num_coalesced": 500},
+        {"clock": "kernel", "num_chunks": 1000, "num_coalesced": 500, "cpu_s": 1.0},
+    ],
+)
+def test_late_reads_that_the_kernel_s_stamps_make_good(instrument: dict[str, Any]) -> None:
+    assert judge_trial(trial(**instrument), "a") == []
+
+
+def test_arrivals_of_another_rate_are_invalid() -> None:
+    fit = ArrivalManifest(n=80, asked_rate=8, rate=4, rate_p=1e-9, gap_cv=1, asked_gap_cv=1)
+    [finding] = judge_trial(trial().model_copy(update={"arrivals": fit}), "a")
+    assert finding.invalid
+    assert "4 requests/s instead of 8" in finding.text

@@ -24,7 +24,17 @@ def test_names_that_only_look_like_it(name: str) -> None:
 def test_a_command_line_loses_values_and_keeps_its_shape() -> None:
     argv = ["vllm", "serve", "--api-key", "sk-1", "--port", "8000", "--hf-token=abc", "--max-tokens", "5"]
     shown = Redactor().argv(argv)
-    assert shown == ("vllm", "serve", "--api-key", HIDDEN, "--port", "8000", f"--hf-token={HIDDEN}", "--max-tokens", "5")
+    assert shown == (
+        "vllm",
+        "serve",
+        "--api-key",
+        HIDDEN,
+        "--port",
+        "8000",
+        f"--hf-token={HIDDEN}",
+        "--max-tokens",
+        "5",
+    )
 
 
 def test_an_option_without_a_value_does_not_hide_the_next_option() -> None:
