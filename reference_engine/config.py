@@ -10,6 +10,18 @@ from llmbench.reference_engine.errors import ConfigError
 
 DTypeName = Literal["float32", "bfloat16"]
 QuantizationName = Literal["int8", "int4"]
+EvictionName = Literal["lru", "fifo", "age"]
+BatchingName = Literal["continuous", "dynamic", "static"]
+StepOrder = Literal["decode-first", "prefill-first"]
+
+# Field to the names that it takes.
+_NAMES = {
+    "dtype": get_args(DTypeName),
+    "quantization": get_args(QuantizationName),
+    "eviction": get_args(EvictionName),
+    "batching": get_args(BatchingName),
+    "step_order": get_args(StepOrder),
+}
 
 DEFAULT_KV_CACHE_GIB = 1.0
 
@@ -31,6 +43,11 @@ class EngineConfig:
     num_threads: of the kernels, for the whole process; None is torch's number of threads.
     kernels: a name in kernels.dispatch.BACKENDS, or "auto" for the fastest that runs here.
     quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
+    prefix_cache: keep computed KV blocks for as long as nobody needs their place, for prompts with the same beginning.
+    eviction: which cached block gives way first; see cache/eviction.py.
+    batching: when waiting requests may join the running ones; see batching.py. max_batch_delay_ms is the time that a
+        dynamic batch waits for more requests.
+    step_order: whether a step begins with decodes or with prefills; see scheduler.py.
     seed: decides the output of sampled requests that bring no seed of their own, together with their order of arrival.
     """
 
@@ -45,15 +62,18 @@ class EngineConfig:
     num_threads: int | None = None
     kernels: str = "torch"
     quantization: QuantizationName | None = None
+    prefix_cache: bool = True
+    eviction: EvictionName = "lru"
+    batching: BatchingName = "continuous"
+    max_batch_delay_ms: float = 5.0
+    step_order: StepOrder = "decode-first"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dtype not in get_args(DTypeName):
-            raise ConfigError(f"dtype must be one of {', '.join(get_args(DTypeName))}; {self.dtype!r} was given.")
-        if self.quantization is not None and self.quantization not in get_args(QuantizationName):
-            raise ConfigError(
-                f"quantization must be one of {', '.join(get_args(QuantizationName))}; {self.quantization!r} was given."
-            )
+        for name, known in _NAMES.items():
+            value = getattr(self, name)
+            if value not in known and not (value is None and name == "quantization"):
+                raise ConfigError(f"{name} must be one of {', '.join(known)}; {value!r} was given.")
         for name in (
             "block_size",
             "num_blocks",
@@ -70,6 +90,10 @@ class EngineConfig:
         # `not >` and not `<=`: nan must be refused too.
         if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < float("inf"):
             raise ConfigError(f"kv_cache_gib must be a finite number above 0; {self.kv_cache_gib} was given.")
+        if not 0 <= self.max_batch_delay_ms < float("inf"):
+            raise ConfigError(
+                f"max_batch_delay_ms must be a finite number of at least 0; {self.max_batch_delay_ms} was given."
+            )
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least max_num_seqs "

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Sequence as SequenceOf
 
 import torch
 
 from llmbench.reference_engine.cache.block_pool import BlockPool
+from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import RequestError
@@ -33,6 +35,9 @@ from llmbench.reference_engine.scheduler import Scheduler
 from llmbench.reference_engine.sequence import FinishReason, Sequence
 
 __all__ = ["Engine", "EngineStats", "StepOutput"]
+
+# How long a step without work waits: only a dynamic batch that is not full has the engine ask again and again.
+_IDLE_S = 0.0005
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -55,8 +60,16 @@ class Engine:
         self.model_config: ModelConfig = model.config
         self.max_model_len = plan.max_model_len
         self.eos_token_ids = model.config.eos_token_ids
-        self._pool = BlockPool(plan.num_blocks)
-        self._scheduler = Scheduler(self._pool, config.block_size, config.max_num_seqs, config.max_num_batched_tokens)
+        self._pool = BlockPool(plan.num_blocks, config.eviction)
+        self._tables = BlockTables(self._pool, config.block_size, config.prefix_cache)
+        self._scheduler = Scheduler(
+            self._tables,
+            config.max_num_seqs,
+            config.max_num_batched_tokens,
+            batching_policy=config.batching,
+            max_delay_ns=round(config.max_batch_delay_ms * 1e6),
+            order=config.step_order,
+        )
         kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype)
         self._runner = ModelRunner(model, kv_cache, kernels, plan.max_model_len, config.quantization)
         self._sequences: dict[str, Sequence] = {}
@@ -68,8 +81,13 @@ class Engine:
         self._num_finished = 0
         self._num_aborted = 0
 
-    def add_request(self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams) -> None:
-        """Queue a request. Raises RequestError, and changes nothing, if it could never be served."""
+    def add_request(
+        self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams, priority: int = 0
+    ) -> None:
+        """Queue a request; the lower its priority, the sooner it is served.
+
+        Raises RequestError, and changes nothing, if it could never be served.
+        """
         if request_id in self._sequences:
             raise RequestError(f"Request id {request_id!r} is already being served.")
         if not prompt_token_ids:
@@ -86,7 +104,7 @@ class Engine:
                 raise RequestError(f"Token id {token_id} is outside the vocabulary of {vocab_size} tokens.")
         drawn_seed = self._request_seeds.getrandbits(64)
         seed = drawn_seed if params.seed is None else params.seed
-        sequence = Sequence(request_id, prompt_token_ids, params, seed)
+        sequence = Sequence(request_id, prompt_token_ids, params, seed, priority)
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
         self._num_prompt_tokens += sequence.num_prompt_tokens
@@ -95,6 +113,8 @@ class Engine:
         """Compute one step. One output per request that got a token; a prefill that is not done yet brings none."""
         plan = self._scheduler.schedule()
         if not plan.chunks:
+            if self.has_work():
+                time.sleep(_IDLE_S)
             return []
         logits = self._runner.execute(plan)
         self._scheduler.commit(plan)
@@ -111,8 +131,10 @@ class Engine:
             self._forget(sequence)
             self._num_finished += 1
         logprobs = None if token.logprobs is None else [token.logprobs]
-        # 0 is a fact: without a prefix cache every prompt token is computed.
-        return StepOutput(sequence.request_id, [token.token_id], sequence.finish_reason, 0, logprobs)
+        assert sequence.num_cached_tokens is not None
+        return StepOutput(
+            sequence.request_id, [token.token_id], sequence.finish_reason, sequence.num_cached_tokens, logprobs
+        )
 
     def finish(self, request_id: str, reason: FinishReason = "stop") -> bool:
         """End a request from outside, as a stop string does; no StepOutput follows.
@@ -155,6 +177,9 @@ class Engine:
             num_computed_tokens=self._num_computed_tokens,
             num_finished=self._num_finished,
             num_aborted=self._num_aborted,
+            num_cache_queried_tokens=self._tables.num_queried_tokens,
+            num_cache_hit_tokens=self._tables.num_hit_tokens,
+            num_evicted_blocks=self._pool.num_evicted,
         )
 
     def check_integrity(self) -> None:

@@ -38,6 +38,7 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> torch.Tensor:
         """Logits [n, vocab_size] of the last token of each chunk that samples, in the plan's order; fills the cache."""
+        self.kv_cache.copy_blocks(plan.copies)
         hidden = self.model(self._batch(plan))
         last_rows: list[int] = []
         end = 0

@@ -23,7 +23,11 @@ class StepOutput(NamedTuple):
 
 
 class EngineStats(NamedTuple):
-    """Gauges (the first five) as of now, counters since the engine was made."""
+    """Gauges (the first five) as of now, counters since the engine was made.
+
+    num_cache_queried_tokens: tokens of all requests that were looked up in the prefix cache; num_cache_hit_tokens of
+    them were found. num_evicted_blocks lost their cached content to somebody else's.
+    """
 
     num_running: int
     num_waiting: int
@@ -37,3 +41,6 @@ class EngineStats(NamedTuple):
     num_computed_tokens: int
     num_finished: int
     num_aborted: int
+    num_cache_queried_tokens: int
+    num_cache_hit_tokens: int
+    num_evicted_blocks: int

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import time
+from bisect import insort
+from collections.abc import Callable
 from typing import NamedTuple
 
-from llmbench.reference_engine.cache.block_pool import BlockPool
+from llmbench.reference_engine import batching
+from llmbench.reference_engine.cache.block_tables import BlockTables
+from llmbench.reference_engine.config import StepOrder
 from llmbench.reference_engine.sequence import Sequence
+
+# A request of priority p goes ahead of the last (p' - p) * this many requests of priority p'. Finite, so that no
+# request waits for ever, however many more urgent ones arrive.
+QUEUE_PLACES_PER_PRIORITY = 1000
 
 
 class Chunk(NamedTuple):
@@ -23,11 +31,15 @@ class Chunk(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-    """One step's work. The first `num_decodes` chunks are one token each; prefill chunks follow."""
+    """One step's work. The first `num_decodes` chunks are one token each; prefill chunks follow.
+
+    `copies` are pairs of blocks: before anything is computed, the first's content goes to the second, one by one.
+    """
 
     chunks: tuple[Chunk, ...]
     num_decodes: int
     preempted: tuple[str, ...]
+    copies: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -35,24 +47,45 @@ class StepPlan(NamedTuple):
 
 
 class Scheduler:
-    """First come, first served; decodes first, then prefill chunks with the budget that is left.
+    """Served by rank, which is order of arrival moved by priority; who comes first gets seats, blocks and budget first.
 
-    Every request ends: all running sequences arrived before all waiting ones, a lack of blocks is settled at the cost
-    of the youngest running one, and any sequence of max_model_len fits the pool alone; so the oldest one advances in
-    every step, and with it gone the next one is the oldest.
+    order: "decode-first" computes all decodes and spends the rest of the budget on prefill chunks, so that running
+    requests never stall (Sarathi-Serve, arXiv:2403.02310 §4); "prefill-first" decodes in steps without a prefill alone.
+
+    Every request ends. Only finitely many others have a lower rank. A lack of blocks is settled at the cost of the
+    running sequence of the highest rank, and any sequence of max_model_len fits the pool alone: so the running sequence
+    of the lowest rank is never held up by another one, and with it gone the next one is the first. A prefill-first step
+    holds it up, but for no longer than it takes to fill the seats.
     """
 
-    def __init__(self, pool: BlockPool, block_size: int, max_num_seqs: int, max_num_batched_tokens: int) -> None:
-        self.pool = pool
-        self.block_size = block_size
+    def __init__(
+        self,
+        tables: BlockTables,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        *,
+        batching_policy: str = "continuous",
+        max_delay_ns: int = 0,
+        order: StepOrder = "decode-first",
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.tables = tables
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self.waiting: deque[Sequence] = deque()  # in order of arrival, as is `running`
+        self.waiting: list[Sequence] = []  # by rank, as is `running`
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self._may_admit = batching.POLICIES[batching_policy]
+        self._max_delay_ns = max_delay_ns
+        self._order = order
+        self._clock_ns = clock_ns
+        self._num_arrived = 0
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self._num_arrived += 1
+        sequence.rank = self._num_arrived + sequence.priority * QUEUE_PLACES_PER_PRIORITY
+        sequence.arrival_ns = self._clock_ns()
+        insort(self.waiting, sequence, key=_rank)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that ended or was given up, waiting or running, and free its blocks."""
@@ -60,29 +93,38 @@ class Scheduler:
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
-        self._release(sequence)
+        self.tables.release(sequence)
 
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
     def schedule(self) -> StepPlan:
-        """The next step; its blocks are in the sequences' tables already. Empty only when there is no work."""
+        """The next step; its blocks are in the sequences' tables already.
+
+        Empty only when there is no work, or when the batching policy has the queue wait for more requests.
+        """
         preempted: list[str] = []
-        decodes = self._plan_decodes(preempted)
-        budget = self.max_num_batched_tokens - len(decodes)
-        prefills: list[Chunk] = []
-        for sequence in self.running:
-            if sequence.num_uncomputed_tokens > 1:
-                budget = self._plan_prefill(sequence, budget, prefills)
-        # After a preemption the pool is full: whoever were admitted now would take the blocks that were just won.
-        while self.waiting and budget > 0 and not preempted and self._admit_next():
-            budget = self._plan_prefill(self.running[-1], budget, prefills)
-        return StepPlan((*decodes, *prefills), len(decodes), tuple(preempted))
+        decodes: list[Chunk] = []
+        may_admit = self._is_open()
+        if self._order == "decode-first":
+            decodes = self._plan_decodes(preempted)
+        prefills = self._plan_prefills(self.max_num_batched_tokens - len(decodes), may_admit and not preempted)
+        if not prefills and self._order == "prefill-first":
+            decodes = self._plan_decodes(preempted)
+        return StepPlan((*decodes, *prefills), len(decodes), tuple(preempted), self.tables.take_copies())
 
     def commit(self, plan: StepPlan) -> None:
         """Note that the plan's keys and values are in the cache."""
         for chunk in plan.chunks:
-            chunk.sequence.num_computed_tokens = chunk.start + chunk.num_tokens
+            self.tables.commit(chunk.sequence, chunk.start + chunk.num_tokens)
+
+    def _is_open(self) -> bool:
+        if not self.waiting:
+            return False
+        waited_ns = self._clock_ns() - min(sequence.arrival_ns for sequence in self.waiting[: self.max_num_seqs])
+        return self._may_admit(
+            batching.QueueState(len(self.running), len(self.waiting), self.max_num_seqs, waited_ns, self._max_delay_ns)
+        )
 
     def _plan_decodes(self, preempted: list[str]) -> list[Chunk]:
         decodes: list[Chunk] = []
@@ -90,14 +132,29 @@ class Scheduler:
         while index < len(self.running):  # the list shrinks from its end while sequences are preempted
             sequence = self.running[index]
             if sequence.num_uncomputed_tokens == 1:
-                while not self._grow(sequence, sequence.num_tokens) and self.running[-1] is not sequence:
-                    preempted.append(self._preempt_youngest())
-                if not self._covers(sequence, sequence.num_tokens):
-                    preempted.append(self._preempt_youngest())
+                while not (grown := self.tables.grow(sequence, sequence.num_tokens)):
+                    preempted.append(self._preempt_last())
+                    if index == len(self.running):
+                        break
+                if not grown:
                     break
                 decodes.append(Chunk(sequence, sequence.num_computed_tokens, 1))
             index += 1
         return decodes
+
+    def _plan_prefills(self, budget: int, may_admit: bool) -> list[Chunk]:
+        """Chunks of at most `budget` tokens: of prefills begun before, then of newcomers while there is room.
+
+        may_admit is False after a preemption, too: the pool is full then, and whoever were admitted would take the
+        blocks that were just won.
+        """
+        prefills: list[Chunk] = []
+        for sequence in self.running:
+            if sequence.num_uncomputed_tokens > 1:
+                budget = self._plan_prefill(sequence, budget, prefills)
+        while may_admit and budget > 0 and (admitted := self._admit_next()) is not None:
+            budget = self._plan_prefill(admitted, budget, prefills)
+        return prefills
 
     def _plan_prefill(self, sequence: Sequence, budget: int, prefills: list[Chunk]) -> int:
         """Append the sequence's next chunk if there is budget; returns the budget left."""
@@ -106,60 +163,35 @@ class Scheduler:
             prefills.append(Chunk(sequence, sequence.num_computed_tokens, num_tokens))
         return budget - num_tokens
 
-    def _admit_next(self) -> bool:
-        """Move the oldest waiting sequence to `running` with blocks for all its tokens; False if it has to wait.
+    def _admit_next(self) -> Sequence | None:
+        """Move the first waiting sequence to `running` with blocks for all its tokens; None if it has to wait.
 
         Blocks for the whole prompt, not only for its first chunk: then a prefill once begun never lacks blocks. One
         block per running sequence stays free: each will soon need one, and would preempt the newcomer for it.
         """
-        if len(self.running) >= self.max_num_seqs:
-            return False
+        if not self.waiting or len(self.running) >= self.max_num_seqs:
+            return None
         sequence = self.waiting[0]
-        if self._num_blocks(sequence.num_tokens) + len(self.running) > self.pool.num_free:
-            return False
-        self.running.append(self.waiting.popleft())
-        self._grow(sequence, sequence.num_tokens)
-        return True
+        if not self.tables.begin(sequence, num_spare=len(self.running)):
+            return None
+        del self.waiting[0]
+        insort(self.running, sequence, key=_rank)
+        return sequence
 
-    def _preempt_youngest(self) -> str:
-        """Take the youngest running sequence's blocks; it waits at the head of the queue and is recomputed later."""
+    def _preempt_last(self) -> str:
+        """Take the blocks of the last running sequence; it waits for its turn and is recomputed later."""
         sequence = self.running.pop()
-        self._release(sequence)
-        self.waiting.appendleft(sequence)
+        self.tables.release(sequence)
+        insort(self.waiting, sequence, key=_rank)
         self.num_preemptions += 1
         return sequence.request_id
 
-    def _release(self, sequence: Sequence) -> None:
-        self.pool.free(sequence.block_table)
-        sequence.block_table = []
-        sequence.num_computed_tokens = 0
-
-    def _num_blocks(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.block_size)
-
-    def _covers(self, sequence: Sequence, num_tokens: int) -> bool:
-        return len(sequence.block_table) >= self._num_blocks(num_tokens)
-
-    def _grow(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Extend the block table to hold that many tokens; False, and nothing changed, if blocks are lacking."""
-        num_missing = self._num_blocks(num_tokens) - len(sequence.block_table)
-        if num_missing > self.pool.num_free:
-            return False
-        if num_missing > 0:
-            sequence.block_table += self.pool.allocate(num_missing)
-        return True
-
     def check_integrity(self) -> None:
         """Raise RuntimeError unless every used block is in exactly as many tables as its reference count says."""
-        self.pool.check_integrity()
-        references = Counter(block_id for sequence in self.running for block_id in sequence.block_table)
         if any(sequence.block_table for sequence in self.waiting):
             raise RuntimeError("a waiting sequence holds blocks")
-        if len(references) != self.pool.num_used:
-            raise RuntimeError(f"{self.pool.num_used} blocks are used, {len(references)} are in block tables")
-        for block_id, count in references.items():
-            if count != self.pool.ref_count(block_id):
-                raise RuntimeError(f"block {block_id} is in {count} tables, counted {self.pool.ref_count(block_id)}")
-        for sequence in self.running:
-            if not self._covers(sequence, sequence.num_computed_tokens):
-                raise RuntimeError(f"{sequence.request_id} has computed tokens without a block")
+        self.tables.check_integrity(self.running)
+
+
+def _rank(sequence: Sequence) -> int:
+    return sequence.rank

@@ -18,27 +18,48 @@ class Sequence:
     of `block_table`: position p lives in block `block_table[p // block_size]` at offset `p % block_size`. The scheduler
     owns both fields. `seed` is the request's own or one drawn for it; with the number of output tokens it determines
     every random choice, so a preempted sequence needs no saved generator state.
+
+    A lower `priority` is served first; `rank` is the place in the queue that the scheduler made of it. `block_keys` are
+    the names of the full blocks, see cache/prefix_cache.py; `num_cached_tokens` of the prompt were found in the cache,
+    None before the sequence was admitted.
     """
 
     __slots__ = (
+        "arrival_ns",
+        "block_keys",
         "block_table",
         "finish_reason",
+        "num_cached_tokens",
         "num_computed_tokens",
         "num_prompt_tokens",
         "params",
+        "priority",
+        "rank",
         "request_id",
         "seed",
         "token_ids",
     )
 
-    def __init__(self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams, seed: int) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        prompt_token_ids: SequenceOf[int],
+        params: SamplingParams,
+        seed: int,
+        priority: int = 0,
+    ) -> None:
         self.request_id = request_id
         self.token_ids = list(prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
         self.params = params
         self.seed = seed
+        self.priority = priority
+        self.rank = 0
+        self.arrival_ns = 0
         self.num_computed_tokens = 0
+        self.num_cached_tokens: int | None = None
         self.block_table: list[int] = []
+        self.block_keys: list[bytes] = []
         self.finish_reason: FinishReason | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -60,3 +61,8 @@ class KVCache:
         )
         # Keys and values of each layer, [num_blocks, block_size, num_kv_heads, head_dim]; views, cut once.
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = [(layer[0], layer[1]) for layer in self.data]
+
+    def copy_blocks(self, copies: Iterable[tuple[int, int]]) -> None:
+        """Copy whole blocks, the first of each pair to the second, in this order and in all layers."""
+        for source, target in copies:
+            self.data[:, :, target] = self.data[:, :, source]

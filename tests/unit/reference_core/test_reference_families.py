@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from llmbench.reference_engine.cache.block_pool import BlockPool
+from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.errors import CheckpointError, KernelsUnavailableError
 from llmbench.reference_engine.kernels import dispatch
@@ -74,7 +75,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pa
 def logits_of(folder: Path, kernels_name: str, text: list[int], prompt_len: int) -> torch.Tensor:
     """Logits at positions prompt_len - 1 … end: the prompt in chunks of 11, then each known token as a decode."""
     model = load_model(folder, torch.float32)
-    scheduler = Scheduler(BlockPool(32), 16, max_num_seqs=1, max_num_batched_tokens=11)
+    scheduler = Scheduler(BlockTables(BlockPool(32), 16), max_num_seqs=1, max_num_batched_tokens=11)
     cache = KVCache(model.config, 32, 16, torch.float32)
     runner = ModelRunner(model, cache, dispatch.load(kernels_name, 1), max_model_len=128)
     sequence = Sequence("a", text[:prompt_len], SamplingParams(max_tokens=len(text)), seed=0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llmbench.reference_engine.cache.block_pool import BlockPool
+from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.kernels import attention_torch, dispatch
 from llmbench.reference_engine.layers.rotary import inverse_frequencies
@@ -26,7 +27,7 @@ def paged_logits(folder: Path, texts: list[list[int]], prompt_lens: list[int], b
     """Logits at positions prompt_len - 1 … end of each text: prefill in chunks, then each known token as a decode."""
     model = load_model(folder, torch.float32)
     block_size = 4
-    scheduler = Scheduler(BlockPool(64), block_size, max_num_seqs=4, max_num_batched_tokens=budget)
+    scheduler = Scheduler(BlockTables(BlockPool(64), block_size), max_num_seqs=4, max_num_batched_tokens=budget)
     cache = KVCache(model.config, 64, block_size, torch.float32)
     # What a block held before must not matter: start from numbers that would show.
     cache.data.uniform_(-50, 50, generator=torch.Generator().manual_seed(0))

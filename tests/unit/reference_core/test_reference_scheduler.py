@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llmbench.reference_engine.cache.block_pool import BlockPool
+from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Scheduler, StepPlan
 from llmbench.reference_engine.sequence import Sequence
@@ -27,7 +28,7 @@ def run_step(scheduler: Scheduler) -> StepPlan:
     plan = scheduler.schedule()
     for sequence, start, num_tokens in plan.chunks:
         assert start == sequence.num_computed_tokens
-        assert len(sequence.block_table) * scheduler.block_size >= start + num_tokens
+        assert len(sequence.block_table) * BLOCK_SIZE >= start + num_tokens
     scheduler.commit(plan)
     for chunk in plan.chunks:
         sequence = chunk.sequence
@@ -42,7 +43,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(extra_blocks=st.integers(0, 12), seats=st.integers(1, 5), extra_budget=st.integers(0, 12))
     def start(self, extra_blocks: int, seats: int, extra_budget: int) -> None:
         self.pool = BlockPool(MAX_LEN // BLOCK_SIZE + extra_blocks)
-        self.scheduler = Scheduler(self.pool, BLOCK_SIZE, seats, seats + extra_budget)
+        self.scheduler = Scheduler(BlockTables(self.pool, BLOCK_SIZE), seats, seats + extra_budget)
         self.live: list[Sequence] = []
         self.count = 0
 
@@ -102,7 +103,7 @@ TestScheduler = SchedulerMachine.TestCase
 
 
 def test_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
-    scheduler = Scheduler(BlockPool(100), BLOCK_SIZE, max_num_seqs=4, max_num_batched_tokens=8)
+    scheduler = Scheduler(BlockTables(BlockPool(100), BLOCK_SIZE), max_num_seqs=4, max_num_batched_tokens=8)
     short, long = make_sequence("short", 3, 20), make_sequence("long", 20, 2)
     scheduler.add(short)
     run_step(scheduler)
@@ -117,7 +118,7 @@ def test_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
 
 
 def test_served_in_order_of_arrival() -> None:
-    scheduler = Scheduler(BlockPool(100), BLOCK_SIZE, max_num_seqs=2, max_num_batched_tokens=64)
+    scheduler = Scheduler(BlockTables(BlockPool(100), BLOCK_SIZE), max_num_seqs=2, max_num_batched_tokens=64)
     for index in range(5):
         scheduler.add(make_sequence(f"r{index}", 4, 3))
     first_seen: list[str] = []
@@ -129,7 +130,7 @@ def test_served_in_order_of_arrival() -> None:
 
 
 def test_youngest_is_preempted_and_keeps_its_output() -> None:
-    scheduler = Scheduler(BlockPool(6), BLOCK_SIZE, max_num_seqs=2, max_num_batched_tokens=64)
+    scheduler = Scheduler(BlockTables(BlockPool(6), BLOCK_SIZE), max_num_seqs=2, max_num_batched_tokens=64)
     old, young = make_sequence("old", 8, 12), make_sequence("young", 4, 8)
     scheduler.add(old)
     scheduler.add(young)
@@ -148,7 +149,7 @@ def test_youngest_is_preempted_and_keeps_its_output() -> None:
 @settings(max_examples=40, deadline=None)
 def test_without_pressure_the_number_of_steps_is_the_least_possible(prompts: list[int]) -> None:
     """With seats, blocks and budget for all, every request is prefilled in the first step and decodes one per step."""
-    scheduler = Scheduler(BlockPool(1000), BLOCK_SIZE, max_num_seqs=8, max_num_batched_tokens=1000)
+    scheduler = Scheduler(BlockTables(BlockPool(1000), BLOCK_SIZE), max_num_seqs=8, max_num_batched_tokens=1000)
     for index, prompt in enumerate(prompts):
         scheduler.add(make_sequence(f"r{index}", prompt, 5))
     steps = 0

@@ -1,0 +1,123 @@
+"""Which blocks each sequence reads and writes: its block table, from admission to release. Needs no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from llmbench.reference_engine.cache.block_pool import BlockPool
+from llmbench.reference_engine.cache.prefix_cache import extend_keys, find_prefix
+from llmbench.reference_engine.sequence import Sequence
+
+
+class BlockTables:
+    """Fills and empties the sequences' tables with blocks of one pool; no step may overwrite what another one reads.
+
+    `prefix_cache` lets a sequence begin with the blocks of an equal beginning that was computed before. `copies` are
+    the blocks whose content must be copied before the step computes anything, in this order; the scheduler takes them.
+    """
+
+    def __init__(self, pool: BlockPool, block_size: int, prefix_cache: bool = False) -> None:
+        self.pool = pool
+        self.block_size = block_size
+        self.prefix_cache = prefix_cache
+        self.copies: list[tuple[int, int]] = []
+        self.num_queried_tokens = 0
+        self.num_hit_tokens = 0
+
+    def begin(self, sequence: Sequence, num_spare: int) -> bool:
+        """Give a sequence blocks for all its tokens, the cached ones among them; False, and nothing changed, if the
+        pool would be left with fewer than num_spare free blocks."""
+        cached = self._find_cached(sequence)
+        num_new = self._num_blocks(sequence.num_tokens) - len(cached)
+        num_revived = sum(self.pool.ref_count(block_id) == 0 for block_id in cached)
+        if num_new + num_revived + num_spare > self.pool.num_free:
+            return False
+        self.pool.share(cached)
+        sequence.block_table = cached + self.pool.allocate(num_new)
+        sequence.num_computed_tokens = len(cached) * self.block_size
+        if sequence.num_cached_tokens is None:  # only now: after a preemption a sequence finds what it computed itself
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            if self.prefix_cache:
+                self.num_queried_tokens += sequence.num_tokens
+                self.num_hit_tokens += sequence.num_computed_tokens
+        return True
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Let the sequence write up to num_tokens; False, and nothing changed, if blocks are lacking.
+
+        The block that is written next may be one that other tables read too: then this table gets a copy of it.
+        """
+        num_missing = self._num_blocks(num_tokens) - len(sequence.block_table)
+        first_written = sequence.num_computed_tokens // self.block_size
+        must_copy = (
+            first_written < len(sequence.block_table) and self.pool.ref_count(sequence.block_table[first_written]) > 1
+        )
+        if max(num_missing, 0) + must_copy > self.pool.num_free:
+            return False
+        if must_copy:
+            (own,) = self.pool.allocate(1)
+            shared = sequence.block_table[first_written]
+            self.copies.append((shared, own))
+            sequence.block_table[first_written] = own
+            self.pool.free([shared])
+        if num_missing > 0:
+            sequence.block_table += self.pool.allocate(num_missing)
+        return True
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Let the child, equal to the parent so far, read the parent's blocks; the first to write copies."""
+        self.pool.share(parent.block_table)
+        child.block_table = list(parent.block_table)
+        child.num_computed_tokens = parent.num_computed_tokens
+        child.num_cached_tokens = parent.num_cached_tokens
+
+    def commit(self, sequence: Sequence, num_computed_tokens: int) -> None:
+        """Note that the keys and values of so many tokens are in the sequence's blocks, or that only so many count."""
+        num_full = sequence.num_computed_tokens // self.block_size
+        sequence.num_computed_tokens = num_computed_tokens
+        if not self.prefix_cache or num_computed_tokens // self.block_size <= num_full:
+            return
+        keys = sequence.block_keys
+        extend_keys(keys, sequence.token_ids, self.block_size)
+        for index in range(num_full, num_computed_tokens // self.block_size):
+            self.pool.store(keys[index], sequence.block_table[index])
+
+    def release(self, sequence: Sequence) -> None:
+        # The last block first: evicted in this order, what is left of the content is still a beginning.
+        self.pool.free(reversed(sequence.block_table))
+        sequence.block_table = []
+        sequence.num_computed_tokens = 0
+
+    def take_copies(self) -> tuple[tuple[int, int], ...]:
+        """The copies that the next step begins with, from block to block; they are the caller's now."""
+        copies = tuple(self.copies)
+        self.copies.clear()
+        return copies
+
+    def covers(self, sequence: Sequence, num_tokens: int) -> bool:
+        return len(sequence.block_table) >= self._num_blocks(num_tokens)
+
+    def _find_cached(self, sequence: Sequence) -> list[int]:
+        if not self.prefix_cache:
+            return []
+        extend_keys(sequence.block_keys, sequence.token_ids, self.block_size)
+        # One token at least is left to compute: the cache holds keys and values, and no logits to choose a token from.
+        return find_prefix(self.pool, sequence.block_keys[: (sequence.num_tokens - 1) // self.block_size])
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
+        """Raise RuntimeError unless every used block is in exactly as many of these tables as its count says."""
+        self.pool.check_integrity()
+        sequences = list(sequences)
+        references = Counter(block_id for sequence in sequences for block_id in sequence.block_table)
+        if len(references) != self.pool.num_used:
+            raise RuntimeError(f"{self.pool.num_used} blocks are used, {len(references)} are in block tables")
+        for block_id, count in references.items():
+            if count != self.pool.ref_count(block_id):
+                raise RuntimeError(f"block {block_id} is in {count} tables, counted {self.pool.ref_count(block_id)}")
+        for sequence in sequences:
+            if not self.covers(sequence, sequence.num_computed_tokens):
+                raise RuntimeError(f"{sequence.request_id} has computed tokens without a block")
