@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -223,6 +224,24 @@ Tensor argmax(const Tensor& logits) {
   return out;
 }
 
+// The sum of all 8-byte words: reads memory as fast as the threads can, for the roofline of benchmarks.
+int64_t checksum(const Tensor& bytes) {
+  TORCH_CHECK(bytes.is_contiguous() && bytes.scalar_type() == at::kByte, "bytes must be contiguous uint8");
+  constexpr int64_t kWordsPerItem = 1 << 15;
+  const int64_t num_words = bytes.numel() / 8;
+  const auto* words = reinterpret_cast<const uint64_t*>(bytes.const_data_ptr<uint8_t>());
+  std::atomic<uint64_t> total{0};
+  Runtime& run = runtime();
+  const std::lock_guard lock(run.one_at_a_time);
+  run.pool->run((num_words + kWordsPerItem - 1) / kWordsPerItem, [&](int64_t item, int) {
+    const int64_t last = std::min((item + 1) * kWordsPerItem, num_words);
+    uint64_t sum = 0;
+    for (int64_t i = item * kWordsPerItem; i < last; ++i) sum += words[i];
+    total.fetch_add(sum, std::memory_order_relaxed);
+  });
+  return static_cast<int64_t>(total.load());
+}
+
 void set_num_threads(int64_t num_threads) {
   TORCH_CHECK(num_threads >= 1, "num_threads must be at least 1");
   Runtime& run = runtime();
@@ -260,6 +279,7 @@ TORCH_LIBRARY(llmbench, library) {
       "attention(Tensor qkv, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor spans, Tensor block_tables, Tensor? cos, "
       "Tensor? sin, Tensor? q_norm, Tensor? k_norm, float norm_eps, int num_heads, float scale, int window) -> Tensor");
   library.def("argmax(Tensor logits) -> Tensor");
+  library.def("checksum(Tensor bytes) -> int");
   library.def("set_num_threads(int num_threads) -> ()", &set_num_threads);
   library.def("instruction_sets() -> str", &instruction_sets);
   library.def("set_instruction_set(str name) -> ()", &set_instruction_set);
@@ -269,6 +289,7 @@ TORCH_LIBRARY_IMPL(llmbench, CPU, library) {
   library.impl("linear", &linear);
   library.impl("attention", &attention);
   library.impl("argmax", &argmax);
+  library.impl("checksum", &checksum);
 }
 
 }  // namespace llmbench

@@ -1,0 +1,149 @@
+"""Tokens per second of the reference engine on CPU, beside the engines that people would pick, in one run.
+
+    python benchmarks/decode.py                       # ours: synthetic:llama-150m and tinyllama-1.1b
+    python benchmarks/decode.py --peers               # and llama.cpp, OpenVINO GenAI, CTranslate2, transformers
+
+Random weights of real shapes; greedy; decode at batch 1, 8 and 16 after prompts of 32 tokens, and the prefill of one
+prompt of 512. Each engine and format is its own process, and the processes take turns: all of them once, then all of
+them again in the opposite order, so that a slow minute of the machine is nobody's alone. The table has the median of
+all rounds and, behind ±, half the distance from the 25th to the 75th percentile. The last line is the run as JSON.
+
+Roofline: the bytes that a decode step must read, every weight of every linear layer once, times the steps per second,
+as a share of the machine's read bandwidth. That is measured by the kernels' own threads over more memory than any
+cache holds, before and after the run; the larger one counts. Only batch 1 is bounded by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import peers
+import torch
+
+from llmbench.reference_engine.kernels.build import load_library
+from llmbench.reference_engine.models.loader import read_model_config
+from llmbench.reference_engine.models.synthetic import create
+
+BYTES_PER_WEIGHT = {"bfloat16": 2.0, "int8": 1 + 2 / 64, "int4": 0.5 + 2 / 64}
+WORKER = Path(__file__).with_name("decode_worker.py")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    bandwidth = read_bandwidth(arguments.threads)
+    rows = [(model, "reference", weight_format) for model in arguments.models for weight_format in BYTES_PER_WEIGHT]
+    if arguments.peers:
+        wanted = {engine: formats for engine, formats in peers.FORMATS.items() if engine in arguments.peers}
+        rows += [(m, engine, f) for m in arguments.models for engine, formats in wanted.items() for f in formats]
+    samples: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for turn in range(arguments.turns):
+        for row in rows if turn % 2 == 0 else rows[::-1]:
+            sample = measure(row, arguments)
+            if sample is not None:
+                samples.setdefault(row, []).append(sample)
+    bandwidth = max(bandwidth, read_bandwidth(arguments.threads))
+    report(samples, arguments, bandwidth)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["synthetic:llama-150m", "synthetic:tinyllama-1.1b"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 16])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--tokens", type=int, default=48, help="decoded per sequence and round (default 48)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds per process (default 3)")
+    parser.add_argument("--turns", type=int, default=2, help="processes per engine and format (default 2)")
+    parser.add_argument("--peers", nargs="*", choices=list(peers.FORMATS), help="these peers; all if none is named")
+    arguments = parser.parse_args()
+    if arguments.peers == []:
+        arguments.peers = list(peers.FORMATS)
+    return arguments
+
+
+def measure(row: tuple[str, str, str], arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """One process of one row; None, with the reason on stderr, if it does not run here."""
+    model, engine, weight_format = row
+    checkpoint = create(model)
+    settings = {
+        "threads": arguments.threads,
+        "batches": arguments.batches,
+        "num_tokens": arguments.tokens,
+        "rounds": arguments.rounds,
+        "prompt_len": 32,
+        "prefill_len": 512,
+        "vocab_size": read_model_config(checkpoint).vocab_size,
+        "seed": 0,
+    }
+    print(f"{model} {engine} {weight_format} …", file=sys.stderr, flush=True)
+    try:
+        python, path = Path(sys.executable), checkpoint
+        if engine != "reference":
+            python = peers.environment()
+            path = peers.converted(python, checkpoint, engine, weight_format)
+        command = [python, WORKER, engine, weight_format, path, json.dumps(settings)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except subprocess.CalledProcessError as error:
+        complaint = (error.stderr or "").strip().splitlines()[-1:]
+        print(f"{engine} {weight_format} did not run: {' '.join(complaint)}", file=sys.stderr)
+        return None
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def read_bandwidth(num_threads: int) -> float:
+    """Bytes per second that the kernels' threads can read from memory: the best of several passes over 1 GiB."""
+    load_library()
+    torch.ops.llmbench.set_num_threads(num_threads)
+    memory = torch.ones(2**30, dtype=torch.uint8)
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        torch.ops.llmbench.checksum(memory)
+        best = min(best, time.perf_counter() - start)
+    return memory.numel() / best
+
+
+def num_linear_weights(checkpoint: Path) -> int:
+    config = read_model_config(checkpoint)
+    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    layer = config.hidden_size * (heads + 3 * config.intermediate_size)
+    return config.num_layers * layer + config.vocab_size * config.hidden_size
+
+
+def report(
+    samples: dict[tuple[str, str, str], list[dict[str, Any]]], arguments: argparse.Namespace, bandwidth: float
+) -> None:
+    batches = [str(batch) for batch in arguments.batches]
+    print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, {bandwidth / 1e9:.1f} GB/s read")
+    print("tokens/s: median ± half the interquartile range")
+    heads = [*(f"decode b{batch}" for batch in batches), "prefill 512"]
+    print(f"{'model':24} {'engine':13} {'format':9} " + " ".join(f"{head:>15}" for head in heads) + "  roofline b1")
+    for (model, engine, weight_format), results in samples.items():
+        cells = [[value for result in results for value in result["decode"][batch]] for batch in batches]
+        cells.append([value for result in results for value in result["prefill"]])
+        share = ""
+        if engine == "reference" and "1" in batches:
+            num_bytes = num_linear_weights(create(model)) * BYTES_PER_WEIGHT[weight_format]
+            share = f"{num_bytes * statistics.median(cells[batches.index('1')]) / bandwidth:11.0%}"
+        print(f"{model:24} {engine:13} {weight_format:9} " + " ".join(map(cell, cells)) + f"  {share}")
+    rows = [{"row": row, "results": results} for row, results in samples.items()]
+    print(json.dumps({"bandwidth_bytes_per_s": bandwidth, "threads": arguments.threads, "samples": rows}))
+
+
+def cell(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:15.1f}"
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:8.1f} ±{(high - low) / 2:5.1f}"
+
+
+if __name__ == "__main__":
+    main()
