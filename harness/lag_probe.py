@@ -23,10 +23,12 @@ class LagProbe:
         self._due_ns = perf_counter_ns() + INTERVAL_NS
         self._alarm.set(self._due_ns)
 
-    def close(self) -> LagManifest:
-        """Stop, and say what was seen."""
-        self._alarm.close()
+    def lag(self) -> LagManifest:
+        """What was seen so far."""
         return self._lags.manifest()
+
+    def close(self) -> None:
+        self._alarm.close()
 
     def _ring(self) -> None:
         now_ns = perf_counter_ns()

@@ -127,14 +127,14 @@ class _Load:
         self._packet_clock = _packet_clock(endpoints, self._wall_offset) if clock == "packet" else None
         self._num_samples = 0
         self._transport = HttpTransport(loop, endpoints, timeouts, self._wall_offset, self._packet_clock)
-        self._alarm = create_alarm(loop, self._fill)
+        self._alarm = create_alarm(loop, self._fill, to_the_point=True)
+        self._probe = LagProbe(loop, self._on_sample)
         loop.set_exception_handler(self._on_exception)
 
     def run(self, loop_name: str, start_ns: int | None) -> LoadReport:
         self._start_ns = perf_counter_ns() + LEAD_NS if start_ns is None else start_ns
         if self._free_slots_ns is not None:
             self._free_slots_ns = deque([self._start_ns] * len(self._free_slots_ns))
-        probe = LagProbe(self._loop, self._on_sample)
         cpu_start_s = time.process_time()
         if self._waiting:
             self._alarm.set(self._start_ns)
@@ -147,7 +147,7 @@ class _Load:
             instrument=InstrumentManifest(
                 event_loop=loop_name,
                 clock=self._clock_name(),
-                loop_lag=probe.close(),
+                loop_lag=self._probe.lag(),
                 send_lag=self._send_lags.manifest(),
                 client_lag=self._client_lags.manifest(),
                 num_chunks=self._num_chunks,
@@ -166,6 +166,7 @@ class _Load:
 
     def close(self) -> None:
         self._alarm.close()
+        self._probe.close()
         self._abandon()
         self._transport.close()
         if self._packet_clock is not None:
