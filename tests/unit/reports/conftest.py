@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
+def make_run(tmp_path: Path) -> Iterator[MakeRun]:
     """make_run(entries, **manifest fields) is the finished run that holds them."""
+    unfinished: list[RunDirectory] = []
 
     def make(entries: Iterable[Entry], *, finish: bool = True, **changes: Any) -> Run:
         directory = RunDirectory.create(tmp_path / "run", manifest(**changes))
@@ -43,6 +44,10 @@ def make_run(tmp_path: Path) -> MakeRun:
             directory.append(request, chunks)
         if finish:
             directory.finish("complete")
+        else:
+            unfinished.append(directory)
         return Run.open(directory.path)
 
-    return make
+    yield make
+    for directory in unfinished:
+        directory.finish("interrupted")

@@ -1,0 +1,90 @@
+"""The report in a real browser: every picture is drawn, the policy holds, sorting and load levels work."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_run import ALPHA, FakeEngine, write_run
+
+from llmbench.reports.html import write_html
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
+
+# Runs in place of the reader: presses buttons, then leaves what it saw in the title.
+READER = """
+<script type="module">
+  await new Promise((done) => setTimeout(done, 800));
+  const visible = [...document.querySelectorAll(".plot")].filter((plot) => plot.offsetParent);
+  const failed = [...document.querySelectorAll("table.sortable thead button")].find((b) => b.innerText == "Failed");
+  failed.click();
+  const up = [...document.querySelectorAll("table.sortable tbody tr")].map((row) => row.cells[3].dataset.sort);
+  failed.click();
+  const down = [...document.querySelectorAll("table.sortable tbody tr")].map((row) => row.cells[3].dataset.sort);
+  const drawn = visible.filter((plot) => plot.querySelector("svg.main-svg")).length;
+  document.querySelector("[data-show-level='1']").click();
+  await new Promise((done) => setTimeout(done, 800));
+  const second = [...document.querySelectorAll(".panel[data-level='1'] .plot")];
+  document.title = "seen:" + JSON.stringify({
+    visible: visible.length, drawn, up, down,
+    second: second.length, secondDrawn: second.filter((plot) => plot.querySelector("svg.main-svg")).length,
+    wide: document.documentElement.scrollWidth, window: innerWidth, ran: window.ran ?? null,
+  });
+</script>
+"""
+
+
+def browse(page: Path, width: int) -> dict[str, Any]:
+    """What READER saw. The page's policy is widened for READER's script alone, by its own hash."""
+    html = page.read_text(encoding="utf-8")
+    body = READER.split(">", 1)[1].rsplit("</script>", 1)[0]
+    digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+    probed = page.with_name(f"probed-{width}.html")
+    html = html.replace("script-src ", f"script-src 'sha256-{digest}' ", 1).replace(
+        "</body>", READER.strip() + "</body>"
+    )
+    probed.write_text(html, encoding="utf-8")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={page.parent / 'profile'}",
+        f"--window-size={width},20000",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+        probed.as_uri(),
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+    found = re.search(r"<title>seen:(.*?)</title>", dom)
+    assert found, "the reader's script did not come to its end"
+    seen: dict[str, Any] = json.loads(found[1])
+    return seen
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    hostile = FakeEngine("</script><script>window.ran=1</script><img src=x onerror='window.ran=2'>", fails=0.2)
+    folder = tmp_path_factory.mktemp("browser")
+    run = write_run(folder / "run", engines=(ALPHA, hostile), rates=(4.0, 8.0), num_requests=16, num_tokens=12)
+    write_html(run, folder / "report.html")
+    return folder / "report.html"
+
+
+def test_every_picture_is_drawn_and_nothing_overflows(page: Path) -> None:
+    seen = browse(page, width=500)
+    assert seen["visible"] == seen["drawn"] != 0
+    assert seen["second"] == seen["secondDrawn"] != 0
+    assert seen["wide"] == seen["window"]
+    assert seen["ran"] is None
+    assert seen["up"] == sorted(seen["up"], key=int)
+    assert seen["down"] == sorted(seen["up"], key=int, reverse=True)
