@@ -60,7 +60,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
     num_threads: int | None = None
-    kernels: str = "torch"
+    kernels: str = "auto"
     quantization: QuantizationName | None = None
     prefix_cache: bool = True
     eviction: EvictionName = "lru"
