@@ -130,10 +130,10 @@ def test_the_packet_clock_tells_late_segments_apart(serve: Any, monkeypatch: pyt
         assert not any(timeline.coalesced)
         brackets = sender.brackets[round_index * NUM_CHUNKS :]
         for index in range(NUM_CHUNKS):
-            before, after = brackets[index]
-            # 20 ms: the sender's thread may be held up between the kernel's stamp and its own; the next is 30 ms off.
-            assert before <= timeline.stamp_ns(index) <= after + 20_000_000
-            assert timeline.stamp_ns(index) <= timeline.chunk_ns[index]
+            before, _ = brackets[index]
+            assert before <= timeline.stamp_ns(index) <= timeline.chunk_ns[index]
+            if index + 1 < NUM_CHUNKS:
+                assert timeline.stamp_ns(index) < brackets[index + 1][0]
         assert max(read - timeline.stamp_ns(i) for i, read in enumerate(timeline.chunk_ns)) > GAP_S * 1e9
         assert timeline.first_byte_ns <= timeline.stamp_ns(0)
         assert timeline.end_ns >= timeline.stamp_ns(NUM_CHUNKS - 1)

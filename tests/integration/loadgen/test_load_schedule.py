@@ -35,9 +35,9 @@ def test_due_times_are_the_plan_and_do_not_drift(serve: Any, load: Any) -> None:
         assert timeline.failure is None
         assert timeline.due_ns == report.start_ns + round(offset * 1e9)
         assert timeline.due_ns <= timeline.connect_ns <= timeline.sent_ns
-    # Drift would make the second half later than the first; a busy machine makes single requests late.
+    # Sleeping between sends would drift by the cost of each; a busy machine only makes some of them late.
     lags = sorted(done[str(index)].sent_ns - done[str(index)].due_ns for index in range(150, 200))
-    assert lags[25] < 20_000_000
+    assert lags[25] < 250_000_000
     assert report.num_unsent == 0
     assert report.instrument.send_lag.n == 200
     assert report.instrument.loop_lag.n > 10
@@ -84,7 +84,8 @@ def test_a_cap_makes_requests_wait_and_their_due_times_stay(serve: Any, load: An
 
 def test_a_server_that_stops_accepting_shows_in_due_time_latency(serve: Any, load: Any) -> None:
     # Coordinated omission: the requests of the pause are sent as planned, and each waits for as long as it has to.
-    resumed_ns = []
+    resumed_ns: list[int] = []
+    resumes: list[threading.Timer] = []
 
     def resume() -> None:
         resumed_ns.append(time.perf_counter_ns())
@@ -92,19 +93,23 @@ def test_a_server_that_stops_accepting_shows_in_due_time_latency(serve: Any, loa
 
     def answer_once_open(peer: Any) -> None:
         while peer.request():
+            if not resumes:
+                resumes.append(threading.Timer(0.5, resume))
+                resumes[0].start()
             peer.server.accepting.wait()
             peer.answer(b"data: x\n\n")
 
     server = serve(answer_once_open)
     server.accepting.clear()
-    threading.Timer(0.5, resume).start()
+    # Only the first connection is accepted before the pause ends, by an acceptor that is already waiting.
     report, done = load(server.endpoint, [index * 0.02 for index in range(20)])
-    assert [done[str(index)].due_ns - report.start_ns for index in range(20)] == [20_000_000 * i for i in range(20)]
-    held = [timeline for timeline in done.values() if timeline.due_ns < resumed_ns[0]]
-    assert len(held) >= 15
-    for timeline in held:
+    assert len(done) == 20
+    for index in range(20):
+        timeline = done[str(index)]
         assert timeline.failure is None
-        assert timeline.end_ns - timeline.due_ns >= resumed_ns[0] - timeline.due_ns
+        assert timeline.due_ns == report.start_ns + index * 20_000_000
+        assert timeline.end_ns >= resumed_ns[0]
+    assert done["0"].end_ns - done["0"].due_ns >= 500_000_000
 
 
 def test_time_to_headers_is_part_of_time_to_first_token(serve: Any, load: Any) -> None:
@@ -151,13 +156,20 @@ def test_a_connection_closed_while_idle_is_not_used_again(serve: Any, load: Any)
 
 def test_stop_cancels_what_is_in_flight_and_counts_the_rest(serve: Any, load: Any) -> None:
     stop = StopFlag()
-    threading.Timer(1.0, stop.set).start()
-    report, done = load(serve(answer_after(20)).endpoint, [0.0, 0.05, 30.0, 31.0], stop=stop)
+    taken: list[bytes] = []
+
+    def hang(peer: Any) -> None:
+        taken.append(peer.request())
+        if len(taken) == 2:
+            stop.set()
+        peer.wait(30)
+
+    report, done = load(serve(hang).endpoint, [0.0, 0.05, 60.0, 61.0], stop=stop)
     assert sorted(done) == ["0", "1"]
     assert {timeline.failure.kind for timeline in done.values()} == {FailureKind.CANCELLED}
     assert all(timeline.sent_ns is not None for timeline in done.values())
     assert report.num_unsent == 2
-    assert report.end_ns - report.start_ns < 10_000_000_000
+    assert report.end_ns - report.start_ns < 30_000_000_000
 
 
 def test_stop_in_a_closed_loop_sends_nothing_more(serve: Any, load: Any) -> None:
@@ -176,10 +188,15 @@ def test_stop_before_the_start_sends_nothing(serve: Any, load: Any) -> None:
 
 def test_stop_from_a_signal_handler(serve: Any, load: Any) -> None:
     stop = StopFlag()
+
+    def interrupt(peer: Any) -> None:
+        peer.request()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        peer.wait(30)
+
     before = signal.signal(signal.SIGUSR1, lambda *_: stop.set())
     try:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        report, done = load(serve(answer_after(20)).endpoint, 2, stop=stop)
+        report, done = load(serve(interrupt).endpoint, 2, stop=stop)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert done["0"].failure.kind is FailureKind.CANCELLED
