@@ -1,4 +1,4 @@
-"""One request and its answer: the bytes, the connection they use, the reader of the answer and its deadlines."""
+"""One request and its answer: the bytes, the connection they use, the reader of the answer and its deadline."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from time import perf_counter_ns
 
 from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline
 from llmbench.harness.connection import Connection
+from llmbench.harness.deadline import Deadline
 from llmbench.harness.packet_clock import PacketClock, RawReader
 from llmbench.harness.response_reader import ResponseReader
 from llmbench.workloads.spec import TimeoutSpec
@@ -17,16 +18,13 @@ class Exchange:
     """Fills `timeline` and calls `on_done` once. A connection that is still good is given to `keep` before that."""
 
     __slots__ = (
-        "_begun_ns",
         "_connection",
+        "_deadline",
         "_endpoint",
         "_keep",
-        "_loop",
         "_on_done",
         "_packet_clock",
         "_payload",
-        "_timeouts",
-        "_timer",
         "reader",
         "timeline",
     )
@@ -42,17 +40,14 @@ class Exchange:
         keep: Callable[[Connection, Endpoint], None],
     ) -> None:
         self.timeline = timeline
-        self._loop = loop
         self._payload = payload
-        self._timeouts = timeouts
         self._on_done: Callable[[Exchange], None] | None = on_done
         self._keep = keep
         self._connection: Connection | None = None
         self._packet_clock = packet_clock
         self.reader = ResponseReader(timeline) if packet_clock is None else RawReader(timeline)
         self._endpoint: Endpoint | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._begun_ns = perf_counter_ns()
+        self._deadline = Deadline(loop, timeline, timeouts, self._last_body_ns, self.broken)
 
     def open(self, connection: Connection, endpoint: Endpoint) -> None:
         """Go ahead on a connection that has yet to be made."""
@@ -72,7 +67,10 @@ class Exchange:
         self._connection = connection
         self._endpoint = endpoint
         self.reader.several_segments = connection.several_segments
-        self._arm(self._begun_ns)
+        self._deadline.arm()
+
+    def _last_body_ns(self) -> int | None:
+        return self.reader.last_body_ns
 
     # What the connection tells.
 
@@ -96,8 +94,7 @@ class Exchange:
         on_done, self._on_done = self._on_done, None
         if on_done is None:
             return
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline.close()
         self.reader.close()
         connection, self._connection = self._connection, None
         if connection is not None and connection.flow is not None and isinstance(self.reader, RawReader):
@@ -110,50 +107,3 @@ class Exchange:
             else:
                 connection.close()
         on_done(self)
-
-    # Deadlines. One timer for the request's life: it is armed no later than any deadline can fall, looks at the stamps
-    # when it fires, and is armed again. No read touches it.
-
-    def _arm(self, now_ns: int) -> None:
-        deadline_ns, _ = self._deadline()
-        timeouts = self._timeouts
-        shortest_s = min(timeouts.first_token_s, timeouts.idle_s, timeouts.total_s)
-        wait_ns = min(deadline_ns - now_ns, int(shortest_s * 1e9))
-        self._timer = self._loop.call_later(max(wait_ns, 0) / 1e9, self._check_deadline)
-
-    def _check_deadline(self) -> None:
-        now_ns = perf_counter_ns()
-        deadline_ns, failure = self._deadline()
-        if now_ns < deadline_ns:
-            self._arm(now_ns)
-        else:
-            self.broken(failure)
-
-    def _deadline(self) -> tuple[int, Failure]:
-        """The next deadline as things stand, and what is wrong once it has passed."""
-        timeline, timeouts = self.timeline, self._timeouts
-        if timeline.connect_ns is None:
-            return self._begun_ns + int(timeouts.connect_s * 1e9), Failure(
-                FailureKind.CONNECT_TIMEOUT, f"Not connected after {timeouts.connect_s:g} s."
-            )
-        # A server that does not even take the request is judged from when it was connected.
-        sent_ns = timeline.connect_ns if timeline.sent_ns is None else timeline.sent_ns
-        total = (
-            sent_ns + int(timeouts.total_s * 1e9),
-            Failure(FailureKind.TOTAL_TIMEOUT, f"Not complete {timeouts.total_s:g} s after it was sent."),
-        )
-        last_body_ns = self.reader.last_body_ns
-        if last_body_ns is None:
-            stage = (
-                sent_ns + int(timeouts.first_token_s * 1e9),
-                Failure(
-                    FailureKind.FIRST_TOKEN_TIMEOUT,
-                    f"No token {timeouts.first_token_s:g} s after the request was sent.",
-                ),
-            )
-        else:
-            stage = (
-                last_body_ns + int(timeouts.idle_s * 1e9),
-                Failure(FailureKind.IDLE_TIMEOUT, f"No more tokens for {timeouts.idle_s:g} s."),
-            )
-        return min(stage, total, key=lambda deadline: deadline[0])
