@@ -132,8 +132,8 @@ def estimate_quantile(ordered: Ordered, units: Units, share: float) -> QuantileE
 
     The share of samples at or below the quantile is a sum over units: its standard error comes from how the units
     differ, and the interval of that share, on the logit scale, is read back as values (Woodruff 1952; Francisco and
-    Fuller 1991). Nothing is assumed of the distribution, and failures at +inf are values like others. Dependent samples
-    count as the fewer independent ones that would have the same error; below `required_n(share)` of those: None.
+    Fuller 1991). Nothing is assumed of the distribution, and failures at +inf are values like others. How often it
+    covers the truth is measured in docs/statistics.md.
     """
     if units.freedom < MIN_FREEDOM:
         return None
@@ -143,8 +143,6 @@ def estimate_quantile(ordered: Ordered, units: Units, share: float) -> QuantileE
         (_deviations(ordered, units, int(np.searchsorted(ordered.values, value, side))) for side in _SIDES),
         key=lambda found: found[1],
     )
-    if error > 0 and share * (1 - share) / error**2 < required_n(share):
-        return None
     t = student_t((1 + CONFIDENCE) / 2, units.freedom)
     logit, reach = math.log(share / (1 - share)), t * error / (share * (1 - share))
     interval = ordered.between(1 / (1 + math.exp(reach - logit)), 1 / (1 + math.exp(-reach - logit)))
