@@ -171,11 +171,12 @@ class Connection:
             return
         family, address = self._addresses.pop(0)
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
             self._try_next_address(error)
             return
         self._socket = sock
+        sock.setblocking(False)
         # Bound once: they are called for every chunk.
         self._recv, self._recvmsg = sock.recv, sock.recvmsg
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -219,8 +220,8 @@ class Connection:
             num_sent = self._socket.send(self._unsent)
         except (BlockingIOError, InterruptedError):
             num_sent = 0
-        except OSError as error:
-            self._fail(FailureKind.TRUNCATED, f"The connection broke while the request was being sent: {error}.")
+        except OSError:
+            # A server may refuse a request before it has all of it: reading tells whether there is an answer.
             return
         now_ns = perf_counter_ns()
         self._unsent = self._unsent[num_sent:]

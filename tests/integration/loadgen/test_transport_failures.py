@@ -153,6 +153,20 @@ def test_closed_without_a_byte(serve: Any, load: Any) -> None:
     assert server.num_connections == 1  # a request that was sent is never sent again
 
 
+def test_an_answer_before_the_request_was_taken(serve: Any, load: Any) -> None:
+    def refuse(peer: Any) -> None:
+        peer.socket.recv(1000)
+        peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        peer.socket.shutdown(socket.SHUT_WR)
+        while peer.socket.recv(1 << 20):
+            pass
+
+    payload = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 30000000\r\n\r\n" + b"x" * 30_000_000
+    _, done = load(serve(refuse).endpoint, payload=payload)
+    assert done["0"].failure is None
+    assert done["0"].status == 413
+
+
 def test_not_http(serve: Any, load: Any) -> None:
     _, done = load(serve(lambda peer: peer.request() and peer.send(b"220 mail ready\r\n")).endpoint)
     assert failure(done) is FailureKind.MALFORMED
