@@ -58,6 +58,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals.update(num_colours=NUM_COLOURS, dashes=DASHES)
     environment.filters.update(
         digits=numbers.digits,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmbench.reports.section import Section
 from llmbench.reports.sections.answer import ANSWER
 from llmbench.reports.sections.arrivals import ARRIVALS
+from llmbench.reports.sections.differences import DIFFERENCES
 from llmbench.reports.sections.distributions import DISTRIBUTIONS
 from llmbench.reports.sections.environment import ENVIRONMENT
 from llmbench.reports.sections.failures import FAILURES
@@ -22,6 +23,7 @@ SECTIONS: tuple[Section, ...] = (
     VALIDITY,
     OVERVIEW,
     SUMMARY,
+    DIFFERENCES,
     DISTRIBUTIONS,
     WATERFALL,
     THROUGHPUT,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmbench.reports.figure import Axis, Figure, Trace, line, rounded
+from llmbench.reports.figure import Axis, Figure, Trace, line, rounded, thinned
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits
 from llmbench.reports.section import Section, View, figures_by_level
 from llmbench.results.samples import Floats, Samples
 from llmbench.results.series import Arrivals, arrivals, cdf
+
+_MAX_POINTS_IN_ALL = 12_000
 
 
 def _view(material: Material) -> View | None:
@@ -30,16 +32,16 @@ def _figures(material: Material, level: str) -> list[Figure]:
 
 
 def _counts(material: Material, found: list[tuple[Samples, Arrivals]]) -> Figure:
+    points = _max_points(material)
     asked: list[Trace] = []
     for _, series in found:
-        trace = line("due", 0, series.asked_s, _cumulative(series.asked_s), hover="%{y} due by %{x:.3f} s", step=True)
+        trace = line("due", 0, *_cumulative(series.asked_s, points), hover="%{y} due by %{x:.3f} s", step=True)
         asked.append(trace | {"line": {"color": "--wait", "width": 7, "shape": "hv"}, "opacity": 0.55})
     sent = [
         line(
             samples.engine,
             material.colour(samples.engine),
-            series.sent_s,
-            _cumulative(series.sent_s),
+            *_cumulative(series.sent_s, points),
             step=True,
             hover="%{y} sent by %{x:.3f} s",
         )
@@ -70,7 +72,13 @@ def _lag(material: Material, members: list[Samples]) -> Figure | None:
         reading="Sent − due, all rounds: the instrument's own delay, or the wait for a free slot.",
         alt=f"Distribution of the send lag: {worst}.",
         traces=[
-            line(engine, material.colour(engine), curve.x, curve.y, step=True, hover="%{y:.1%} within %{x:.4~g} ms")
+            line(
+                engine,
+                material.colour(engine),
+                *thinned(curve.x, curve.y, _max_points(material)),
+                step=True,
+                hover="%{y:.1%} within %{x:.4~g} ms",
+            )
             for engine, curve in found
         ],
         x=_lag_axis([curve.x for _, curve in found]),
@@ -86,8 +94,12 @@ def _lag_axis(lags_ms: list[Floats]) -> Axis:
     return Axis("send lag", "ms", log=True, low=1e-3, high=max(1e-2, 1.3 * float(ends.max())))
 
 
-def _cumulative(stamps: Floats) -> Floats:
-    return np.arange(1, len(stamps) + 1, dtype=np.float64)
+def _cumulative(stamps: Floats, max_points: int) -> tuple[Floats, Floats]:
+    return thinned(stamps, np.arange(1, len(stamps) + 1, dtype=np.float64), max_points)
+
+
+def _max_points(material: Material) -> int:
+    return max(100, _MAX_POINTS_IN_ALL // (3 * len(material.samples)))
 
 
 ARRIVALS = Section("arrivals", "The load, asked and achieved", "Arrivals", _view)

@@ -16,7 +16,7 @@ _READINGS = {
     "e2e": ("End-to-end latency", "from when a request was due until its answer was complete"),
 }
 
-_MAX_POINTS_IN_ALL = 24_000
+_MAX_POINTS_IN_ALL = 16_000
 
 
 def _view(material: Material) -> View | None:

@@ -13,7 +13,7 @@ from llmbench.results.series import WaterfallRow, waterfall
 
 _MAX_REQUESTS = 40
 _MAX_TICKS = 4000
-_MAX_TICKS_IN_ALL = 24_000
+_MAX_TICKS_IN_ALL = 16_000
 _ROW_PX = 11
 
 
