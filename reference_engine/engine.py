@@ -50,7 +50,7 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        kernels = dispatch.load(config.kernels, config.num_threads)
+        self._kernels = dispatch.load(config.kernels, config.num_threads)
         dtype = DTYPES[config.dtype]
         model = load_model(config.model_path, dtype)
         plan = plan_kv_cache(config, model.config, dtype)
@@ -71,7 +71,7 @@ class Engine:
             order=config.step_order,
         )
         kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype)
-        self._runner = ModelRunner(model, kv_cache, kernels, plan.max_model_len, config.quantization)
+        self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
         self._sequences: dict[str, Sequence] = {}
         self._request_seeds = random.Random(config.seed)
         self._num_steps = 0
@@ -121,7 +121,7 @@ class Engine:
         self._num_steps += 1
         self._num_computed_tokens += plan.num_tokens
         sequences = [chunk.sequence for chunk in plan.chunks if chunk.samples]
-        tokens = sample(logits, sequences, self.eos_token_ids)
+        tokens = sample(logits, sequences, self.eos_token_ids, self._kernels.argmax)
         return [self._deliver(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
 
     def _deliver(self, sequence: Sequence, token: SampledToken) -> StepOutput:

@@ -1,14 +1,15 @@
-"""From logits to tokens: greedy, temperature, top-k and top-p, a whole batch at once."""
+"""From logits to tokens: greedy, temperature, top-k, top-p and min-p, a whole batch at once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from llmbench.reference_engine.logit_adjustments import Row, adjust
 from llmbench.reference_engine.sampling import SamplingParams, TokenLogprobs
 from llmbench.reference_engine.sequence import Sequence
 
@@ -21,28 +22,49 @@ class SampledToken(NamedTuple):
     logprobs: TokenLogprobs | None
 
 
-def sample(logits: torch.Tensor, sequences: SequenceOf[Sequence], eos_token_ids: Collection[int]) -> list[SampledToken]:
-    """One token per sequence.
+def argmax_of_rows(logits: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(dim=-1)
 
-    logits [num_sequences, vocab_size], not modified. A row's token depends on that row, the sequence's parameters, its
-    seed and its number of output tokens, and on nothing else in the batch.
+
+def sample(
+    logits: torch.Tensor,
+    sequences: SequenceOf[Sequence],
+    eos_token_ids: Collection[int],
+    drafts: SequenceOf[SequenceOf[int]] | None = None,
+) -> list[SampledToken]:
+    """One token per row of logits, [n, vocab_size], which is not modified.
+
+    A row per sequence; or, with drafts, 1 + len(drafts[i]) rows for sequence i: the token after its last one, and the
+    token after each of its drafts. A row's token depends on that row, the sequence's parameters, its seed and the
+    number of output tokens before it, and on nothing else in the batch.
     """
     if not sequences:
         return []
+    rows = _rows(sequences, drafts)
     raw = logits.float()
-    allowed = _forbid_early_end(raw, sequences, eos_token_ids)
+    allowed = adjust(raw, rows, eos_token_ids)
     tokens = allowed.argmax(dim=-1)
-    random_rows = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy]
+    random_rows = [index for index, row in enumerate(rows) if not row.sequence.params.is_greedy]
     if random_rows:
-        chosen = [sequences[row] for row in random_rows]
+        chosen = [rows[index] for index in random_rows]
         uniforms = torch.tensor(
-            [uniform(sequence.seed, sequence.num_output_tokens) for sequence in chosen], dtype=torch.float64
+            [uniform(row.sequence.seed, row.num_output_tokens) for row in chosen], dtype=torch.float64
         )
-        tokens[random_rows] = sample_rows(allowed[random_rows], [sequence.params for sequence in chosen], uniforms)
+        tokens[random_rows] = sample_rows(allowed[random_rows], [row.sequence.params for row in chosen], uniforms)
     token_ids: list[int] = tokens.tolist()
     return [
-        SampledToken(token_id, _logprobs(raw[row], token_id, sequence.params.logprobs))
-        for row, (token_id, sequence) in enumerate(zip(token_ids, sequences, strict=True))
+        SampledToken(token_id, _logprobs(raw[index], token_id, row.sequence.params.logprobs))
+        for index, (token_id, row) in enumerate(zip(token_ids, rows, strict=True))
+    ]
+
+
+def _rows(sequences: SequenceOf[Sequence], drafts: SequenceOf[SequenceOf[int]] | None) -> list[Row]:
+    if drafts is None:
+        return [Row(sequence, ()) for sequence in sequences]
+    return [
+        Row(sequence, ahead[:length])
+        for sequence, ahead in zip(sequences, drafts, strict=True)
+        for length in range(len(ahead) + 1)
     ]
 
 
@@ -59,7 +81,7 @@ def uniform(seed: int, index: int) -> float:
 def sample_rows(logits: torch.Tensor, params: SequenceOf[SamplingParams], uniforms: torch.Tensor) -> torch.Tensor:
     """Inverse-CDF sampling of each row's filtered distribution: token ids [n].
 
-    logits [n, vocab_size] float32; uniforms [n] float64 in [0, 1). Temperature first, then top-k, then top-p.
+    logits [n, vocab_size] float32; uniforms [n] float64 in [0, 1). Temperature first, then top-k, top-p and min-p.
     """
     n, vocab_size = logits.shape
     temperatures = torch.tensor([p.temperature for p in params]).unsqueeze(1)
@@ -67,6 +89,11 @@ def sample_rows(logits: torch.Tensor, params: SequenceOf[SamplingParams], unifor
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures
     tokens = torch.empty(n, dtype=torch.long)
     top_ks = [vocab_size if p.top_k is None else min(p.top_k, vocab_size) for p in params]
+    for row in range(n):
+        if params[row].min_p > 0:
+            # The most probable token's is 0. Whatever top-p keeps is at the top too, so the order does not matter: but
+            # top-p counts mass before min-p takes any away.
+            pass
     plain = [row for row in range(n) if top_ks[row] == vocab_size and params[row].top_p >= 1.0]
     if plain:
         tokens[plain] = _invert_cdf(scaled[plain].softmax(dim=-1), uniforms[plain])
@@ -100,20 +127,6 @@ def _invert_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     index = torch.searchsorted(cdf, uniforms.unsqueeze(1) * total, right=True)
     # u * total may round up to total, which no cumulative weight exceeds; the last index with weight is meant then.
     return index.minimum(torch.searchsorted(cdf, total)).squeeze(1)
-
-
-def _forbid_early_end(
-    logits: torch.Tensor, sequences: SequenceOf[Sequence], eos_token_ids: Collection[int]
-) -> torch.Tensor:
-    early = [row for row, sequence in enumerate(sequences) if sequence.num_output_tokens < sequence.params.min_tokens]
-    if not early:
-        return logits
-    logits = logits.clone()
-    for row in early:
-        params = sequences[row].params
-        ending = [*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)]
-        logits[row, ending] = -torch.inf
-    return logits
 
 
 def _logprobs(logits: torch.Tensor, token_id: int, num_top: int | None) -> TokenLogprobs | None:

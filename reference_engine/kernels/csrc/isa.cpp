@@ -13,12 +13,21 @@ namespace llmbench::LLMBENCH_ISA {
 
 // The lowest index of the largest value.
 static int64_t argmax(const float* row, int64_t size) {
-  int64_t i = 0;
-  f32v top = splat(row[0]);
-  for (; i + kLanes <= size; i += kLanes) top = max(load<f32v>(row + i), top);
-  float best = largest(top);
-  for (; i < size; ++i) best = row[i] > best ? row[i] : best;
-  for (i = 0; i < size; ++i) {
+  constexpr int64_t kStretch = 1024;  // the largest is found stretch by stretch, its place in the best stretch only
+  float best = row[0];
+  int64_t best_start = 0;
+  for (int64_t start = 0; start < size; start += kStretch) {
+    const int64_t end = start + kStretch < size ? start + kStretch : size;
+    f32v tops[4] = {splat(row[start]), splat(row[start]), splat(row[start]), splat(row[start])};
+    int64_t i = start;
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+      for (int v = 0; v < 4; ++v) tops[v] = max(load<f32v>(row + i + v * kLanes), tops[v]);
+    }
+    float top = largest(max(max(tops[0], tops[1]), max(tops[2], tops[3])));
+    for (; i < end; ++i) top = row[i] > top ? row[i] : top;
+    if (top > best) best = top, best_start = start;
+  }
+  for (int64_t i = best_start; i < size; ++i) {
     if (row[i] == best) return i;
   }
   return 0;  // all nan
