@@ -7,7 +7,8 @@
 The engine runs on the first of this process's cores and the load generator on the last, so that with two cores neither
 waits for the other. Where other work shares them, `--realtime` (as root) puts both before it. The error of a chunk is
 its stamp minus the engine's own stamp just after the kernel had taken it, on the same clock; an ITL error is the
-absolute difference of two such errors in a row. The last line is JSON.
+absolute difference of two such errors in a row. Chunks that the engine took more than 0.1 ms to send are counted and
+left out. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from llmbench.workloads.spec import TimeoutSpec
 
 # One in every chunk with tokens, and in no other.
 MARK = b'"choices":[{'
+
+# An engine that was held up in the middle of a send cannot say when it sent.
+MAX_SEND_NS = 100_000
 
 Floats = npt.NDArray[np.float64]
 
@@ -74,7 +78,7 @@ def main() -> None:
                 f"{num_reads} reads in {seconds:.1f} s, CPU {report.instrument.cpu_s:.1f} s, RSS to {rss_mib:.0f} MiB"
             )
             return
-        sent = {line["request_id"]: line["sent_ns"] for line in map(json.loads, log.open())}
+        sent = {line["request_id"]: (line["began_ns"], line["sent_ns"]) for line in map(json.loads, log.open())}
     _print(options, report, seen, sent, rss_mib)
 
 
@@ -117,7 +121,7 @@ def _print(
     options: argparse.Namespace,
     report: LoadReport,
     seen: dict[str, Seen],
-    sent: dict[str, list[int]],
+    sent: dict[str, tuple[list[int], list[int]]],
     rss_mib: float,
 ) -> None:
     instrument = report.instrument
@@ -137,25 +141,36 @@ def _print(
         "instrument": instrument.model_dump(),
     }
     for name, column in (("best", "best_ns"), ("user", "read_ns")):
-        first, gap, unmarked = [], [], []
+        first, gap, unmarked, num_unclear = [], [], [], 0
         for request_id, answer in seen.items():
             counts = np.frombuffer(answer.num_chunks, dtype=np.int32)
-            true_ns = np.array(sent[request_id], dtype=np.float64)
+            began_ns, true_ns = (np.array(stamps, dtype=np.float64) for stamps in sent[request_id])
             stamps_ns = np.repeat(np.frombuffer(getattr(answer, column), dtype=np.int64).astype(np.float64), counts)
             marked = np.repeat(np.frombuffer(answer.coalesced, dtype=np.uint8).astype(bool), counts)
             if len(stamps_ns) != len(true_ns):
                 continue
-            errors_ns = stamps_ns - true_ns
-            first.append(errors_ns[:1])
-            gaps_ns = np.abs(np.diff(errors_ns))
-            gap.append(gaps_ns)
-            unmarked.append(gaps_ns[~(marked[1:] | marked[:-1])])
+            unclear = true_ns - began_ns > MAX_SEND_NS
+            num_unclear += int(unclear.sum())
+            errors_ns = np.abs(stamps_ns - true_ns)
+            first.append(errors_ns[:1][~unclear[:1]])
+            gaps_ns = np.abs(np.diff(stamps_ns - true_ns))
+            gap.append(gaps_ns[~(unclear[1:] | unclear[:-1])])
+            unmarked.append(gaps_ns[~(unclear[1:] | unclear[:-1] | marked[1:] | marked[:-1])])
+        figures["chunks_unclear"] = num_unclear
         figures[name] = {
-            "ttft_error_ms": _quantiles(np.abs(np.concatenate(first))),
+            "ttft_error_ms": _quantiles(np.concatenate(first)),
             "itl_error_ms": _quantiles(np.concatenate(gap)),
             "itl_error_not_coalesced_ms": _quantiles(np.concatenate(unmarked)),
         }
-    for key in ("chunks", "chunks_lost", "failed", "chunks_per_s", "cpu_s_per_million_chunks", "coalesced_share"):
+    for key in (
+        "chunks",
+        "chunks_lost",
+        "chunks_unclear",
+        "failed",
+        "chunks_per_s",
+        "cpu_s_per_million_chunks",
+        "coalesced_share",
+    ):
         print(f"{key:28} {figures[key]:,.4g}" if isinstance(figures[key], float) else f"{key:28} {figures[key]:,}")
     print(f"{'max_rss_mib':28} {rss_mib:.0f}")
     for name in ("best", "user"):
