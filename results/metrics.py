@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from llmbench.results.gaps import Gaps
 from llmbench.results.samples import Bools, Floats, Ints, Samples
 
 Better = Literal["lower", "higher"] | None
@@ -112,48 +113,26 @@ def _send_lag(samples: Samples) -> Values:
 
 
 def _itl_chunk(samples: Samples) -> Values:
-    if not is_streamed(samples):
-        return _NONE
-    gaps = _gaps(samples, (samples.chunk_tokens > 0) | (samples.chunk_chars > 0))
-    return _with_failures(samples, gaps.ms, gaps.request, None)
+    return _with_failures(samples, samples.gaps.by_chunk) if is_streamed(samples) else _NONE
 
 
 def _itl(samples: Samples) -> Values:
-    if not is_streamed(samples):
-        return _NONE
-    gaps = _gaps(samples, samples.chunk_tokens > 0)
-    return _with_failures(samples, gaps.ms / gaps.tokens, gaps.request, gaps.tokens)
+    return _with_failures(samples, samples.gaps.by_token) if is_streamed(samples) else _NONE
 
 
 def _tokens_per_chunk(samples: Samples) -> Values:
-    content = samples.chunk_tokens > 0
-    return Values(samples.chunk_tokens[content].astype(np.float64), samples.chunk_request[content])
+    return Values(*samples.gaps.burst)
 
 
-class _Gaps(NamedTuple):
-    """Times between neighbouring chunks of a request: `tokens` of the later one, and whose they are."""
-
-    ms: Floats
-    tokens: Ints
-    request: Ints
-
-
-def _gaps(samples: Samples, chosen: Bools) -> _Gaps:
-    request = samples.chunk_request[chosen]
-    same = request[1:] == request[:-1]
-    ms = np.diff(samples.chunk_ns[chosen])[same] / NS_PER_MS
-    return _Gaps(ms, samples.chunk_tokens[chosen][1:][same], request[1:][same])
-
-
-def _with_failures(samples: Samples, ms: Floats, request: Ints, weights: Ints | None) -> Values:
+def _with_failures(samples: Samples, gaps: Gaps) -> Values:
     # A failed request waits for its next token for ever: one infinite gap each.
     failed = np.flatnonzero(~samples.ok)
-    values = np.concatenate([ms, np.full(len(failed), np.inf)])
-    request = np.concatenate([request, failed])
+    values = np.concatenate([gaps.ms, np.full(len(failed), np.inf)])
+    request = np.concatenate([gaps.request, failed])
+    weights = gaps.weights
     if weights is not None:
         weights = np.concatenate([weights, np.ones(len(failed), np.int64)])
-    order = np.argsort(request, kind="stable")
-    return Values(values[order], request[order], None if weights is None else weights[order])
+    return Values(values, request, weights)
 
 
 def _per_request(values: Floats) -> Values:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from llmbench.results.errors import RunError
 from llmbench.results.journal import JOURNAL, read_batches
@@ -14,6 +18,8 @@ from llmbench.results.schema import chunk_schema, request_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
+    from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"
 REQUESTS = "requests.parquet"
@@ -56,9 +62,26 @@ class Run:
         """One row per stamped read, grouped by request in the order of `requests`: schema.chunk_schema()."""
         return _read_parquet(self.path / CHUNKS) if self.finished else self._journalled[1]
 
-    def chunk_columns(self, *names: str) -> pa.Table:
-        """Some columns of `chunks`; of a finished run no others are read from disk."""
-        return _read_parquet(self.path / CHUNKS, list(names)) if self.finished else self.chunks.select(names)
+    def chunk_pieces(self, names: Sequence[str], wanted: NDArray[np.bool_]) -> Iterator[tuple[range, pa.Table]]:
+        """Columns of `chunks` in pieces that fit in memory, each with the rows of `requests` that it belongs to.
+
+        `wanted` says of each request whether it is of interest: pieces without any such are not read.
+        """
+        if not self.finished:
+            if wanted.any():
+                yield range(len(wanted)), self.chunks.select(list(names))
+            return
+        ends = np.cumsum(self.requests.column("num_chunks").to_numpy())
+        with _opened(self.path / CHUNKS) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                held = range(
+                    int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(ends, last, side="left")) + 1
+                )
+                if last > first and wanted[held.start : held.stop].any():
+                    yield held, file.read_row_group(group, list(names))
+                first = last
 
     @cached_property
     def _journalled(self) -> tuple[pa.Table, pa.Table]:
@@ -71,12 +94,19 @@ class Run:
         )
 
 
-def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_parquet(path: Path) -> pa.Table:
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # Not read_table: given a path it looks for partitions in folder names such as `engine=a`.
-        return pq.ParquetFile(path).read(columns)
+        with pq.ParquetFile(path) as file:
+            yield file
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path} cannot be read ({error}); restore it from a copy of the run directory.") from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,50 +18,62 @@ from llmbench.results.units import Units, units_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from llmbench.results.gaps import ChunkGaps
+
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+class Piece(NamedTuple):
+    """Stamped reads of some of a sample's requests, grouped by request. `request` is the index into the sample's
+    request columns each belongs to; `ns` counts from its origin."""
+
+    request: Ints
+    ns: Floats
+    tokens: Ints
+    chars: Ints
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
     """The measured requests of one engine at one level, in the order in which they were due; warm-up left out.
 
     Times are float64 ns since `origin_ns`, exact for 104 days, NaN where there is no stamp. The chunk columns hold the
     stamped reads of these requests, grouped by request; `chunk_request` is each read's index into the request columns.
+    They take 32 bytes per read: what can do with a part at a time asks for `pieces`.
     """
 
     run: Run
     engine: str
     level: str
     origin_ns: int
-    _rows: pa.Table
-    _chunk_mask: Bools
-    _order: Ints
+    _members: Ints  # rows of run.requests, in due order
+    _rows: pa.Table  # those rows
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._members)
 
     def ns(self, column: str) -> Floats:
         """A stamp of every request, e.g. `ns("sent_ns")`."""
-        return (self._floats(column) - self.origin_ns)[self._order]
+        return self._floats(column) - self.origin_ns
 
     def counts(self, column: str) -> Floats:
         """A count of every request, e.g. `counts("output_tokens")`; NaN where nobody gave one."""
-        return self._floats(column)[self._order]
+        return self._floats(column)
 
     def texts(self, column: str) -> list[str | None]:
         """A text of every request, e.g. `texts("error_kind")`."""
         texts: list[str | None] = self._rows.column(column).to_pylist()
-        return [texts[row] for row in self._order]
+        return texts
 
     @cached_property
     def ok(self) -> Bools:
         import pyarrow.compute as pc
 
-        return np.asarray(pc.equal(self._rows.column("status"), "ok"))[self._order]
+        return np.asarray(pc.equal(self._rows.column("status"), "ok"))
 
     @cached_property
     def round(self) -> Ints:
-        return self._floats("round").astype(np.int64)[self._order]
+        return self._floats("round").astype(np.int64)
 
     @cached_property
     def units(self) -> Units:
@@ -69,51 +81,77 @@ class Samples:
         return units_of(self.round)
 
     @cached_property
+    def num_chunks(self) -> int:
+        return int(self._floats("num_chunks").sum())
+
+    def pieces(self, members: Ints | None = None) -> Iterator[Piece]:
+        """The stamped reads, some requests at a time; of the requests with the indices `members` (default: all)."""
+        wanted = np.arange(len(self)) if members is None else members
+        place = np.full(self.run.requests.num_rows, -1)
+        place[self._members[wanted]] = wanted
+        lengths = self.run.requests.column("num_chunks").to_numpy()
+        for held, table in self.run.chunk_pieces(("t_ns", "tokens", "chars"), place >= 0):
+            rows = slice(held.start, held.stop)
+            request = np.repeat(place[rows], lengths[rows])
+            mine = request >= 0
+            ns, tokens, chars = (
+                table.column(name).to_numpy()[mine].astype(np.int64) for name in ("t_ns", "tokens", "chars")
+            )
+            yield Piece(request[mine], (ns - self.origin_ns).astype(np.float64), tokens, chars)
+
+    @property
     def chunk_request(self) -> Ints:
-        num_chunks = self._floats("num_chunks").astype(np.int64)
-        place = np.empty(len(self), np.int64)
-        place[self._order] = np.arange(len(self))
-        return np.repeat(place, num_chunks)
+        return self._chunks.request
 
-    @cached_property
+    @property
     def chunk_ns(self) -> Floats:
-        return self._chunk_floats("t_ns") - self.origin_ns
+        return self._chunks.ns
 
-    @cached_property
+    @property
     def chunk_tokens(self) -> Ints:
-        return self._chunk_floats("tokens").astype(np.int64)
+        return self._chunks.tokens
+
+    @property
+    def chunk_chars(self) -> Ints:
+        return self._chunks.chars
 
     @cached_property
-    def chunk_chars(self) -> Ints:
-        return self._chunk_floats("chars").astype(np.int64)
+    def _chunks(self) -> Piece:
+        pieces = list(self.pieces())
+        if not pieces:
+            none = np.empty(0, np.int64)
+            return Piece(none, np.empty(0), none, none)
+        return Piece(*(np.concatenate(columns) for columns in zip(*pieces, strict=True)))
+
+    @cached_property
+    def gaps(self) -> ChunkGaps:
+        """How the reads of each request follow each other."""
+        from llmbench.results.gaps import chunk_gaps
+
+        return chunk_gaps(self)
 
     def _floats(self, column: str) -> Floats:
         import pyarrow as pa
 
         return np.asarray(self._rows.column(column).cast(pa.float64()).to_numpy(zero_copy_only=False))
 
-    def _chunk_floats(self, column: str) -> Floats:
-        import pyarrow as pa
 
-        values = self.run.chunk_columns(column).column(column).cast(pa.float64()).to_numpy()
-        return np.asarray(values)[self._chunk_mask]
-
-
-def each_samples(run: Run) -> Iterator[Samples]:
+@lru_cache(maxsize=4)
+def each_samples(run: Run) -> tuple[Samples, ...]:
     """One `Samples` per engine and level, in the order of the run's trials; pairs that measured nothing left out."""
     rows = run.requests
     engines = np.asarray(rows.column("engine").to_pylist(), dtype=object)
     levels = np.asarray(rows.column("level").to_pylist(), dtype=object)
     measured = ~rows.column("warmup").to_numpy(zero_copy_only=False).astype(bool)
-    num_chunks = rows.column("num_chunks").to_numpy(zero_copy_only=False)
+    due_ns, index = (rows.column(name).to_numpy() for name in ("due_ns", "index"))
     origin_ns = run.manifest.clock.origin_ns
+    found = []
     for engine, level in _pairs(run, engines, levels):
-        mask = measured & (engines == engine) & (levels == level)
-        if mask.any():
-            chosen = rows.filter(_arrow(mask))
-            due_ns = chosen.column("due_ns").to_numpy(zero_copy_only=False)
-            order = np.lexsort((chosen.column("index").to_numpy(zero_copy_only=False), due_ns))
-            yield Samples(run, engine, level, origin_ns, chosen, np.repeat(mask, num_chunks), order)
+        members = np.flatnonzero(measured & (engines == engine) & (levels == level))
+        if members.size:
+            members = members[np.lexsort((index[members], due_ns[members]))]
+            found.append(Samples(run, engine, level, origin_ns, members, rows.take(members)))
+    return tuple(found)
 
 
 def samples(run: Run, engine: str, level: str) -> Samples | None:
@@ -136,9 +174,3 @@ def _pairs(run: Run, engines: NDArray[Any], levels: NDArray[Any]) -> list[tuple[
         )
 
     return sorted(found, key=place)
-
-
-def _arrow(mask: Bools) -> Any:
-    import pyarrow as pa
-
-    return pa.array(mask)

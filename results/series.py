@@ -66,8 +66,11 @@ def waterfall(samples: Samples, limit: int = 60, round_index: int | None = None)
     zero_ns = due_ns[rounds == wanted].min()
     stamps = {name: samples.ns(name) for name in ("sent_ns", "first_token_ns", "end_ns")}
     ids, statuses = samples.texts("request_id"), samples.texts("status")
-    content = (samples.chunk_tokens > 0) | (samples.chunk_chars > 0)
-    owner, chunk_ns = samples.chunk_request[content], samples.chunk_ns[content]
+    stamps_ns: dict[int, list[Floats]] = {int(member): [] for member in members}
+    for piece in samples.pieces(members):
+        content = (piece.tokens > 0) | (piece.chars > 0)
+        for member in np.unique(piece.request[content]):
+            stamps_ns[int(member)].append(piece.ns[content & (piece.request == member)])
 
     def seconds(name: str, member: int) -> float | None:
         stamp = float(stamps[name][member])
@@ -75,7 +78,7 @@ def waterfall(samples: Samples, limit: int = 60, round_index: int | None = None)
 
     rows = []
     for member in members:
-        tokens = chunk_ns[owner == member]
+        tokens = np.concatenate([*stamps_ns[int(member)], np.empty(0)])
         thinned = tokens[:: max(1, -(-len(tokens) // MAX_TOKEN_MARKS))]
         rows.append(
             WaterfallRow(
@@ -111,13 +114,15 @@ def throughput(samples: Samples, num_bins: int = 60) -> Throughput | None:
     ended = ~np.isnan(end_ns)
     if not ended.any():
         return None
-    token_s = (samples.chunk_ns - start_of[samples.chunk_request]) / NS_PER_S
     end_s = ((end_ns - start_of) / NS_PER_S)[ended & samples.ok]
     last_s = float(((end_ns - start_of) / NS_PER_S)[ended].max())
     edges = np.linspace(0, max(last_s, 1e-6), num_bins + 1)
     width = float(edges[1])
     scale = width * len(rounds)
-    tokens, _ = np.histogram(token_s, edges, weights=samples.chunk_tokens.astype(np.float64))
+    tokens = np.zeros(num_bins)
+    for piece in samples.pieces():
+        token_s = (piece.ns - start_of[piece.request]) / NS_PER_S
+        tokens += np.histogram(token_s, edges, weights=piece.tokens.astype(np.float64))[0]
     requests, _ = np.histogram(end_s, edges)
     return Throughput(edges[:-1] + width / 2, tokens / scale, requests / scale, width)
 
