@@ -94,11 +94,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """Bytes ready to send: `payload` is the whole HTTP/1.1 request, head and body."""
+    """Bytes ready to send. By http `payload` is the whole HTTP/1.1 request, head and body; by grpc it is the only
+    message of a call to `method` (/package.Service/Method).
 
-    transport: Literal["http"]
+    `may_cancel` is false where a server comes to harm when it loses a client: then a call that has been given up goes
+    on unheard until its deadline.
+    """
+
+    transport: Literal["http", "grpc"]
     endpoint: Endpoint
     payload: bytes
+    method: str = ""
+    may_cancel: bool = True
 
 
 @dataclass(slots=True)
@@ -108,8 +115,8 @@ class Timeline:
     `due_ns` is when the schedule wanted the request sent, `connect_ns` when a connected socket was at hand (reused or
     new), `sent_ns` when its bytes had been handed to the kernel, `first_byte_ns` when the first byte of the answer was
     there. `chunk_ns[i]` stamps the return of the read that delivered `chunk_bytes[i]`: body bytes with HTTP chunk
-    framing removed, one entry per read, however many server events it carried. `end_ns` is when the answer was complete
-    or given up.
+    framing removed, one entry per read, however many server events it carried; by gRPC one message. `end_ns` is when
+    the answer was complete or given up.
 
     `arrival_ns[i]`, where the platform tells, is when the network stack received the last byte of `chunk_bytes[i]`; it
     is the truer stamp, and `chunk_ns[i]` minus it is how late the reader was. `coalesced[i]` says that several network

@@ -20,13 +20,12 @@ import numpy as np
 from llmbench.engines.wire import Endpoint, Timeline, WireRequest
 from llmbench.harness.alarm import create_alarm
 from llmbench.harness.errors import ConfigError
-from llmbench.harness.exchange import Exchange
-from llmbench.harness.http_transport import HttpTransport
 from llmbench.harness.lag_probe import LagProbe
 from llmbench.harness.lag_samples import LagSamples
 from llmbench.harness.packet_clock import PacketClock
 from llmbench.harness.packet_ring import PacketRing
 from llmbench.harness.stop_flag import StopFlag
+from llmbench.harness.transports import Transports, UnderWay
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.results.manifest import InstrumentManifest
 from llmbench.workloads.spec import TimeoutSpec
@@ -112,7 +111,7 @@ class _Load:
         self._on_done = on_done
         # Stable: requests due together leave in the order of the plan.
         self._waiting = deque(sorted(requests, key=lambda request: request.due_offset_ns or 0))
-        self._in_flight: dict[Exchange, str] = {}
+        self._in_flight: dict[UnderWay, str] = {}
         # When each free slot became free, the longest free first.
         self._free_slots_ns: deque[int] | None = None if concurrency is None else deque([0] * concurrency)
         self._start_ns = 0
@@ -122,11 +121,14 @@ class _Load:
         self._num_coalesced = 0
         self._is_filling = False
         self._finished = loop.create_future()
-        self._wall_offset = WallOffset() if clock != "user" and sys.platform == "linux" else None
-        endpoints = {request.wire.endpoint for request in requests}
+        wires = [request.wire for request in requests]
+        # The kernel's stamps are for sockets that we read ourselves.
+        has_http = any(wire.transport == "http" for wire in wires)
+        self._wall_offset = WallOffset() if clock != "user" and has_http and sys.platform == "linux" else None
+        endpoints = {wire.endpoint for wire in wires if wire.transport == "http"}
         self._packet_clock = _packet_clock(endpoints, self._wall_offset) if clock == "packet" else None
         self._num_samples = 0
-        self._transport = HttpTransport(loop, endpoints, timeouts, self._wall_offset, self._packet_clock)
+        self._transport = Transports(loop, wires, timeouts, self._wall_offset, self._packet_clock)
         self._alarm = create_alarm(loop, self._fill, to_the_point=True)
         self._probe = LagProbe(loop, self._on_sample)
         loop.set_exception_handler(self._on_exception)
@@ -198,7 +200,7 @@ class _Load:
         self._end_if_done()
 
     def _send(self, request: Outgoing, timeline: Timeline) -> None:
-        def done(exchange: Exchange) -> None:
+        def done(exchange: UnderWay) -> None:
             self._in_flight.pop(exchange, None)
             self._account(timeline)
             self._on_done(request.request_id, timeline)
@@ -217,6 +219,8 @@ class _Load:
             self._send_lags.add(timeline.sent_ns - timeline.due_ns)
         self._num_chunks += len(timeline.chunk_ns)
         self._num_coalesced += sum(timeline.coalesced)
+        if not timeline.arrival_ns:  # a transport without a second clock
+            return
         with contextlib.suppress(TypeError):  # a clock that was doubted left a None; the others make the sample
             # Through array: numpy takes ten times as long to find out that a list holds nothing but integers.
             read_ns, arrival_ns = array("q", timeline.chunk_ns), array("q", cast("list[int]", timeline.arrival_ns))

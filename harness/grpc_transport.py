@@ -1,0 +1,191 @@
+"""gRPC over HTTP/2: one `Timeline` per call, one channel per engine. Needs the extra llmbench[grpc].
+
+A chunk is one message of the answer, stamped as it leaves the library and before anybody decodes it. The library reads
+in a thread of its own, so these stamps are later than the kernel's by what handing over takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from time import perf_counter_ns
+
+import grpc.aio
+
+from llmbench.engines.server_message import clean
+from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline, WireRequest
+from llmbench.harness.deadline import Deadline
+from llmbench.workloads.spec import TimeoutSpec
+
+# Of every answer, so that who decodes it can tell it from one that came by HTTP.
+CONTENT_TYPE = ("content-type", "application/grpc")
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    # One request answers for its own failure: the library would send it again where it thinks that safe.
+    ("grpc.enable_retries", 0),
+    # Without it channels to one address share a connection, and one engine's trial begins on another's.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class GrpcTransport:
+    """Calls the servers at `endpoints`; a channel connects with its first call, and calls share its connection."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, endpoints: Iterable[Endpoint], timeouts: TimeoutSpec) -> None:
+        self._loop = loop
+        self._timeouts = timeouts
+        self._calls: set[GrpcCall] = set()
+        self._channels = loop.run_until_complete(_open_channels(endpoints))
+
+    def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[GrpcCall], None]) -> GrpcCall:
+        """The call under way. `on_done` is called once, after this has returned, with `timeline` complete."""
+        channel = self._channels[request.endpoint]
+        call = GrpcCall(self._loop, channel, request, timeline, self._timeouts, on_done, self._calls.discard)
+        self._calls.add(call)
+        return call
+
+    def close(self) -> None:
+        """Give up what is under way, and close the channels. The loop must not be running."""
+        self._loop.run_until_complete(self._close())
+
+    async def _close(self) -> None:
+        tasks = [call.stop() for call in self._calls]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for channel in self._channels.values():
+            await channel.close()
+
+
+class GrpcCall:
+    """Fills `timeline` and calls `on_done` once; `on_ended` follows when nothing is left of the call."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: grpc.aio.Channel,
+        request: WireRequest,
+        timeline: Timeline,
+        timeouts: TimeoutSpec,
+        on_done: Callable[[GrpcCall], None],
+        on_ended: Callable[[GrpcCall], None],
+    ) -> None:
+        self.timeline = timeline
+        self._channel = channel
+        self._request = request
+        self._total_s = timeouts.total_s
+        self._on_done: Callable[[GrpcCall], None] | None = on_done
+        self._loop = loop
+        self._on_ended = on_ended
+        self._deadline = Deadline(loop, timeline, timeouts, self._last_chunk_ns, self._give_up)
+        self._deadline.arm()
+        self._task = loop.create_task(self._run())
+        self._task.add_done_callback(self._ended)
+
+    def cancel(self, reason: str) -> None:
+        """Give up. A call that its server could not bear to lose goes on unheard, up to its deadline."""
+        self._give_up(Failure(FailureKind.CANCELLED, reason))
+
+    def stop(self) -> asyncio.Task[None]:
+        """Cancel whatever is left, and return what to wait for."""
+        self._task.cancel()
+        return self._task
+
+    def _last_chunk_ns(self) -> int | None:
+        return self.timeline.chunk_ns[-1] if self.timeline.chunk_ns else None
+
+    def _give_up(self, failure: Failure) -> None:
+        may_cancel = self._request.may_cancel or self.timeline.sent_ns is None
+        self._finish(failure)
+        if may_cancel:
+            self._task.cancel()
+
+    def _finish(self, failure: Failure | None) -> None:
+        on_done, self._on_done = self._on_done, None
+        if on_done is None:
+            return
+        self._deadline.close()
+        self.timeline.end_ns = perf_counter_ns()
+        self.timeline.failure = failure
+        on_done(self)
+
+    async def _run(self) -> None:
+        failure: Failure | None = None
+        try:
+            failure = await self._connect()
+            if failure is None:
+                await self._exchange()
+        except grpc.aio.AioRpcError as error:
+            failure = self._failure(error.code(), error.details())
+        self._finish(failure)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._on_ended(self)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": str(error), "exception": error})
+
+    async def _connect(self) -> Failure | None:
+        channel, state = self._channel, self._channel.get_state(try_to_connect=True)
+        while state is not grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(state)
+            state = channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                return Failure(FailureKind.CONNECT, f"No connection to {self._request.endpoint.url}.")
+        self.timeline.connect_ns = perf_counter_ns()
+        return None
+
+    async def _exchange(self) -> None:
+        timeline, request = self.timeline, self._request
+        # A stream of one message looks the same to a server that takes just one, and tells when it has gone out.
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = self._channel.stream_stream(request.method)(
+            timeout=self._total_s, metadata=_metadata(request)
+        )
+        with contextlib.suppress(asyncio.InvalidStateError):  # the server has ended the call: reading says why
+            await call.write(request.payload)
+            timeline.sent_ns = perf_counter_ns()
+            await call.done_writing()
+        while True:
+            message = await call.read()
+            now_ns = perf_counter_ns()
+            if message is grpc.aio.EOF:
+                return
+            if self._on_done is None:  # given up, and left to run out
+                continue
+            if timeline.first_byte_ns is None:
+                timeline.first_byte_ns = now_ns
+                timeline.headers = [CONTENT_TYPE]
+            assert isinstance(message, bytes)
+            timeline.chunk_ns.append(now_ns)
+            timeline.chunk_bytes.append(message)
+
+    def _failure(self, code: grpc.StatusCode, details: str | None) -> Failure:
+        kinds = {
+            grpc.StatusCode.DEADLINE_EXCEEDED: FailureKind.TOTAL_TIMEOUT,
+            grpc.StatusCode.RESOURCE_EXHAUSTED: FailureKind.RATE_LIMITED,
+            grpc.StatusCode.UNAVAILABLE: FailureKind.CONNECT
+            if self.timeline.sent_ns is None
+            else FailureKind.TRUNCATED,
+            grpc.StatusCode.CANCELLED: FailureKind.TRUNCATED,
+        }
+        kind = kinds.get(code, FailureKind.SERVER_ERROR)
+        return Failure(kind, f"The call ended with {code.name}: {clean(details or '') or 'no message'}")
+
+
+async def _open_channels(endpoints: Iterable[Endpoint]) -> dict[Endpoint, grpc.aio.Channel]:
+    # In the running loop, to which the library binds a channel.
+    channels = {}
+    for endpoint in set(endpoints):
+        target = f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
+        if endpoint.tls:
+            credentials = grpc.ssl_channel_credentials()
+            channels[endpoint] = grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+        else:
+            channels[endpoint] = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    return channels
+
+
+def _metadata(request: WireRequest) -> tuple[tuple[str, str], ...]:
+    key = request.endpoint.api_key
+    return () if key is None else (("authorization", f"Bearer {key}"),)
