@@ -74,12 +74,12 @@ def serve(
 @models_app.command("list")
 def list_models() -> None:
     """The synthetic models there are, and their sizes."""
-    from llmbench.reference_engine.models.synthetic import PREFIX, PRESETS
+    from llmbench.reference_engine.models.synthetic import PREFIX, PRESETS, num_parameters
 
     width = max(map(len, PRESETS)) + len(PREFIX)
     for name, preset in PRESETS.items():
         typer.echo(
-            f"{PREFIX + name:{width}}  {preset.num_parameters / 1e6:7.1f} M parameters, {preset.num_layers} layers of "
+            f"{PREFIX + name:{width}}  {num_parameters(preset) / 1e6:7.1f} M parameters, {preset.num_layers} layers of "
             f"{preset.hidden_size}, vocabulary {preset.vocab_size}, context {preset.max_position_embeddings}"
         )
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from llmbench.reference_engine.cache_root import cache_root
 from llmbench.reference_engine.errors import ConfigError
+from llmbench.reference_engine.models.checkpoint_layout import LlamaShape, train_tokenizer, write_description, write_json
 from llmbench.reference_engine.models.synthetic_text import lines
 
 PREFIX = "synthetic:"
@@ -24,46 +22,15 @@ PREFIX = "synthetic:"
 RECIPE_VERSION = 1
 MAX_SHARD_BYTES = 512 * 2**20
 
-BOS, EOS = "<s>", "</s>"
-_ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' }}{{ message['content'] }}{{ eos_token }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A Llama shape."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    max_position_embeddings: int = 2048
-    dtype: str = "bfloat16"
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(rows * (columns or 1) for _, (rows, columns) in tensor_shapes(self))
-
-
 PRESETS = {
-    "llama-tiny": Preset(1024, 64, 192, 2, 4, 2, max_position_embeddings=512, dtype="float32"),
-    "llama-20m": Preset(8192, 384, 1024, 9, 6, 2),
-    "llama-150m": Preset(32_000, 768, 2048, 16, 12, 4),
-    "tinyllama-1.1b": Preset(32_000, 2048, 5632, 22, 32, 4),
+    "llama-tiny": LlamaShape(1024, 64, 192, 2, 4, 2, max_position_embeddings=512, dtype="float32"),
+    "llama-20m": LlamaShape(8192, 384, 1024, 9, 6, 2),
+    "llama-150m": LlamaShape(32_000, 768, 2048, 16, 12, 4),
+    "tinyllama-1.1b": LlamaShape(32_000, 2048, 5632, 22, 32, 4),
 }
 
 
-def preset(source: str) -> tuple[str, Preset]:
+def preset(source: str) -> tuple[str, LlamaShape]:
     """The name and shape behind `synthetic:NAME` (or NAME alone). Raises ConfigError with the names there are."""
     name = source.removeprefix(PREFIX)
     if name not in PRESETS:
@@ -101,7 +68,11 @@ def create(source: str, seed: int = 0, out: Path | None = None) -> Path:
     return folder
 
 
-def tensor_shapes(shape: Preset) -> Iterator[tuple[str, tuple[int, int]]]:
+def num_parameters(shape: LlamaShape) -> int:
+    return sum(rows * (columns or 1) for _, (rows, columns) in tensor_shapes(shape))
+
+
+def tensor_shapes(shape: LlamaShape) -> Iterator[tuple[str, tuple[int, int]]]:
     """Every weight's name and shape, in the order of the layers; a vector's second size is 0."""
     hidden, kv_size = shape.hidden_size, shape.num_kv_heads * shape.head_dim
     yield "model.embed_tokens.weight", (shape.vocab_size, hidden)
@@ -120,70 +91,16 @@ def tensor_shapes(shape: Preset) -> Iterator[tuple[str, tuple[int, int]]]:
     yield "lm_head.weight", (shape.vocab_size, hidden)
 
 
-def _write(folder: Path, shape: Preset, seed: int) -> None:
-    tokenizer = _train_tokenizer(shape.vocab_size)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    eos_token_id = tokenizer.token_to_id(EOS)
-    bos_token_id = tokenizer.token_to_id(BOS)
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "model_max_length": shape.max_position_embeddings,
-            "clean_up_tokenization_spaces": False,
-            "chat_template": CHAT_TEMPLATE,
-        },
-    )
-    _write_json(
-        folder / "config.json",
-        {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "vocab_size": shape.vocab_size,
-            "hidden_size": shape.hidden_size,
-            "intermediate_size": shape.intermediate_size,
-            "num_hidden_layers": shape.num_layers,
-            "num_attention_heads": shape.num_heads,
-            "num_key_value_heads": shape.num_kv_heads,
-            "head_dim": shape.head_dim,
-            "hidden_act": "silu",
-            "max_position_embeddings": shape.max_position_embeddings,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 10_000.0,
-            "attention_bias": False,
-            "mlp_bias": False,
-            "tie_word_embeddings": False,
-            "bos_token_id": bos_token_id,
-            "eos_token_id": eos_token_id,
-            "torch_dtype": shape.dtype,
-        },
-    )
-    _write_json(folder / "generation_config.json", {"bos_token_id": bos_token_id, "eos_token_id": eos_token_id})
+def _write(folder: Path, shape: LlamaShape, seed: int) -> None:
+    # Enough different words for every merge to be learnt: the vocabulary comes out full at every preset's size.
+    words = 4 * shape.vocab_size
+    tokenizer = train_tokenizer(lines(num_lines=words, num_words=words, seed=0), shape.vocab_size)
+    assert tokenizer.get_vocab_size() == shape.vocab_size
+    write_description(folder, shape, tokenizer)
     _write_weights(folder, shape, seed)
 
 
-def _train_tokenizer(vocab_size: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = [AddedToken(text, special=True, normalized=False) for text in (BOS, EOS, *_ROLES)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    # Enough different words for every merge to be learnt: the vocabulary comes out full at every preset's size.
-    tokenizer.train_from_iterator(lines(num_lines=4 * vocab_size, num_words=4 * vocab_size, seed=0), trainer)
-    assert tokenizer.get_vocab_size() == vocab_size
-    bos = (BOS, tokenizer.token_to_id(BOS))
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[bos])
-    return tokenizer
-
-
-def _write_weights(folder: Path, shape: Preset, seed: int) -> None:
+def _write_weights(folder: Path, shape: LlamaShape, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     dtype = getattr(torch, shape.dtype)
     shards: list[dict[str, torch.Tensor]] = [{}]
@@ -217,7 +134,7 @@ def _write_weights(folder: Path, shape: Preset, seed: int) -> None:
         "metadata": {"total_size": total},
         "weight_map": {name: names[number] for name, number in weight_map.items()},
     }
-    _write_json(folder / "model.safetensors.index.json", index)
+    write_json(folder / "model.safetensors.index.json", index)
 
 
 def _partial_name(number: int) -> str:
@@ -235,7 +152,3 @@ def _move(made: Path, folder: Path) -> None:
             if not (folder / "config.json").is_file():
                 raise
             shutil.rmtree(made)
-
-
-def _write_json(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
