@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from llmbench.reports.vllm_bench import vllm_bench
 from llmbench.results.answer import answer
@@ -75,6 +75,24 @@ def write_csv(run: Run, path: Path) -> None:
         writer.writeheader()
         for statistic in statistics(run):
             writer.writerow({name: _cell(value) for name, value in asdict(statistic).items()})
+
+
+def write_parquet(run: Run, path: Path) -> None:
+    """The lines of the CSV as a Parquet table, numbers and infinities as they are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {str: pa.string(), float: pa.float64(), int: pa.int64()}
+    found = list(statistics(run))
+    hints = get_type_hints(Statistic)
+    columns = {
+        field.name: pa.array(
+            [getattr(each, field.name) for each in found],
+            next(types[hint] for hint in (hints[field.name], *get_args(hints[field.name])) if hint in types),
+        )
+        for field in fields(Statistic)
+    }
+    pq.write_table(pa.table(columns), path)
 
 
 def write_vllm_bench(run: Run, path: Path) -> None:

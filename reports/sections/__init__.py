@@ -10,6 +10,7 @@ from llmbench.reports.sections.distributions import DISTRIBUTIONS
 from llmbench.reports.sections.environment import ENVIRONMENT
 from llmbench.reports.sections.failures import FAILURES
 from llmbench.reports.sections.instrument import INSTRUMENT
+from llmbench.reports.sections.load_curves import LOAD_CURVES
 from llmbench.reports.sections.metrics import METRICS_EXPLAINED
 from llmbench.reports.sections.overview import OVERVIEW
 from llmbench.reports.sections.reproduce import REPRODUCE
@@ -22,6 +23,7 @@ SECTIONS: tuple[Section, ...] = (
     ANSWER,
     VALIDITY,
     OVERVIEW,
+    LOAD_CURVES,
     SUMMARY,
     DIFFERENCES,
     DISTRIBUTIONS,
