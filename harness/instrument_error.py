@@ -49,8 +49,11 @@ class InstrumentError:
     e2e_ns: Ints
 
 
-def instrument_error(run: Run, log: Path, tokens_per_chunk: int = 1) -> InstrumentError:
-    """Compare a run on the simulated engine with that engine's log. Raises HarnessError when the two share nothing."""
+def instrument_error(run: Run, log: Path, level: str | None = None, tokens_per_chunk: int = 1) -> InstrumentError:
+    """Compare a run on the simulated engine, or one load level of it, with that engine's log.
+
+    Raises HarnessError when the two have no answer in common.
+    """
     sent = _read_log(log)
     requests = run.requests.to_pydict()
     chunks_of = _ChunksByRequest(run.chunks)
@@ -61,6 +64,8 @@ def instrument_error(run: Run, log: Path, tokens_per_chunk: int = 1) -> Instrume
     num_chunks = num_lost = num_unclear = 0
     for row, request_id in enumerate(requests["request_id"]):
         if requests["warmup"][row] or requests["status"][row] != "ok" or request_id not in sent:
+            continue
+        if level is not None and requests["level"][row] != level:
             continue
         truth = sent[request_id]
         stamps_ns, read_ns = (np.repeat(*columns) for columns in chunks_of(request_id, tokens_per_chunk))

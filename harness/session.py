@@ -17,6 +17,7 @@ from llmbench.harness.environment import clock, environment, utc_now
 from llmbench.harness.errors import EngineStartError, ExitCode
 from llmbench.harness.interrupts import Interrupts
 from llmbench.harness.loadgen import LoadReport, Outgoing, run_load
+from llmbench.harness.pace import Pace
 from llmbench.harness.plan import PlannedRequest, Trial, level_name
 from llmbench.harness.recorder import (
     AdapterRef,
@@ -49,8 +50,11 @@ class Outcome:
     exit_code: ExitCode
 
 
-def run_session(assembly: Assembly, out: Path | None) -> Outcome:
+def run_session(assembly: Assembly, out: Path | None, *, draw: bool = True, calibrate: bool = False) -> Outcome:
     """Measure every trial and leave a run directory at `out` (default: runs/TIME-WORKLOAD-DIGEST).
+
+    `draw` shows a progress bar where stderr is a terminal. `calibrate` measures the instrument's own error afterwards,
+    on the same schedule, with a simulated engine as fast as the fastest of those measured.
 
     An engine that does not start is left out, and the others go on. Ctrl-C ends the load, keeps what was measured and
     comes back with an interrupted Outcome; a second one raises KeyboardInterrupt. Raises RunError when the directory
@@ -68,13 +72,13 @@ def run_session(assembly: Assembly, out: Path | None) -> Outcome:
             adapters={engine.label: AdapterRef(engine.name, adapter_settings(engine)) for engine in spec.engines},
             tokenizer_path=assembly.model.tokenizer_path,
             num_requests=sum(len(trial.warmup) + len(trial.requests) for trial in assembly.plan.trials),
-            draw=sys.stderr.isatty(),
+            draw=draw and sys.stderr.isatty(),
             lag_matters=spec.traffic.max_concurrency is None,
             exact_lengths=spec.request.ignore_eos and not spec.request.stop,
         )
     )
     try:
-        return _Session(assembly, recorder, redactor).run()
+        return _Session(assembly, recorder, redactor).run(calibrate)
     except BaseException:
         recorder.abandon()
         raise
@@ -90,13 +94,15 @@ class _Session:
         self._findings: list[Finding] = []
         self._saw_broken_connections = False
         self._sent_ns = array("q")
+        self._label = ""
+        self._pace = Pace()
         self._arrivals = {
             level_name(spec.model_copy(update={"traffic": traffic})): traffic.arrivals
             for spec in (assembly.spec,)
             for traffic in spec.traffic.levels()
         }
 
-    def run(self) -> Outcome:
+    def run(self, calibrate: bool) -> Outcome:
         with (
             Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
             EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,
@@ -109,6 +115,8 @@ class _Session:
                     self._run_trial(trial, keeper, interrupts.stop)
             self._recorder.send(Phase("stopping the engine"))
             keeper.stop()
+            if calibrate and not interrupts.stop.is_set():
+                self._calibrate(interrupts.stop)
             interrupted = interrupts.stop.is_set()
             status: FinalStatus = "interrupted" if interrupted else "failed" if self._not_started else "complete"
             self._recorder.send(Phase("storing the results"))
@@ -116,7 +124,7 @@ class _Session:
         return self._outcome(interrupted, verdict)
 
     def _run_trial(self, trial: Trial, keeper: EngineKeeper, stop: StopFlag) -> None:
-        label = trial.engine.label
+        label = self._label = trial.engine.label
         self._recorder.send(Phase(f"{label}: starting"))
         try:
             endpoint = keeper.use(trial.engine)
@@ -162,6 +170,20 @@ class _Session:
         if (ending := keeper.ending(wait_s=_DYING_S if self._saw_broken_connections else 0)) is not None:
             self._findings.append(Finding(f"{label} {ending} during {where}; its log has the reason.", invalid=True))
 
+    def _calibrate(self, stop: StopFlag) -> None:
+        # Not above: a calibration is a session itself.
+        from llmbench.harness.calibration import calibrate, complaint
+
+        pace = self._pace.fastest_ms()
+        if pace is None:
+            return
+        self._recorder.send(Phase("calibrating the instrument"))
+        outcome, levels = calibrate(self._assembly.spec, *pace, draw=False)
+        if outcome.exit_code is ExitCode.INTERRUPTED:
+            stop.set()
+        self._recorder.send(ManifestChanges({"calibration": levels}))
+        self._findings += [Finding(text, invalid=False) for level in levels if (text := complaint(level)) is not None]
+
     def _load(self, requests: Sequence[Outgoing], concurrency: int | None, stop: StopFlag) -> LoadReport:
         return run_load(
             requests,
@@ -172,6 +194,7 @@ class _Session:
         )
 
     def _on_done(self, request_id: str, timeline: Timeline) -> None:
+        self._pace.add(self._label, timeline)
         if timeline.failure is not None and timeline.failure.kind in _BROKEN:
             self._saw_broken_connections = True
         if timeline.sent_ns is not None:

@@ -78,6 +78,31 @@ class ArrivalManifest(_Frozen):
     ks_p: float | None = None
 
 
+class CalibrationManifest(_Frozen):
+    """The instrument's own error at one load level, measured on a simulated engine that logs when it really sent.
+
+    That engine's first chunk came `ttft_ms` after a request, and the others `itl_ms` apart. Errors are absolute, over
+    measured requests that ended well: of `num_chunks`, `num_lost` were never recorded, and of `num_unclear` the true
+    time is not known. `itl_read_error` is the error that user-space stamps alone would have had.
+    """
+
+    level: str
+    ttft_ms: float
+    itl_ms: float
+    num_requests: int
+    num_failed: int
+    num_chunks: int
+    num_lost: int
+    num_unclear: int
+    chunks_per_s: float
+    ttft_error: LagManifest
+    itl_error: LagManifest
+    itl_read_error: LagManifest
+    e2e_error: LagManifest
+    instrument: InstrumentManifest
+    cpu_s_per_million_chunks: float | None = None
+
+
 class EngineManifest(_Frozen):
     """One engine as it answered. `command` and `pid` are None for a server that was already running.
 
@@ -132,6 +157,7 @@ class Manifest(_Frozen):
     trials: tuple[TrialManifest, ...] = ()
     problems: tuple[str, ...] = ()
     invalid: tuple[str, ...] = ()
+    calibration: tuple[CalibrationManifest, ...] = ()
 
     def changed(self, **changes: Any) -> Manifest:
         """A validated copy with these fields replaced. Raises pydantic.ValidationError for an unknown field."""

@@ -52,6 +52,15 @@ def run(
             "still says so (default: off).",
         ),
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            show_default=False,
+            help="Afterwards, ask a simulated engine the same on the same schedule, and store the instrument's own "
+            "error with the run (default: off).",
+        ),
+    ] = False,
     open_: Annotated[
         bool, typer.Option("--open", show_default=False, help="Open the report in a browser (default: off).")
     ] = False,
@@ -78,7 +87,7 @@ def run(
     from llmbench.harness.cli.write_report import open_in_browser, write_report
     from llmbench.harness.session import run_session
 
-    outcome = run_session(assembly, out)
+    outcome = run_session(assembly, out, calibrate=calibrate)
     report = write_report(outcome.path, outcome.path / "report.html", console)
     if outcome.message is not None:
         typer.echo(f"llmbench: {outcome.message}", err=True)
