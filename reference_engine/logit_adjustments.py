@@ -1,0 +1,63 @@
+"""What a request changes about the model's logits before a token is chosen: bias, penalties, no end too early."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
+from typing import NamedTuple
+
+import torch
+
+from llmbench.reference_engine.sequence import Sequence
+
+
+class Row(NamedTuple):
+    """Where a token is chosen: after the sequence's own tokens and those `ahead`, drafts taken for granted."""
+
+    sequence: Sequence
+    ahead: SequenceOf[int]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return self.sequence.num_output_tokens + len(self.ahead)
+
+
+def adjust(logits: torch.Tensor, rows: SequenceOf[Row], eos_token_ids: Collection[int]) -> torch.Tensor:
+    """logits [n, vocab_size] float32 as the rows' requests want them; the same tensor, unmodified, if none does.
+
+    In this order: logit_bias, repetition penalty, presence and frequency penalties, min_tokens.
+    """
+    changed = [index for index, row in enumerate(rows) if _is_adjusted(row)]
+    if not changed:
+        return logits
+    logits = logits.clone()
+    for index in changed:
+        _adjust_row(logits[index], rows[index], eos_token_ids)
+    return logits
+
+
+def _is_adjusted(row: Row) -> bool:
+    params = row.sequence.params
+    return params.has_penalties or bool(params.logit_bias) or row.num_output_tokens < params.min_tokens
+
+
+def _adjust_row(logits: torch.Tensor, row: Row, eos_token_ids: Collection[int]) -> None:
+    """Modifies the logits [vocab_size]."""
+    sequence, params = row.sequence, row.sequence.params
+    if params.logit_bias:
+        logits[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()))
+    if params.repetition_penalty != 1:
+        seen = torch.tensor(list({*sequence.token_ids, *row.ahead}))
+        values = logits[seen]
+        factor = params.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / factor, values * factor)
+    if params.presence_penalty != 0 or params.frequency_penalty != 0:
+        counts = Counter(sequence.token_ids[sequence.num_prompt_tokens :])
+        counts.update(row.ahead)
+        if counts:
+            repeats = torch.tensor(list(counts.values()))
+            logits[list(counts)] -= params.presence_penalty + params.frequency_penalty * repeats
+    if row.num_output_tokens < params.min_tokens:
+        ending = [*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)]
+        logits[ending] = -torch.inf
