@@ -170,6 +170,9 @@ class GrpcCall:
             grpc.StatusCode.CANCELLED: FailureKind.TRUNCATED,
         }
         kind = kinds.get(code, FailureKind.SERVER_ERROR)
+        if code is grpc.StatusCode.INTERNAL and self.timeline.sent_ns is None:
+            # A status that overtakes the request is lost in the library: it tells of its own failed write instead.
+            return Failure(kind, "The server refused the call before it had taken the request.")
         return Failure(kind, f"The call ended with {code.name}: {clean(details or '') or 'no message'}")
 
 
