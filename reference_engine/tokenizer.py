@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import DecodeStream
@@ -33,8 +33,7 @@ class Tokenizer:
         self._fast.no_padding()
         config = _read_config(folder / "tokenizer_config.json")
         self._special_texts = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
-        template = config.get("chat_template")
-        self._chat_template = _sandbox().from_string(template) if isinstance(template, str) else None
+        self._chat_template = _read_template(folder, config)
 
     @property
     def vocab_size(self) -> int:
@@ -57,7 +56,7 @@ class Tokenizer:
             raise RequestError("This model has no chat template; use /v1/completions with a prompt.")
         try:
             text = self._chat_template.render(messages=messages, add_generation_prompt=True, **self._special_texts)
-        except TemplateError as error:
+        except Exception as error:  # a template may do anything to its messages, such as add a text to a number
             raise RequestError(f"The model's chat template refuses these messages: {error}") from None
         # The template writes the special tokens itself.
         return self.encode(text, add_special_tokens=False)
@@ -119,9 +118,23 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)
 
 
+def _read_template(folder: Path, config: Mapping[str, Any]) -> Template | None:
+    # Newer checkpoints keep it in a file of its own, which goes before the field.
+    file = folder / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    if not isinstance(source, str):
+        return None
+    try:
+        return _sandbox().from_string(source)
+    except TemplateError as error:
+        raise CheckpointError(f"{folder}: chat_template is not a jinja2 template: {error}") from None
+
+
 def _sandbox() -> ImmutableSandboxedEnvironment:
     # A checkpoint is a download: its template may not touch anything. Options as Hugging Face renders them.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.globals["raise_exception"] = _refuse
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment
@@ -135,7 +148,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from None
     return config if isinstance(config, dict) else {}
