@@ -99,7 +99,7 @@ class Engine:
                 f"max_tokens = {params.max_tokens} make {num_tokens}."
             )
         vocab_size = self.model_config.vocab_size
-        for token_id in (min(prompt_token_ids), max(prompt_token_ids), *params.stop_token_ids):
+        for token_id in (min(prompt_token_ids), max(prompt_token_ids), *params.stop_token_ids, *params.logit_bias):
             if not 0 <= token_id < vocab_size:
                 raise RequestError(f"Token id {token_id} is outside the vocabulary of {vocab_size} tokens.")
         drawn_seed = self._request_seeds.getrandbits(64)

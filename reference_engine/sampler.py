@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
@@ -30,6 +31,7 @@ def sample(
     logits: torch.Tensor,
     sequences: SequenceOf[Sequence],
     eos_token_ids: Collection[int],
+    argmax: Callable[[torch.Tensor], torch.Tensor] = argmax_of_rows,
     drafts: SequenceOf[SequenceOf[int]] | None = None,
 ) -> list[SampledToken]:
     """One token per row of logits, [n, vocab_size], which is not modified.
@@ -43,7 +45,7 @@ def sample(
     rows = _rows(sequences, drafts)
     raw = logits.float()
     allowed = adjust(raw, rows, eos_token_ids)
-    tokens = allowed.argmax(dim=-1)
+    tokens = argmax(allowed)
     random_rows = [index for index, row in enumerate(rows) if not row.sequence.params.is_greedy]
     if random_rows:
         chosen = [rows[index] for index in random_rows]
@@ -89,22 +91,23 @@ def sample_rows(logits: torch.Tensor, params: SequenceOf[SamplingParams], unifor
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures
     tokens = torch.empty(n, dtype=torch.long)
     top_ks = [vocab_size if p.top_k is None else min(p.top_k, vocab_size) for p in params]
-    for row in range(n):
-        if params[row].min_p > 0:
-            # The most probable token's is 0. Whatever top-p keeps is at the top too, so the order does not matter: but
-            # top-p counts mass before min-p takes any away.
-            pass
-    plain = [row for row in range(n) if top_ks[row] == vocab_size and params[row].top_p >= 1.0]
+    # The most probable token is at 0, so that a token's distance to it is its own value.
+    floors = [math.log(p.min_p) if p.min_p > 0 else -math.inf for p in params]
+    is_plain = [top_k == vocab_size and p.top_p >= 1.0 for top_k, p in zip(top_ks, params, strict=True)]
+    plain = [row for row in range(n) if is_plain[row]]
     if plain:
-        tokens[plain] = _invert_cdf(scaled[plain].softmax(dim=-1), uniforms[plain])
-    filtered = [row for row in range(n) if not (top_ks[row] == vocab_size and params[row].top_p >= 1.0)]
-    for row in filtered:
-        tokens[row] = _sample_filtered(scaled[row], top_ks[row], params[row].top_p, uniforms[row])
+        values = scaled[plain]
+        if any(params[row].min_p > 0 for row in plain):
+            values = values.masked_fill(values < torch.tensor([floors[row] for row in plain]).unsqueeze(1), -torch.inf)
+        tokens[plain] = _invert_cdf(values.softmax(dim=-1), uniforms[plain])
+    for row in range(n):
+        if not is_plain[row]:
+            tokens[row] = _sample_filtered(scaled[row], top_ks[row], params[row].top_p, floors[row], uniforms[row])
     return tokens
 
 
-def _sample_filtered(scaled: torch.Tensor, top_k: int, top_p: float, u: torch.Tensor) -> torch.Tensor:
-    """One row through top-k and top-p. Row by row: the candidates of each request are a different number of tokens."""
+def _sample_filtered(scaled: torch.Tensor, top_k: int, top_p: float, floor: float, u: torch.Tensor) -> torch.Tensor:
+    """One row through top-k, top-p and min-p. Row by row: each request has a different number of candidates."""
     vocab_size = scaled.shape[0]
     limit = min(top_k, vocab_size)
     num_candidates = limit if limit < vocab_size else min(TOP_P_CANDIDATES, vocab_size)
@@ -112,11 +115,11 @@ def _sample_filtered(scaled: torch.Tensor, top_k: int, top_p: float, u: torch.Te
     # Mass is relative to what top-k keeps: top-p is applied to the renormalised distribution.
     total = values.logsumexp(0) if num_candidates == limit else scaled.logsumexp(0)
     probs = (values - total).exp()
-    if num_candidates < limit and float(probs.sum()) < top_p:
+    if num_candidates < limit and float(probs.sum()) < top_p and float(values[-1]) >= floor:
         values, ids = scaled.sort(descending=True)
         probs = (values - total).exp()
     # A token stays while the mass before it is below top_p: the one that crosses the line stays too.
-    kept = probs * ((probs.cumsum(0) - probs) < top_p)
+    kept = probs * ((probs.cumsum(0) - probs) < top_p) * (values >= floor)
     return ids[_invert_cdf(kept.unsqueeze(0), u.unsqueeze(0))[0]]
 
 

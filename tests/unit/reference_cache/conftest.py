@@ -55,7 +55,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_checkpoint: Callable[..., Path]) -> Callable[..., Engine]:
     def make(**settings: Any) -> Engine:
-        return Engine(EngineConfig(model_path=tiny_checkpoint(), **{"block_size": 4, **settings}))
+        return Engine(EngineConfig(model_path=tiny_checkpoint(), **{"block_size": 4, "kernels": "torch", **settings}))
 
     return make
 
