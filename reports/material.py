@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from llmbench.results.manifest import Manifest
 from llmbench.results.matching import Side, side_of
+from llmbench.results.metrics import BY_NAME
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
+from llmbench.results.statistics import Interval
 from llmbench.results.summary import Summary, SummaryRow, summarise
+from llmbench.results.units import CONFIDENCE, student_t
 
 # As many as report.css has colours for; a ninth engine gets the first one's again.
 NUM_COLOURS = 8
@@ -58,6 +62,16 @@ class Material:
     def colour(self, engine: str) -> int:
         """The number of an engine's colour, the same in every table and picture."""
         return self.engines.index(engine) % NUM_COLOURS
+
+    def total_interval(self, row: SummaryRow, name: str) -> Interval | None:
+        """The 95 % interval of a total; None where the run has too few rounds to tell."""
+        figures = (each.figures for each in self.side.measured if (each.engine, each.level) == (row.engine, row.level))
+        figure = next((found[name] for found in figures if name in found), None)
+        if figure is None or figure.log_error is None or figure.value <= 0:
+            return None
+        factor = math.exp(student_t((1 + CONFIDENCE) / 2, figure.freedom) * figure.log_error)
+        high = figure.value * factor
+        return Interval(figure.value / factor, min(1.0, high) if BY_NAME[name].unit == "share" else high)
 
     def samples_at(self, level: str) -> list[Samples]:
         return [samples for samples in self.samples if samples.level == level]

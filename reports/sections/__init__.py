@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmbench.reports.section import Section
 from llmbench.reports.sections.answer import ANSWER
 from llmbench.reports.sections.arrivals import ARRIVALS
+from llmbench.reports.sections.decode_profile import DECODE_PROFILE
 from llmbench.reports.sections.differences import DIFFERENCES
 from llmbench.reports.sections.distributions import DISTRIBUTIONS
 from llmbench.reports.sections.environment import ENVIRONMENT
@@ -28,6 +29,7 @@ SECTIONS: tuple[Section, ...] = (
     DIFFERENCES,
     DISTRIBUTIONS,
     WATERFALL,
+    DECODE_PROFILE,
     THROUGHPUT,
     ARRIVALS,
     FAILURES,

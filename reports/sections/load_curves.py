@@ -22,6 +22,7 @@ _Point = tuple[float | None, Interval | None]
 
 _LATENCIES = (("ttft", 0.5), ("ttft", 0.99), ("itl", 0.99), ("tpot", 0.5), ("e2e", 0.5))
 _TOTALS = ("goodput", "request_throughput", "output_throughput", "slo_attainment")
+_FAR = 1.5
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "circle", "square", "diamond", "triangle-up")
 
 
@@ -66,20 +67,25 @@ def _latency(material: Material, loads: dict[str, OfferedLoad], axis: Axis, name
     curves = _curves(material, loads, point)
     if curves is None:
         return None
-    known = [*(curve.value for curve in curves), *([np.array([limit])] if limit is not None else [])]
+    known = [curve.value for curve in curves]
+    # A limit far above every curve would press them all to the floor.
+    near = limit is not None and limit <= _FAR * max(
+        float(values[np.isfinite(values)].max(initial=0)) for values in known
+    )
     return _figure(
         material,
         curves,
         title=f"{BY_NAME[name].title} {which}",
-        reading="Lower is better." + ("" if limit is None else f" Limit: {digits(limit)} ms."),
+        reading="Lower is better."
+        + ("" if limit is None else f" Limit: {digits(limit)} ms{'' if near else ', above'}."),
         x=axis,
         y=Axis(f"{BY_NAME[name].title} {which}", "ms", log=spans_decades(known)),
-        limit=limit,
+        limit=limit if near else None,
     )
 
 
 def _total(material: Material, loads: dict[str, OfferedLoad], axis: Axis, name: str) -> Figure | None:
-    curves = _curves(material, loads, lambda row: (row.total(name), None))
+    curves = _curves(material, loads, lambda row: (row.total(name), material.total_interval(row, name)))
     if curves is None:
         return None
     metric = BY_NAME[name]

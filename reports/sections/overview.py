@@ -76,7 +76,7 @@ def _view(material: Material) -> View | None:
 
 def _scale(material: Material, rows: list[SummaryRow], name: str, share: float | None) -> Scale | None:
     metric = BY_NAME[name]
-    found = [_figure(row, name, share) for row in rows]
+    found = [_figure(material, row, name, share) for row in rows]
     shown = [value for figure in found if figure is not None for value in figure if np.isfinite(value)]
     if not shown:
         return None
@@ -106,11 +106,13 @@ def _scale(material: Material, rows: list[SummaryRow], name: str, share: float |
     )
 
 
-def _figure(row: SummaryRow, name: str, share: float | None) -> tuple[float, float, float] | None:
+def _figure(material: Material, row: SummaryRow, name: str, share: float | None) -> tuple[float, float, float] | None:
     """(value, low, high); without an interval all three are the value."""
     if share is None:
         total = row.total(name)
-        return None if total is None else (total, total, total)
+        if total is None:
+            return None
+        return total, *(material.total_interval(row, name) or (total, total))
     distribution = row.distribution(name)
     quantile = None if distribution is None else distribution.quantiles[share]
     if quantile is None:

@@ -1,0 +1,123 @@
+"""What single sections compute, on runs small enough to do in the head."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from made_runs import MakeRun, entry
+
+from llmbench.reports.differences import pairs_of
+from llmbench.reports.figure import rounded, thinned
+from llmbench.reports.headline import headline
+from llmbench.reports.load_level import OfferedLoad, offered_load
+from llmbench.reports.material import Material
+from llmbench.reports.sections.decode_profile import DECODE_PROFILE
+from llmbench.reports.sections.environment import flattened
+from llmbench.reports.sections.load_curves import LOAD_CURVES
+from llmbench.results.comparison_set import compare_engines
+from llmbench.results.run import Run
+
+
+@pytest.mark.parametrize(
+    ("level", "load"),
+    [
+        ("poisson 8/s", OfferedLoad("rate", 8.0)),
+        ("constant 0.25/s", OfferedLoad("rate", 0.25)),
+        ("gamma 1e+03/s", OfferedLoad("rate", 1000.0)),
+        ("closed 4", OfferedLoad("concurrency", 4.0)),
+        ("burst", None),
+        ("ramp 1-16/s", None),
+        ("poisson 8/s <b>", None),
+    ],
+)
+def test_a_level_s_load_is_read_from_its_name(level: str, load: OfferedLoad | None) -> None:
+    assert offered_load(level) == load
+
+
+def test_the_decode_profile_follows_the_token_s_place(make_run: MakeRun) -> None:
+    # Token k comes k ms after the one before, in 25 answers of 6 tokens.
+    ticks = [(100 + sum(range(2, place + 1)), 1) for place in range(1, 7)]
+    view = DECODE_PROFILE.view(Material(make_run([entry(index, tokens=ticks) for index in range(25)])))
+    assert view is not None
+    [panel] = view["panels"]
+    [figure] = panel.figures
+    median = figure.traces[1]
+    assert median["x"] == [2, 3, 4, 5, 6]
+    assert median["y"] == [2, 3, 4, 5, 6]
+
+
+def test_a_chunk_of_several_tokens_shares_its_gap(make_run: MakeRun) -> None:
+    view = DECODE_PROFILE.view(
+        Material(make_run([entry(index, tokens=[(10, 1), (40, 3)], requested_tokens=4) for index in range(25)]))
+    )
+    assert view is not None
+    median = view["panels"][0].figures[0].traces[1]
+    assert (median["x"], median["y"]) == ([4], [10])
+
+
+def test_load_curves_rise_in_order_of_load_and_mark_the_limit(sweep: Run) -> None:
+    view = LOAD_CURVES.view(Material(sweep))
+    assert view is not None
+    figures = {figure.title: figure for figure in view["figures"]}
+    assert figures["TTFT median"].traces[0]["x"] == [4, 8, 16]
+    assert "Limit: 150 ms" in figures["TTFT median"].reading
+    assert "Goodput" in figures
+
+
+def test_one_level_has_no_load_curve(run: Run) -> None:
+    assert LOAD_CURVES.view(Material(run)) is None
+
+
+def test_differences_lie_where_their_gain_is(sweep: Run) -> None:
+    compared = compare_engines(Material(sweep).side)
+    comparisons = {(each.level, each.spec.title): each for each in compared.comparisons}
+    for pair in pairs_of(compared.comparisons):
+        reach = max(abs(each.at - 50) for each in pair.differences if each.at is not None)
+        assert reach <= 50
+        for each in pair.differences:
+            comparison = comparisons[pair.level, each.row.figure]
+            if each.at is None or comparison.gain is None:
+                continue
+            assert (each.at > 50) == (comparison.gain > 1) or math.isclose(comparison.gain, 1, rel_tol=1e-3)
+            assert each.low is not None
+            assert each.high is not None
+            assert each.low <= each.at <= each.high
+            assert each.margin_low <= 50 <= each.margin_high
+
+
+def test_the_headline_is_a_sentence_per_level(sweep: Run) -> None:
+    sentences = headline(Material(sweep))
+    assert len(sentences) == 3
+    assert all(sentence.startswith("At poisson") and "alpha is faster than beta" in sentence for sentence in sentences)
+
+
+def test_the_headline_admits_that_data_is_missing(make_run: MakeRun) -> None:
+    run = make_run([entry(0, engine="a"), entry(0, engine="b")])
+    [sentence] = headline(Material(run))
+    assert "does not say whether" in sentence
+
+
+def test_nested_environments_become_words() -> None:
+    nested = {"gpus": [{"name": "H100", "memory_bytes": 2**33}], "packages": {"torch": None}, "turbo": False}
+    assert list(flattened(nested)) == [
+        ("gpus 1 name", "H100"),
+        ("gpus 1 memory", "8.00\u00a0GiB"),
+        ("packages torch", "n/a"),
+        ("turbo", "no"),
+    ]
+
+
+def test_thinned_curves_keep_their_ends_and_their_tail() -> None:
+    x = np.arange(10_000.0)
+    thin_x, thin_y = thinned(x, x / 10_000, 200)
+    assert len(thin_x) <= 200
+    assert (thin_x[0], thin_x[-1]) == (0, 9999)
+    assert (thin_x >= 9000).sum() >= 90
+    assert np.array_equal(thin_y, thin_x / 10_000)
+
+
+def test_rounding_keeps_significant_digits_and_gaps() -> None:
+    values = np.array([0.0, 123456.789, 0.000123456, np.inf, np.nan, -12.3456])
+    assert rounded(values) == [0.0, 123457.0, 0.00012346, None, None, -12.346]
