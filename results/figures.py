@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from llmbench.results.metrics import BY_NAME, SampleMetric, TotalMetric, round_seconds
+from llmbench.results.metrics import BY_NAME, SampleMetric, TotalMetric, ordered_of, round_seconds
 from llmbench.results.samples import Samples
-from llmbench.results.statistics import estimate_quantile, order, required_n
+from llmbench.results.statistics import estimate_quantile, required_n
 from llmbench.results.units import MIN_FREEDOM, MIN_ROUNDS, Floats, Units
 
 
@@ -102,11 +102,10 @@ def figures_of(samples: Samples) -> dict[str, Figure]:
 
 def _of_distribution(samples: Samples, metric: SampleMetric, share: float | None) -> Figure | None:
     assert share is not None
-    values, request, weights = metric.values(samples)
-    if not values.size:
+    ordered = ordered_of(samples, metric.name)
+    if ordered is None:
         return None
     units = samples.units
-    ordered = order(values, weights, request, units)
     num_failed = int(ordered.counts[np.isinf(ordered.values)].sum())
     needed = required_n(share)
     if ordered.n < needed:

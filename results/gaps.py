@@ -14,7 +14,7 @@ import numpy as np
 from llmbench.results.samples import Piece, Samples
 from llmbench.results.units import Floats, Ints
 
-EXACT_CHUNKS = 5_000_000
+EXACT_CHUNKS = 1_000_000
 _STEPS_PER_OCTAVE = 1024
 GRID_STEP = 2 ** (1 / _STEPS_PER_OCTAVE)  # 1.0007
 _OCTAVES = 44  # from 1 ns; a gap beyond 2^44 ns, five hours, counts as that

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from llmbench.results.gaps import Gaps
 from llmbench.results.samples import Bools, Floats, Ints, Samples
+from llmbench.results.statistics import Ordered, order
 
 Better = Literal["lower", "higher"] | None
 NS_PER_MS = 1e6
@@ -274,3 +276,11 @@ def values_of(samples: Samples, name: str) -> Values:
     metric = BY_NAME[name]
     assert isinstance(metric, SampleMetric)
     return metric.values(samples)
+
+
+# Sorting is most of the work on a large run, and tables, comparisons and pictures all want the same order.
+@lru_cache(maxsize=64)
+def ordered_of(samples: Samples, name: str) -> Ordered | None:
+    """The samples of the metric called `name` in ascending order; None if there are none."""
+    values, request, weights = values_of(samples, name)
+    return order(values, weights, request, samples.units) if values.size else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmbench.results.metrics import NS_PER_S, values_of
+from llmbench.results.metrics import NS_PER_S, ordered_of
 from llmbench.results.run import Run
 from llmbench.results.samples import Floats, Samples, each_samples
 
@@ -27,20 +27,17 @@ class Cdf:
 
 def cdf(samples: Samples, metric: str) -> Cdf | None:
     """The cumulative distribution of a metric, at most MAX_POINTS points; None without samples."""
-    values, _, weights = values_of(samples, metric)
-    if not values.size:
+    ordered = ordered_of(samples, metric)
+    if ordered is None:
         return None
-    counts = np.ones(values.size, np.int64) if weights is None else weights
-    order = np.argsort(values)
-    ordered, cumulative = values[order], np.cumsum(counts[order])
-    n = int(cumulative[-1])
-    finite = int(np.isfinite(ordered).sum())
+    cumulative, n = ordered.cumulative, ordered.n
+    finite = int(np.isfinite(ordered.values).sum())
     # Evenly in the share, with the last few values exact: tails are what a reader looks for.
     steps = np.linspace(0, max(0, finite - 1), min(finite, MAX_POINTS)).astype(np.int64)
     tail = np.arange(max(0, finite - 100), finite)
     kept = np.unique(np.concatenate([steps, tail]))
     num_finite = int(cumulative[finite - 1]) if finite else 0
-    return Cdf(ordered[kept], cumulative[kept] / n, n, n - num_finite)
+    return Cdf(ordered.values[kept], cumulative[kept] / n, n, n - num_finite)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,9 +187,11 @@ def distribution(
 
     `request` is the index of the request each value belongs to.
     """
-    if not values.size:
-        return None
-    ordered = order(values, weights, request, units)
+    return describe(order(values, weights, request, units), units, intervals=intervals) if values.size else None
+
+
+def describe(ordered: Ordered, units: Units, *, intervals: bool = True) -> Distribution:
+    """The distribution of ordered values; `intervals` may be left out, as they take the longest."""
     finite = np.isfinite(ordered.values)
     num_finite = int(ordered.counts[finite].sum())
     mean, mean_interval = estimate_mean(ordered, units) or (None, None)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from llmbench.results.metrics import METRICS, SampleMetric
+from llmbench.results.metrics import METRICS, SampleMetric, ordered_of
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
-from llmbench.results.statistics import Distribution, distribution
+from llmbench.results.statistics import Distribution, describe
 
 Value = Distribution | float | None
 
@@ -54,9 +54,9 @@ def summarise_samples(samples: Samples) -> SummaryRow:
     values: dict[str, Value] = {}
     for metric in METRICS:
         if isinstance(metric, SampleMetric):
-            found, request, weights = metric.values(samples)
-            values[metric.name] = distribution(
-                found, weights, request, samples.units, intervals=metric.better is not None
+            ordered = ordered_of(samples, metric.name)
+            values[metric.name] = (
+                None if ordered is None else describe(ordered, samples.units, intervals=metric.better is not None)
             )
         else:
             values[metric.name] = metric.value(samples)
