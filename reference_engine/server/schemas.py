@@ -70,6 +70,12 @@ class GenerationBody(BaseModel):
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    # JSON has no integer keys; pydantic reads the token ids out of them.
+    logit_bias: dict[int, float] | None = None
     seed: int | None = None
     min_tokens: int = 0
     stop: Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_as_list)] | None = None
@@ -82,11 +88,6 @@ class GenerationBody(BaseModel):
     user: str | None = None
     # Clients send these with the value that asks for nothing, which is honoured; any other is refused.
     n: Annotated[int, _only(1)] = 1
-    presence_penalty: Annotated[float, _only(0)] = 0.0
-    frequency_penalty: Annotated[float, _only(0)] = 0.0
-    repetition_penalty: Annotated[float, _only(1)] = 1.0
-    min_p: Annotated[float, _only(0)] = 0.0
-    logit_bias: Annotated[dict[str, float] | None, _only({})] = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -108,6 +109,11 @@ class GenerationBody(BaseModel):
             # vLLM's -1 and llama.cpp's 0 mean no limit.
             top_k=None if self.top_k in (0, -1) else self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias or {},
             seed=self.seed,
             ignore_eos=self.ignore_eos,
             stop_token_ids=tuple(self.stop_token_ids or ()),
