@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from llmbench import __version__
-from llmbench.harness.cli import calibrate, compare, engines, gate, models, noise, report, run, serve, workloads
+from llmbench.harness.cli import (
+    calibrate,
+    compare,
+    engines,
+    gate,
+    models,
+    noise,
+    profile,
+    report,
+    run,
+    serve,
+    workloads,
+)
 
 app = typer.Typer(
     name="llmbench",
@@ -21,6 +33,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("report")(report.report)
 app.command("calibrate")(calibrate.calibrate)
+app.command("profile")(profile.profile)
 app.command("compare")(compare.compare)
 app.command("gate")(gate.gate)
 app.command("noise")(noise.noise)

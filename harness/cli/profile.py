@@ -1,0 +1,71 @@
+"""`llmbench profile`: how evenly engines decode, token by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def profile(
+    workload: Annotated[
+        str, typer.Argument(help="A workload to run, or a run directory that is there already.", show_default=False)
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            show_default=False,
+            help="Override one field of the workload; may be repeated (default: none).",
+        ),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            show_default=False,
+            help="Ask only this engine of the workload's; may be repeated (default: all of them).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="The run directory (default: runs/TIME-WORKLOAD-DIGEST)."),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="The trace to write, for ui.perfetto.dev (default: RUN/trace.json)."),
+    ] = None,
+) -> None:
+    """Show the time of every token: against its place in the answer, the number of streams and others' prefill."""
+    from rich.console import Console
+
+    from llmbench.harness.cli.show_profile import show_profile
+    from llmbench.harness.errors import ConfigError, ExitCode
+    from llmbench.results.run_directory import Run
+
+    path, message, code = Path(workload), None, ExitCode.OK
+    if not (path / "manifest.json").is_file():
+        from llmbench.harness.assemble import assemble
+        from llmbench.harness.session import run_session
+        from llmbench.workloads.loader import load
+
+        outcome = run_session(assemble(load(workload, set_ or []), engine or []), out)
+        path, message, code = outcome.path, outcome.message, outcome.exit_code
+    run = Run.open(path)
+    console = Console(markup=False, highlight=False)
+    show_profile(run, console)
+
+    from llmbench.harness.trace_export import write_trace
+
+    target = trace or path / "trace.json"
+    try:
+        write_trace(run, target)
+    except OSError as error:
+        raise ConfigError(f"--trace {target}: cannot be written: {error.strerror}.") from None
+    if message is not None:
+        typer.echo(f"llmbench: {message}", err=True)
+    typer.echo(str(target))
+    raise typer.Exit(code)
