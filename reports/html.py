@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -22,30 +23,45 @@ from llmbench.results.run import Run
 
 
 def write_html(run: Run, path: Path) -> None:
-    """Write the report of `run` to `path`, replacing it. The file is complete or not there."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(render(run), encoding="utf-8")
-    partial.replace(path)
+    """Write the report of `run` to `path`, replacing it."""
+    write_whole(path, render(run))
 
 
 def render(run: Run) -> str:
     """The report of `run` as HTML text."""
     material = Material(run)
     views = [(section, view) for section in SECTIONS if (view := section.view(material)) is not None]
-    scripts = [_script(get_plotlyjs()), _script(_asset("report.js"))]
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            material=material,
-            manifest=run.manifest,
-            views=views,
-            # Our own files and plotly's: nothing that came from a run.
-            style=Markup(_asset("report.css")),  # noqa: S704
-            scripts=[Markup(script) for script in scripts],  # noqa: S704
-            script_hashes=[_csp_hash(script) for script in scripts],
-        )
+    return template("page.html").render(
+        **page_assets([get_plotlyjs(), asset("report.js")]), material=material, manifest=run.manifest, views=views
     )
+
+
+def write_whole(path: Path, html: str) -> None:
+    """Write `html` to `path`; the file is complete or not there, and an older one stays until then."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(html, encoding="utf-8")
+    partial.replace(path)
+
+
+def page_assets(scripts: Sequence[str]) -> dict[str, object]:
+    """What head.html needs: the style, these scripts, and the hashes that allow them and no others to run."""
+    closed = [_script(script) for script in scripts]
+    return {
+        # Our own files and plotly's: nothing that came from a run.
+        "style": Markup(asset("report.css")),  # noqa: S704
+        "scripts": [Markup(script) for script in closed],  # noqa: S704
+        "script_hashes": [_csp_hash(script) for script in closed],
+    }
+
+
+def template(name: str) -> Template:
+    """A template of `templates/` that escapes whatever it is given."""
+    return _environment().get_template(name)
+
+
+def asset(name: str) -> str:
+    """A file of `templates/` as it is."""
+    return (files("llmbench.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
@@ -75,10 +91,6 @@ def _environment() -> Environment:
 def _harmless(value: Any) -> Any:
     # Runs on every {{ … }} before escaping: no template can forget it.
     return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _asset(name: str) -> str:
-    return (files("llmbench.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _script(text: str) -> str:

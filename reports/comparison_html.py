@@ -1,0 +1,50 @@
+"""A comparison of runs, or of a run's engines, as one HTML file that needs no network and no scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmbench.reports.comparison_rows import notes
+from llmbench.reports.differences import pairs_of
+from llmbench.reports.html import page_assets, template, write_whole
+from llmbench.results.compare import Comparison
+from llmbench.results.comparison_set import ComparisonSet
+
+
+def write_comparison_html(compared: ComparisonSet, path: Path) -> None:
+    """Write the comparison to `path`, replacing it."""
+    write_whole(path, comparison_html(compared))
+
+
+def comparison_html(compared: ComparisonSet) -> str:
+    """What is unlike about the sides first, then the verdicts in words, then every figure on its scale."""
+    comparisons = compared.comparisons
+    return template("comparison.html").render(
+        **page_assets([]),
+        fatal=compared.fatal,
+        flags=[flag.text for flag in compared.flags if not flag.fatal],
+        unmatched=compared.unmatched,
+        verdicts=_verdicts(comparisons),
+        pairs=pairs_of(comparisons),
+        notes=notes(comparisons, compared.alpha),
+    )
+
+
+def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
+    """One sentence for each pair and level."""
+    said = []
+    for subject, baseline, level in dict.fromkeys((each.subject, each.baseline, each.level) for each in comparisons):
+        group = [
+            each for each in comparisons if (each.subject, each.baseline, each.level) == (subject, baseline, level)
+        ]
+        titles = {
+            verdict: [each.spec.title for each in group if each.verdict == verdict] for verdict in ("faster", "slower")
+        }
+        told = [f"better in {', '.join(titles['faster'])}"] if titles["faster"] else []
+        told += [f"worse in {', '.join(titles['slower'])}"] if titles["slower"] else []
+        if not told:
+            enough = any(each.verdict == "no difference shown" for each in group)
+            told = ["no difference shown" if enough else "too little data for a verdict"]
+        said.append(f"At {level}, {subject} against {baseline}: {'; '.join(told)}.")
+    return said
