@@ -1,7 +1,8 @@
-"""Answers read from a `Timeline`: what all protocols of JSON over HTTP share, streamed as server-sent events or not."""
+"""Answers read from a `Timeline`: what all protocols share, of JSON over HTTP, streamed or not, and of gRPC."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llmbench.engines.adapter import CountTokens
@@ -72,6 +73,36 @@ def read_answer(
         if is_stream != streamed and answer.has_answer:
             asked, came = ("a stream", "one piece") if streamed else ("one piece", "a stream")
             answer.fail(FailureKind.MALFORMED, f"The answer was asked for as {asked} and came as {came}.")
+    return _decoded(answer, timeline, count_tokens, streamed)
+
+
+def read_messages(
+    answer: Answer,
+    timeline: Timeline,
+    count_tokens: CountTokens | None,
+    take: Callable[[bytes, int], None],
+    *,
+    streamed: bool,
+) -> DecodedAnswer:
+    """`answer`, still empty, filled by `take` from a gRPC answer's messages, one to a chunk. `take` raises ValueError
+    for what is no message of its kind."""
+    for chunk, data in enumerate(timeline.chunk_bytes):
+        answer.num_events += 1
+        try:
+            take(data, chunk)
+        except ValueError as error:
+            answer.fail(FailureKind.MALFORMED, f"Message {answer.num_events} of the answer cannot be read: {error}")
+    missing = answer.missing_end()
+    if answer.num_events == 0:
+        answer.fail(FailureKind.TRUNCATED, "The server ended the call without one message.")
+    elif missing is not None:
+        answer.fail(FailureKind.TRUNCATED, f"The call ended without {missing}, {answer.num_events} messages in.")
+    elif not answer.has_answer:
+        answer.fail(FailureKind.MALFORMED, f"The call ended after {answer.num_events} messages without any answer.")
+    return _decoded(answer, timeline, count_tokens, streamed)
+
+
+def _decoded(answer: Answer, timeline: Timeline, count_tokens: CountTokens | None, streamed: bool) -> DecodedAnswer:
     # A usage report without any answer counts nothing that was seen.
     deltas, total = (answer.deltas, answer.output_tokens) if answer.has_answer else ([], None)
     events, output_tokens, source = attribute(deltas, len(timeline.chunk_ns), total, count_tokens, streamed=streamed)

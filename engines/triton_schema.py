@@ -17,7 +17,9 @@ class TritonSchema:
     Inputs: `prompt`, `stream` and what decides the sampling. `sampling_json` names one input that takes the sampling as
     a JSON object with vLLM's field names, instead of tensors of its own. Outputs: `text`, `finish_reason`, and the
     number of tokens in a response or of the prompt. `is_cumulative` says that each response holds the text so far.
-    `always` is sent with every request. `zero_is_greedy` says that temperature 0 may be sent; else top_k 1 is.
+    `always` is sent with every request. By gRPC an input's type follows from its value unless `datatypes` names it, and
+    `is_batched` gives every tensor a first dimension of 1. `zero_is_greedy` says that temperature 0 may be sent; else
+    top_k 1 is.
     """
 
     prompt: str = "text_input"
@@ -37,6 +39,8 @@ class TritonSchema:
     is_cumulative: bool = False
     zero_is_greedy: bool = True
     always: Mapping[str, Any] = field(default_factory=dict)
+    datatypes: Mapping[str, str] = field(default_factory=dict)
+    is_batched: bool = False
 
 
 SCHEMAS: Mapping[str, TritonSchema] = {
@@ -61,6 +65,8 @@ SCHEMAS: Mapping[str, TritonSchema] = {
         num_output_tokens="num_output_tokens",
         num_prompt_tokens="num_input_tokens",
         zero_is_greedy=False,
+        datatypes={"seed": "UINT64"},
+        is_batched=True,
         # An ensemble whose required input is missing answers HTTP 200 and nothing else.
         always={"bad_words": "", "stop_words": "", "exclude_input_in_output": True, "return_num_output_tokens": True},
     ),
@@ -75,6 +81,7 @@ SCHEMAS: Mapping[str, TritonSchema] = {
         stop="sampling_param_stop",
         finish_reason="finish_reason",
         is_cumulative=True,
+        datatypes={"sampling_param_seed": "UINT64"},
         zero_is_greedy=False,
         always={"sampling_param_exclude_input_from_output": True, "return_finish_reason": True},
     ),
@@ -99,7 +106,10 @@ def read_schema(setting: object) -> TritonSchema:
     known = {found.name: found.type for found in fields(TritonSchema)}
     refuse_unknown("settings.schema of triton", changes, [*known, "like"])
     for name, value in changes.items():
-        wanted = "true or false" if name.startswith(("is_", "zero_")) else "a mapping" if name == "always" else "a name"
+        mappings = ("always", "datatypes")
+        wanted = "a mapping" if name in mappings else "a name"
+        if name.startswith(("is_", "zero_")):
+            wanted = "true or false"
         kind = {"true or false": bool, "a mapping": Mapping, "a name": str}[wanted]
         optional = str(known[name]).endswith("None")
         if not isinstance(value, kind) and not (optional and value is None):

@@ -1,43 +1,54 @@
-"""NVIDIA's Triton Inference Server over HTTP, by its generate extension.
+"""NVIDIA's Triton Inference Server: HTTP by its generate extension, or gRPC by ModelStreamInfer.
 
 Attached to by url it serves any model; started here, it serves the bundled engine through its Python backend.
 
-Each answer is JSON, streamed as events without [DONE]. Triton's traps: an error in the first response has status 400
-and a body of events, a later one status 200; a model that says nothing at all gives status 200 and no event.
+By HTTP each answer is JSON, streamed as events without [DONE]. Triton's traps there: an error in the first response has
+status 400 and a body of events, a later one status 200; a model that says nothing at all gives status 200 and no event.
+By gRPC a call may end well without a word, and so the flag of its final response is asked for.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from importlib.util import find_spec
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
-from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
-from llmbench.engines.answer import Answer, count, read_answer, whole_text
+from llmbench.engines.adapter import (
+    Capabilities,
+    CountTokens,
+    EngineError,
+    EngineOptions,
+    LaunchPlan,
+    MissingPackageError,
+)
+from llmbench.engines.answer import Answer, count, read_answer, read_messages, whole_text
 from llmbench.engines.http_payload import post_json
+from llmbench.engines.server_message import error_in
 from llmbench.engines.settings import mapping, refuse_unknown
 from llmbench.engines.token_counts import Delta
 from llmbench.engines.triton_launch import ENGINE_SETTINGS, launch_plan
 from llmbench.engines.triton_schema import SCHEMAS, TritonSchema, read_schema
-from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
+from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, Timeline, WireRequest
 
 # Triton looks up a model by the bytes of the path as they come: ':' sent as %3A is another name to it.
 PATH_CHARACTERS = ":@!$&'()*+,;="
 
 
 class TritonAdapter:
-    """Settings: `schema` (vllm, trtllm, llmapi or a mapping, default vllm) and `extra_body` (inputs or parameters for
-    every request; null takes one out); where Triton is started here, also the bundled engine's own. The request's model
-    is the model's name in Triton's repository."""
+    """Settings: `protocol` (http or grpc, default http), `schema` (vllm, trtllm, llmapi or a mapping, default vllm) and
+    `extra_body` (inputs or parameters for every request; null takes one out); where Triton is started here, also the
+    bundled engine's own. The request's model is the model's name in Triton's repository."""
 
     name = "triton"
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
         settings = settings or {}
-        refuse_unknown(self.name, settings, ["extra_body", "schema", *ENGINE_SETTINGS])
+        refuse_unknown(self.name, settings, ["extra_body", "protocol", "schema", *ENGINE_SETTINGS])
         self._extra_body = mapping(self.name, settings, "extra_body")
         self._schema = read_schema(settings.get("schema", "vllm"))
+        self._protocol = _protocol(settings.get("protocol", "http"))
         self.capabilities = Capabilities(
             streaming=self._schema.stream is not None,
             chat=False,
@@ -63,12 +74,14 @@ class TritonAdapter:
             body[schema.stream] = request.stream
         sampling = _sampling(request, schema)
         body |= {schema.sampling_json: json.dumps(sampling)} if schema.sampling_json is not None else sampling
-        body |= self._extra_body
+        body = {name: value for name, value in (body | self._extra_body).items() if value is not None}
+        if self._protocol == "grpc":
+            return self._encode_call(request, endpoint, body)
         model, action = quote(request.model, safe=PATH_CHARACTERS), "generate_stream" if request.stream else "generate"
         return post_json(
             endpoint,
             f"/v2/models/{model}/{action}",
-            {name: value for name, value in body.items() if value is not None},
+            body,
             request.request_id,
             accept="text/event-stream" if request.stream else "application/json",
         )
@@ -76,7 +89,10 @@ class TritonAdapter:
     def decode(
         self, request: GenerationRequest, timeline: Timeline, count_tokens: CountTokens | None = None
     ) -> DecodedAnswer:
-        return read_answer(TritonAnswer(self._schema), timeline, count_tokens, streamed=request.stream)
+        if self._protocol == "http":
+            return read_answer(TritonAnswer(self._schema), timeline, count_tokens, streamed=request.stream)
+        answer = TritonCallAnswer(self._schema)
+        return read_messages(answer, timeline, count_tokens, answer.take_message, streamed=request.stream)
 
     def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
         if self._schema != SCHEMAS["vllm"]:
@@ -84,7 +100,18 @@ class TritonAdapter:
                 "Started here, triton serves the bundled engine, whose tensors are those of the schema vllm; leave "
                 "settings.schema out, or give the url of a server with another model."
             )
-        return launch_plan(options, port, "http")
+        return launch_plan(options, port, self._protocol)
+
+    def _encode_call(self, request: GenerationRequest, endpoint: Endpoint, body: dict[str, Any]) -> WireRequest:
+        from llmbench.engines import triton_grpc
+
+        # Triton answers an error without a word on whose it is: so one request to a call, and no id among its inputs.
+        inputs = {name: value for name, value in body.items() if name != "id"}
+        schema = self._schema
+        payload = triton_grpc.encode_request(
+            request.model, request.request_id, inputs, schema.datatypes, batched=schema.is_batched
+        )
+        return WireRequest("grpc", endpoint, payload, triton_grpc.METHOD)
 
 
 class TritonAnswer(Answer):
@@ -133,6 +160,39 @@ class TritonAnswer(Answer):
         # Half a character at the end has turned into another one: all from the first difference on is new.
         pairs = enumerate(zip(before, text, strict=False))
         return text[next((index for index, (old, new) in pairs if old != new), len(text)) :]
+
+
+class TritonCallAnswer(TritonAnswer):
+    """The same responses as messages of a call, each of which says whether it is the last."""
+
+    def __init__(self, schema: TritonSchema) -> None:
+        super().__init__(schema)
+        self._is_final = False
+
+    def missing_end(self) -> str | None:
+        return None if self._is_final else "its final response"
+
+    def take_message(self, data: bytes, chunk: int) -> None:
+        from llmbench.engines import triton_grpc
+
+        outputs, is_final = triton_grpc.decode_response(data)
+        self._is_final = self._is_final or is_final
+        error = error_in(outputs)
+        if error is not None:
+            self.fail(FailureKind.SERVER_ERROR, f"The server reported an error: {error}")
+        elif outputs:
+            self.take(outputs, chunk)
+
+
+def _protocol(setting: object) -> Literal["http", "grpc"]:
+    if setting == "http":
+        return "http"
+    if setting != "grpc":
+        raise EngineError(f"settings.protocol of triton must be http or grpc; got {setting!r}.")
+    missing = [name for name in ("grpc", "google.protobuf") if find_spec(name.partition(".")[0]) is None]
+    if missing:
+        raise MissingPackageError(f'triton by gRPC needs {", ".join(missing)}: pip install "llmbench[grpc]"')
+    return "grpc"
 
 
 def _sampling(request: GenerationRequest, schema: TritonSchema) -> dict[str, Any]:

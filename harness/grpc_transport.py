@@ -129,10 +129,11 @@ class GrpcCall:
     async def _connect(self) -> Failure | None:
         channel, state = self._channel, self._channel.get_state(try_to_connect=True)
         while state is not grpc.ChannelConnectivity.READY:
-            await channel.wait_for_state_change(state)
-            state = channel.get_state(try_to_connect=True)
+            # The library tries again by itself, after a second at most; a request does not wait for that.
             if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                 return Failure(FailureKind.CONNECT, f"No connection to {self._request.endpoint.url}.")
+            await channel.wait_for_state_change(state)
+            state = channel.get_state(try_to_connect=True)
         self.timeline.connect_ns = perf_counter_ns()
         return None
 
