@@ -111,6 +111,7 @@ inline void integer_block(const LinearArgs& a, const uint8_t* chunk, int column,
   for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(kFormat), inputs += kGroup) {
     i32v dots[R][NV];
     for (int r = 0; r < R; ++r) {
+      __builtin_prefetch(inputs + (R + r) * stride);  // the next block's rows: a prompt's do not fit the first cache
       for (int v = 0; v < NV; ++v) dots[r][v] = dot_start<kZeroPoint>(input_sums[r * a.num_groups + g]);
     }
     const uint8_t* weights = chunk + column * 4;
@@ -163,6 +164,9 @@ inline void bf16_block(const LinearArgs& a, const uint8_t* panel, int column, in
   const uint8_t* weights = panel + column * 4;
   f32v acc[R][NV] = {};
   for (int64_t k = 0; k < width; k += 2, weights += kPanel * 4) {
+    if (k % 32 == 0) {
+      for (int r = 0; r < R; ++r) __builtin_prefetch(inputs + (R + r) * width + k);  // as in integer_block
+    }
     i32v w[NV];
     for (int v = 0; v < NV; ++v) w[v] = load<i32v>(weights + v * kLanes * 4);
     for (int r = 0; r < R; ++r) {
@@ -182,6 +186,9 @@ inline void float_block(const LinearArgs& a, const uint8_t* panel, int column, i
   const auto* weights = reinterpret_cast<const float*>(panel) + column;
   f32v acc[R][NV] = {};
   for (int64_t k = 0; k < width; ++k, weights += kPanel) {
+    if (k % 16 == 0) {
+      for (int r = 0; r < R; ++r) __builtin_prefetch(inputs + (R + r) * width + k);  // as in integer_block
+    }
     f32v w[NV];
     for (int v = 0; v < NV; ++v) w[v] = load<f32v>(weights + v * kLanes);
     for (int r = 0; r < R; ++r) {
