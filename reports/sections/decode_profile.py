@@ -14,6 +14,8 @@ from llmbench.results.metrics import NS_PER_MS, is_streamed
 from llmbench.results.samples import Floats, Ints, Samples
 
 _MAX_BINS = 48
+# Of a longer run, every so many requests: a median per place needs no more.
+_MAX_READS = 1_000_000
 # Below this a bin's 90th percentile is one or two gaps.
 _MIN_GAPS = 20
 
@@ -81,9 +83,9 @@ def _profile(samples: Samples) -> _Profile | None:
 
 def _gaps(samples: Samples) -> tuple[Ints, Floats]:
     """(index of the token counted from 1, ms per token) of every content chunk but the first of its answer."""
-    content = (samples.chunk_tokens > 0) & samples.ok[samples.chunk_request]
-    request, at_ns = samples.chunk_request[content], samples.chunk_ns[content]
-    tokens = samples.chunk_tokens[content]
+    reads = samples.some_chunks(_MAX_READS)
+    content = (reads.tokens > 0) & samples.ok[reads.request]
+    request, at_ns, tokens = reads.request[content], reads.ns[content], reads.tokens[content]
     ends = np.cumsum(tokens)
     starts = np.flatnonzero(np.r_[True, request[1:] != request[:-1]]) if request.size else np.empty(0, np.int64)
     before = np.r_[0, ends][starts]
