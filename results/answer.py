@@ -24,11 +24,6 @@ def answer(run: Run) -> tuple[str, ...]:
         sentences.append("This run was interrupted: what follows is what was measured until then.")
     elif run.manifest.status == "failed":
         sentences.append("This run failed: what follows is what was measured before.")
-    if invalid := run.manifest.invalid:
-        sentences.append(f"This run is invalid and its figures must not be used: {' '.join(invalid)}")
-    elif problems := run.manifest.problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        sentences.append(f"Read with care: {problems[0]}{more}")
     rows = {(row.engine, row.level): row for row in summarise(run).rows}
     if not rows:
         return (*sentences, "Nothing was measured.")

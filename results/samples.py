@@ -99,6 +99,11 @@ class Samples:
             )
             yield Piece(request[mine], (ns - self.origin_ns).astype(np.float64), tokens, chars)
 
+    def some_chunks(self, limit: int) -> Piece:
+        """The reads of all requests, or of every so many where that would be more than about `limit` reads."""
+        step = max(1, -(-self.num_chunks // limit))
+        return _joined(self.pieces(np.arange(0, len(self), step)))
+
     @property
     def chunk_request(self) -> Ints:
         return self._chunks.request
@@ -117,11 +122,7 @@ class Samples:
 
     @cached_property
     def _chunks(self) -> Piece:
-        pieces = list(self.pieces())
-        if not pieces:
-            none = np.empty(0, np.int64)
-            return Piece(none, np.empty(0), none, none)
-        return Piece(*(np.concatenate(columns) for columns in zip(*pieces, strict=True)))
+        return _joined(self.pieces())
 
     @cached_property
     def gaps(self) -> ChunkGaps:
@@ -157,6 +158,11 @@ def each_samples(run: Run) -> tuple[Samples, ...]:
 def samples(run: Run, engine: str, level: str) -> Samples | None:
     """The requests of `engine` at `level`; None if there is none."""
     return next((found for found in each_samples(run) if (found.engine, found.level) == (engine, level)), None)
+
+
+def _joined(pieces: Iterator[Piece]) -> Piece:
+    none = np.empty(0, np.int64)
+    return Piece(*map(np.concatenate, zip(Piece(none, np.empty(0), none, none), *pieces, strict=True)))
 
 
 def _pairs(run: Run, engines: NDArray[Any], levels: NDArray[Any]) -> list[tuple[str, str]]:

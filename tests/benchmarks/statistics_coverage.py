@@ -9,8 +9,8 @@ gate are the production code. Noise is log-normal and autocorrelated from reques
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import signal, stats
 
-from llmbench.results.compare import ALPHA
 from llmbench.results.comparison_set import compare_sides
 from llmbench.results.figures import Figure
 from llmbench.results.gate import GateSpec, judge_gate
@@ -243,8 +242,10 @@ def _tail_alarms(
             yield failed_figures(made_side(generator, folder, rounds, num, phi=0.5, tail=tail), baseline)
 
 
+PARTS = {"coverage": print_coverage, "power": print_power, "tail": print_tail_power}
+
 if __name__ == "__main__":
-    print(f"Nominal coverage 95 %; the gate's α = {ALPHA:g}.\n", file=sys.stderr)
-    print_coverage()
-    print_power()
-    print_tail_power()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS))
+    for part in parser.parse_args().parts:
+        PARTS[part]()
