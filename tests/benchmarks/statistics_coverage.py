@@ -27,6 +27,7 @@ from llmbench.results.figures import Figure
 from llmbench.results.gate import GateSpec, judge_gate
 from llmbench.results.manifest import ClockManifest, EngineManifest, Manifest
 from llmbench.results.matching import Side, side_of
+from llmbench.results.noise import noise_floor
 from llmbench.results.run import Run
 from llmbench.results.schema import chunk_schema, request_schema
 from llmbench.results.statistics import estimate_mean, estimate_quantile, order
@@ -242,7 +243,27 @@ def _tail_alarms(
             yield failed_figures(made_side(generator, folder, rounds, num, phi=0.5, tail=tail), baseline)
 
 
-PARTS = {"coverage": print_coverage, "power": print_power, "tail": print_tail_power}
+def print_recommended(num_pairs: int = 100) -> None:
+    print("\n| sought | noise floor from | recommended rounds at 95 % power | found |")
+    print("| --- | --- | --- | --- |")
+    generator = np.random.default_rng(14)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "run"
+        repeated = [made_side(generator, folder, 8, 60, phi=0.5) for _ in range(5)]
+        for prefixes, sought, effect in ((("tpot", "itl"), "tpot_p50", 0.05), (("ttft",), "ttft_p50", 0.1)):
+            floor = noise_floor(repeated, effects=(effect,), power=0.95)
+            row = next(each for each in floor.rows if each.spec.name == sought)
+            rounds = row.rounds[effect]
+            assert rounds is not None
+            hits = 0
+            for _ in range(num_pairs):
+                subject, baseline = (made_side(generator, folder, rounds, 60, phi=0.5) for _ in range(2))
+                hits += sought in failed_figures(slowed(subject, prefixes, 1 + effect), baseline)
+            title = f"{row.spec.title} +{100 * effect:g} %"
+            print(f"| {title} | 5 runs of 8 × 60 | {rounds} | {100 * hits / num_pairs:.0f} % |", flush=True)
+
+
+PARTS = {"coverage": print_coverage, "power": print_power, "tail": print_tail_power, "recommended": print_recommended}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
