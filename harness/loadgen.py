@@ -24,6 +24,7 @@ from llmbench.harness.lag_probe import LagProbe
 from llmbench.harness.lag_samples import LagSamples
 from llmbench.harness.packet_clock import PacketClock
 from llmbench.harness.packet_ring import PacketRing
+from llmbench.harness.priority import foremost
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.transports import Transports, UnderWay
 from llmbench.harness.wall_offset import WallOffset
@@ -83,13 +84,13 @@ def run_load(
     assert concurrency is None or concurrency >= 1
     loop, loop_name = _new_event_loop()
     try:
-        with stop.watched() as stop_fd, _no_collections():
+        with stop.watched() as stop_fd, _no_collections(), foremost() as scheduling:
             load = _Load(loop, requests, concurrency, timeouts, on_done, clock)
             loop.add_reader(stop_fd, load.stop)
             if stop.is_set():
                 load.stop()
             try:
-                return load.run(loop_name, start_ns)
+                return load.run(loop_name, start_ns, scheduling)
             finally:
                 load.close()
                 loop.remove_reader(stop_fd)
@@ -133,7 +134,7 @@ class _Load:
         self._probe = LagProbe(loop, self._on_sample)
         loop.set_exception_handler(self._on_exception)
 
-    def run(self, loop_name: str, start_ns: int | None) -> LoadReport:
+    def run(self, loop_name: str, start_ns: int | None, scheduling: str) -> LoadReport:
         self._start_ns = perf_counter_ns() + LEAD_NS if start_ns is None else start_ns
         if self._free_slots_ns is not None:
             self._free_slots_ns = deque([self._start_ns] * len(self._free_slots_ns))
@@ -148,6 +149,7 @@ class _Load:
             num_unsent=len(self._waiting),
             instrument=InstrumentManifest(
                 event_loop=loop_name,
+                scheduling=scheduling,
                 clock=self._clock_name(),
                 loop_lag=self._probe.lag(),
                 send_lag=self._send_lags.manifest(),

@@ -45,7 +45,8 @@ class InstrumentManifest(_Frozen):
     `loop_lag`: how late a timer of the event loop fired. `send_lag`: sent − due of measured requests. `client_lag`:
     how long a chunk lay in the kernel before it was read, over the chunks for which both stamps are known; of the
     `num_chunks` read, `num_coalesced` came in one read with the segments before them. `cpu_s`: CPU seconds spent by the
-    harness's process between the trial's start and end. `clock` names what stamped the chunks.
+    harness's process between the trial's start and end. `clock` names what stamped the chunks. `scheduling` is
+    `realtime` where the system let the load generator run before other work, else `ordinary`.
     """
 
     event_loop: str
@@ -56,6 +57,7 @@ class InstrumentManifest(_Frozen):
     num_chunks: int | None = None
     num_coalesced: int | None = None
     cpu_s: float | None = None
+    scheduling: str | None = None
 
 
 class ArrivalManifest(_Frozen):

@@ -30,6 +30,7 @@ def _view(material: Material) -> View | None:
         "clock": material.manifest.clock,
         "event_loops": sorted({instrument.event_loop for instrument in instruments}),
         "stamps": sorted({instrument.clock for instrument in instruments}),
+        "schedulings": sorted({instrument.scheduling or "unknown" for instrument in instruments}),
         "rows": list(_rows(trials)),
     }
 
@@ -39,10 +40,10 @@ def _rows(trials: tuple[TrialManifest, ...]) -> Iterator[TrialRow]:
         instrument = trial.instrument
         yield TrialRow(
             trial=trial,
-            loop_lag=_lag(instrument and instrument.loop_lag),
-            send_lag=_lag(instrument and instrument.send_lag),
-            client_lag=_lag(instrument and instrument.client_lag),
-            coalesced=_share(instrument and instrument.num_coalesced, instrument and instrument.num_chunks),
+            loop_lag=_lag(None if instrument is None else instrument.loop_lag),
+            send_lag=_lag(None if instrument is None else instrument.send_lag),
+            client_lag=_lag(None if instrument is None else instrument.client_lag),
+            coalesced=NOT_AVAILABLE if instrument is None else _share(instrument.num_coalesced, instrument.num_chunks),
             cpu=_cpu(trial),
         )
 
