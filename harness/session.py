@@ -191,6 +191,7 @@ class _Session:
             timeouts=self._assembly.spec.measure.timeouts,
             on_done=self._on_done,
             stop=stop,
+            clock=self._assembly.spec.measure.clock or "auto",
         )
 
     def _on_done(self, request_id: str, timeline: Timeline) -> None:

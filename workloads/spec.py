@@ -179,6 +179,11 @@ class MeasureSpec(Frozen):
     )
     slo: SloSpec = Field(default=SloSpec(), description="What a request must meet to count as good; default anything.")
     timeouts: TimeoutSpec = Field(default=TimeoutSpec(), description="When a request is given up.")
+    clock: Literal["auto", "packet", "kernel", "user"] | None = Field(
+        default=None,
+        description="What stamps the chunks: `kernel` stamps as they arrive, `user` as they are read, `packet` tells "
+        "merged segments apart and needs CAP_NET_RAW. Default null or `auto`: kernel where there is one, else user.",
+    )
 
 
 class WorkloadSpec(Frozen):

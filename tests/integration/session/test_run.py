@@ -91,6 +91,14 @@ def test_two_engines_take_turns_and_are_started_once_per_turn(workplace: Any) ->
     assert len({engine.log for engine in run.manifest.engines}) == 2
 
 
+def test_a_workload_says_what_stamps_the_chunks(workplace: Any) -> None:
+    done = workplace.run("run", workplace.workload(measure={"clock": "user"}), "--out", "out", LENIENT)
+    assert done.returncode == 0, done.stderr
+    [trial] = finished(workplace.folder / "out").manifest.trials
+    assert trial.instrument is not None
+    assert trial.instrument.clock == "user space"
+
+
 def test_a_run_directory_is_never_overwritten(workplace: Any) -> None:
     (workplace.folder / "out").mkdir()
     (workplace.folder / "out" / "precious").write_text("")

@@ -59,6 +59,7 @@ def test_the_digest_ignores_how_a_workload_is_written() -> None:
         "traffic.requests=65",
         "traffic.arrivals={kind: burst}",
         "measure.slo.ttft_ms=1",
+        "measure.clock=packet",
         "request.temperature=0.1",
         "prompts={kind: synthetic, output_tokens: 63}",
         "engines=[reference, openai]",
