@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -104,27 +104,25 @@ def _compile(command: list[str], library: Path) -> None:
         }
         for name, flags in INSTRUCTION_SETS[platform.machine()].items():
             objects[f"{name}.o"] = ("isa.cpp", (*flags, f"-DLLMBENCH_ISA={name}"))
-        running = [
-            _start([*command, *COMMON_FLAGS, *flags, "-c", str(SOURCES / source), "-o", str(Path(scratch) / target)])
+        _run_all(
+            [*command, *COMMON_FLAGS, *flags, "-c", str(SOURCES / source), "-o", str(Path(scratch) / target)]
             for target, (source, flags) in objects.items()
-        ]
-        for process in running:
-            _finish(process)
+        )
         linked = Path(scratch) / library.name
         libraries = [f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10", "-lpthread"]
-        _finish(
-            _start([*command, "-shared", *[str(Path(scratch) / o) for o in objects], *libraries, "-o", str(linked)])
-        )
+        _run_all([[*command, "-shared", *[str(Path(scratch) / o) for o in objects], *libraries, "-o", str(linked)]])
         linked.replace(library)
 
 
-def _start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def _finish(process: subprocess.Popen[str]) -> None:
-    _, complaints = process.communicate()
-    if process.returncode != 0:
-        raise KernelsUnavailableError(
-            f"The C++ kernels did not compile: {shlex.join(map(str, process.args))} ended with:\n{complaints[-2000:]}"  # type: ignore[arg-type]
-        )
+def _run_all(commands: Iterable[list[str]]) -> None:
+    """All at once; raises for the first that failed when all have ended."""
+    running = [
+        (command, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+        for command in commands
+    ]
+    complaints = [process.communicate()[1] for _, process in running]
+    for (command, process), text in zip(running, complaints, strict=True):
+        if process.returncode != 0:
+            raise KernelsUnavailableError(
+                f"The C++ kernels did not compile: {shlex.join(command)} ended with:\n{text[-2000:]}"
+            )

@@ -80,7 +80,8 @@ struct KernelTable {
   const char* name;
   // Rows [first, last) to the format's input type; scratch [in_features rounded up to kGroup].
   void (*linear_inputs)(const LinearArgs&, int64_t first, int64_t last, float* scratch);
-  void (*linear_panel)(const LinearArgs&, int64_t panel);
+  // Rows [first, last) of one panel's outputs.
+  void (*linear_panel)(const LinearArgs&, int64_t panel, int64_t first, int64_t last);
   // Token `offset` of a span: its q into args.q, its k and v into the cache.
   void (*attention_write)(const AttentionArgs&, const Span&, const int64_t* table, int64_t offset);
   // Positions [first, last) of a span, the heads of one key head; scratch of attention_scratch floats.

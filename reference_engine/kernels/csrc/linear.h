@@ -254,7 +254,7 @@ inline void epilogue(const LinearArgs& a, int64_t panel, int64_t row, float* til
   for (; i < num_outputs; ++i) out[i] = tile[i] + (residual == nullptr ? 0.0f : residual[i]);
 }
 
-// ---- one panel: all rows
+// ---- one panel: rows by blocks
 
 template <Format kFormat, int R>
 inline void block_rows(const LinearArgs& a, int64_t panel, int64_t row) {
@@ -273,21 +273,21 @@ inline void block_rows(const LinearArgs& a, int64_t panel, int64_t row) {
   for (int r = 0; r < R; ++r) epilogue(a, panel, row + r, tile[r]);
 }
 
-// Blocks of R rows from `row` on, then one of the rows that are left.
+// Blocks of R rows, then one of the rows that are left.
 template <Format kFormat, int R>
-inline void all_rows(const LinearArgs& a, int64_t panel, int64_t row) {
-  for (; row + R <= a.num_rows; row += R) block_rows<kFormat, R>(a, panel, row);
+inline void all_rows(const LinearArgs& a, int64_t panel, int64_t row, int64_t last) {
+  for (; row + R <= last; row += R) block_rows<kFormat, R>(a, panel, row);
   if constexpr (R > 1) {
-    if (row < a.num_rows) all_rows<kFormat, R - 1>(a, panel, row);
+    if (row < last) all_rows<kFormat, R - 1>(a, panel, row, last);
   }
 }
 
-inline void linear_panel(const LinearArgs& a, int64_t panel) {
+inline void linear_panel(const LinearArgs& a, int64_t panel, int64_t first, int64_t last) {
   switch (a.format) {
-    case Format::kFloat32: return all_rows<Format::kFloat32, kBlockRows>(a, panel, 0);
-    case Format::kBfloat16: return all_rows<Format::kBfloat16, kBlockRows>(a, panel, 0);
-    case Format::kInt8: return all_rows<Format::kInt8, kBlockRows>(a, panel, 0);
-    case Format::kInt4: return all_rows<Format::kInt4, kBlockRows>(a, panel, 0);
+    case Format::kFloat32: return all_rows<Format::kFloat32, kBlockRows>(a, panel, first, last);
+    case Format::kBfloat16: return all_rows<Format::kBfloat16, kBlockRows>(a, panel, first, last);
+    case Format::kInt8: return all_rows<Format::kInt8, kBlockRows>(a, panel, first, last);
+    case Format::kInt4: return all_rows<Format::kInt4, kBlockRows>(a, panel, first, last);
   }
 }
 

@@ -126,7 +126,13 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t format, int64_t out
     kernels.linear_inputs(args, first, std::min(first + kRowsPerItem, args.num_rows),
                           run.per_thread[thread].take<float>(width));
   });
-  run.pool->run(args.num_panels, [&](int64_t panel, int) { kernels.linear_panel(args, panel); });
+  // A panel's weights come from memory once: it is cut by rows only where a prompt has work for more threads.
+  constexpr int64_t kRowsPerPiece = 128;
+  const int64_t num_pieces = (args.num_rows + kRowsPerPiece - 1) / kRowsPerPiece;
+  run.pool->run(args.num_panels * num_pieces, [&](int64_t item, int) {
+    const int64_t first = item % num_pieces * kRowsPerPiece;
+    kernels.linear_panel(args, item / num_pieces, first, std::min(first + kRowsPerPiece, args.num_rows));
+  });
   return out;
 }
 

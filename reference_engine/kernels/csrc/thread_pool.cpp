@@ -7,6 +7,7 @@ namespace {
 
 // Longer than the Python between two operators of a step, shorter than the pause between two requests.
 constexpr auto kSpin = std::chrono::microseconds(200);
+constexpr int kRoundsBeforeYield = 1024;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -47,7 +48,10 @@ void ThreadPool::run(int64_t num_items, Call call, const void* context) {
   // A worker enters before it looks whether the loop is open: after this line it either is counted or stays out, so
   // nobody reads this loop's fields once the count is zero.
   open_.store(false);
-  while (num_inside_.load() != 0) pause();
+  for (int round = 1; num_inside_.load() != 0; ++round) {
+    pause();
+    if (round % kRoundsBeforeYield == 0) std::this_thread::yield();  // the worker may be waiting for this very core
+  }
 }
 
 void ThreadPool::take_items(int thread) {
