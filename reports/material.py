@@ -73,6 +73,10 @@ class Material:
         high = figure.value * factor
         return Interval(figure.value / factor, min(1.0, high) if BY_NAME[name].unit == "share" else high)
 
+    def place(self, engine: str, level: str) -> tuple[int, int]:
+        """Where an engine at a level comes in every list: by level, then in the workload's order of engines."""
+        return self.levels.index(level), self.engines.index(engine)
+
     def samples_at(self, level: str) -> list[Samples]:
         return [samples for samples in self.samples if samples.level == level]
 

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from llmbench.reports.figure import Axis, Figure, Trace, line, rounded, thinned
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits
 from llmbench.reports.section import Section, View, figures_by_level
+from llmbench.results.manifest import ArrivalManifest, TrialManifest
 from llmbench.results.samples import Floats, Samples
 from llmbench.results.series import Arrivals, arrivals, cdf
 
 _MAX_POINTS_IN_ALL = 12_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """One trial's sending, tested against the random process asked for. `p` is the smallest of its tests' chances."""
+
+    trial: TrialManifest
+    found: ArrivalManifest
+    p: float
+
+
 def _view(material: Material) -> View | None:
-    return figures_by_level(
+    view = figures_by_level(
         material,
         "First: requests sent by each moment, over the broad grey line of those that were due; where a curve leaves "
         "the grey, the load was not the one asked for. Second: how late each request was sent. In a closed loop a "
         "request is due when a slot is free.",
         lambda level: _figures(material, level),
     )
+    tests = [
+        _Test(trial, found, min(p for p in (found.rate_p, found.dispersion_p, found.ks_p) if p is not None))
+        for trial in material.manifest.trials
+        if (found := trial.arrivals) is not None
+    ]
+    return None if view is None else {**view, "tests": tests}
 
 
 def _figures(material: Material, level: str) -> list[Figure]:
@@ -102,4 +120,4 @@ def _max_points(material: Material) -> int:
     return max(100, _MAX_POINTS_IN_ALL // (3 * len(material.samples)))
 
 
-ARRIVALS = Section("arrivals", "The load, asked and achieved", "Arrivals", _view)
+ARRIVALS = Section("arrivals", "The load, asked and achieved", "Arrivals", _view, "arrivals.html")

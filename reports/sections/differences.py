@@ -22,7 +22,8 @@ def _view(material: Material) -> View | None:
     if len(material.engines) < 2:
         return None
     compared = compare_engines(material.side)
-    pairs = pairs_of(sorted(compared.comparisons, key=lambda each: (each.level, each.subject)))
+    # All of a pair together; `sorted` keeps the order of the figures within.
+    pairs = pairs_of(sorted(compared.comparisons, key=lambda each: material.place(each.subject, each.level)))
     return {
         "panels": [
             LevelPairs(number, level, tuple(pair for pair in pairs if pair.level == level))

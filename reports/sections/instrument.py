@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import NOT_AVAILABLE, digits, percent
 from llmbench.reports.section import Section, View
-from llmbench.results.manifest import LagManifest, TrialManifest
+from llmbench.results.manifest import CalibrationManifest, LagManifest, TrialManifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,17 @@ class TrialRow:
     client_lag: str
     coalesced: str
     cpu: str
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRow:
+    """The instrument's own error at one level, as text."""
+
+    calibration: CalibrationManifest
+    ttft: str
+    itl: str
+    itl_read: str
+    e2e: str
 
 
 def _view(material: Material) -> View | None:
@@ -32,6 +43,8 @@ def _view(material: Material) -> View | None:
         "stamps": sorted({instrument.clock for instrument in instruments}),
         "schedulings": sorted({instrument.scheduling or "unknown" for instrument in instruments}),
         "rows": list(_rows(trials)),
+        "scheduling": sorted({found for instrument in instruments if (found := instrument.scheduling) is not None}),
+        "calibration": [_calibration_row(level) for level in material.manifest.calibration],
     }
 
 
@@ -46,6 +59,16 @@ def _rows(trials: tuple[TrialManifest, ...]) -> Iterator[TrialRow]:
             coalesced=NOT_AVAILABLE if instrument is None else _share(instrument.num_coalesced, instrument.num_chunks),
             cpu=_cpu(trial),
         )
+
+
+def _calibration_row(found: CalibrationManifest) -> CalibrationRow:
+    return CalibrationRow(
+        calibration=found,
+        ttft=_lag(found.ttft_error),
+        itl=_lag(found.itl_error),
+        itl_read=_lag(found.itl_read_error),
+        e2e=_lag(found.e2e_error),
+    )
 
 
 def _lag(lag: LagManifest | None) -> str:

@@ -56,6 +56,7 @@ def _facts(material: Material) -> list[Fact]:
     facts = [_requests(samples), _rounds(material)]
     if (send := _send_lag(material)) is not None:
         facts.append(send)
+    facts.append(_measuring_error(material))
     if any(is_streamed(each) for each in samples):
         facts.append(_tails(samples))
     facts.append(_token_counts(samples))
@@ -87,6 +88,20 @@ def _send_lag(material: Material) -> Fact | None:
     if not lags_ms.size:
         return None
     return Fact("Schedule", f"99 % of requests were sent within {digits(float(np.quantile(lags_ms, 0.99)))} ms of due")
+
+
+def _measuring_error(material: Material) -> Fact:
+    calibration = material.manifest.calibration
+    if not calibration:
+        return Fact("Measuring error", "not measured with this run; below is how well the instrument kept time")
+    ttft, itl = (
+        max((lag.p99_ns for lag in lags if lag.p99_ns is not None), default=None)
+        for lags in zip(*((level.ttft_error, level.itl_error) for level in calibration), strict=True)
+    )
+    told = [f"{name} {digits(ns / 1e6)} ms" for name, ns in (("TTFT", ttft), ("ITL", itl)) if ns is not None]
+    if not told:
+        return Fact("Measuring error", "the calibration saw no answers", beware=True)
+    return Fact("Measuring error", f"p99 {' and '.join(told)}, against an engine whose true send times are known")
 
 
 def _tails(samples: tuple[Samples, ...]) -> Fact:

@@ -83,7 +83,6 @@
   // On paper: light, and every picture of what is shown. The styles of print are not in force yet when this runs.
   addEventListener("beforeprint", () => {
     root.dataset.theme = "print";
-    document.querySelectorAll("details").forEach((details) => { details.open = true; });
     plots.filter((plot) => plot.offsetParent).forEach((plot) => draw(plot));
   });
   addEventListener("afterprint", () => { delete root.dataset.theme; redraw(); });

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from llmbench.results.manifest import (
+    ArrivalManifest,
+    CalibrationManifest,
     ClockManifest,
     EngineManifest,
     InstrumentManifest,
@@ -101,6 +103,7 @@ def write_run(
         },
         "clock": ClockManifest(origin_ns=ORIGIN_NS, origin_utc="2026-03-04T05:06:07Z", resolution_ns=1),
         "trials": tuple(trials),
+        "calibration": tuple(_calibration(f"poisson {rate:g}/s", rate) for rate in rates),
     }
     problems = changes.pop("problems", ())
     status = changes.pop("status", "complete")
@@ -205,6 +208,31 @@ def _trial(
         end_ns=end_ns,
         requests=num_requests,
         instrument=instrument,
+        arrivals=ArrivalManifest(
+            n=num_requests, asked_rate=8.0, rate=8.1, rate_p=0.7, gap_cv=1.02, asked_gap_cv=1.0, ks=0.05, ks_p=0.4
+        ),
+    )
+
+
+def _calibration(level: str, rate: float) -> CalibrationManifest:
+    def error(p50_ms: float) -> LagManifest:
+        return LagManifest(n=2000, p50_ns=int(p50_ms * MS), p99_ns=int(5 * p50_ms * MS), max_ns=int(9 * p50_ms * MS))
+
+    return CalibrationManifest(
+        level=level,
+        ttft_ms=40.0,
+        itl_ms=9.0,
+        num_requests=64,
+        num_failed=0,
+        num_chunks=2000,
+        num_lost=0,
+        num_unclear=3,
+        chunks_per_s=110 * rate,
+        ttft_error=error(0.06),
+        itl_error=error(0.02),
+        itl_read_error=error(0.11),
+        e2e_error=error(0.07),
+        instrument=InstrumentManifest(event_loop="uvloop"),
     )
 
 
