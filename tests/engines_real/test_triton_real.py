@@ -1,0 +1,179 @@
+"""The real tritonserver, by HTTP and gRPC: the bundled engine in its Python backend, and stand-ins for other backends.
+
+llmbench engines install triton && pytest tests/engines_real/test_triton_real.py
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llmbench.engines import registry
+from llmbench.engines.adapter import Adapter
+from llmbench.engines.environments import environment
+from llmbench.engines.triton_launch import RECIPE
+from llmbench.engines.triton_launcher import EXIT_TIMEOUT_S
+from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, TokenSource
+from llmbench.harness.models import ModelRef
+from llmbench.harness.process import EngineProcess
+
+pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(300)]
+
+PROMPTS = ["one two three", "naïve – ünïcode 漢字", "a" * 200, "The quick brown fox"]
+PROTOCOLS = ["http", "grpc"]
+
+
+@pytest.fixture(scope="module")
+def server(start: Callable[..., EngineProcess], standins: Path) -> EngineProcess:
+    """One server with every model, that listens for both protocols."""
+    pytest.importorskip("grpc", reason="the extra llmbench[grpc] is not installed")
+    settings = {"protocol": "grpc", "kernels": "torch", "max_num_seqs": 8}
+    return start("triton", settings=settings, args=(f"--model-repository={standins}",), startup_timeout_s=240.0)
+
+
+@pytest.fixture(params=PROTOCOLS)
+def protocol(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def endpoint(server: EngineProcess, protocol: str) -> Endpoint:
+    port = server.plan.ready_port if protocol == "http" else server.plan.endpoint.port
+    return Endpoint("127.0.0.1", port)
+
+
+def adapter(protocol: str, schema: str = "vllm") -> Adapter:
+    return registry.get("triton", {"protocol": protocol, "schema": schema})
+
+
+def question(model: str, prompt: str, number: int = 0, **fields: object) -> GenerationRequest:
+    return replace(GenerationRequest(f"r{number}", model, 16, prompt=prompt), **fields)
+
+
+@pytest.fixture(scope="module")
+def expected(model: ModelRef) -> list[str]:
+    """What the engine says to PROMPTS in this process, greedily, without a server."""
+    from llmbench.reference_engine.config import EngineConfig
+    from llmbench.reference_engine.engine import Engine
+    from llmbench.reference_engine.sampling import SamplingParams
+    from llmbench.reference_engine.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(model.path)
+    engine = Engine(EngineConfig(model_path=model.path))
+    for number, prompt in enumerate(PROMPTS):
+        params = SamplingParams(max_tokens=16, temperature=0.0, ignore_eos=True)
+        engine.add_request(str(number), tokenizer.encode(prompt), params)
+    streams = [tokenizer.stream() for _ in PROMPTS]
+    texts = ["" for _ in PROMPTS]
+    while engine.has_work():
+        for output in engine.step():
+            number = int(output.request_id)
+            texts[number] += "".join(map(streams[number].push, output.new_token_ids))
+    return texts
+
+
+def test_answers_are_the_engines_own(ask, endpoint, protocol, model, expected) -> None:
+    # The name holds a colon, which Triton does not know percent-encoded, and the prompts what a C locale does not read.
+    answers = ask(adapter(protocol), endpoint, [question(model.name, text, i) for i, text in enumerate(PROMPTS)])
+    assert [answer.failure for answer in answers] == [None] * len(PROMPTS)
+    assert [answer.text for answer in answers] == expected
+    for answer in answers:
+        assert (answer.output_tokens, answer.token_source) == (16, TokenSource.USAGE_DELTA)
+        assert answer.finish_reason == "length"
+        assert answer.prompt_tokens > 0
+
+
+def test_an_answer_in_one_piece(ask, endpoint, protocol, model, expected) -> None:
+    [answer] = ask(adapter(protocol), endpoint, [question(model.name, PROMPTS[0], stream=False)])
+    assert (answer.text, answer.output_tokens, answer.failure) == (expected[0], 16, None)
+
+
+def test_a_stop_text_ends_the_answer(ask, endpoint, protocol, model, expected) -> None:
+    stop = expected[0][6:9]
+    [answer] = ask(adapter(protocol), endpoint, [question(model.name, PROMPTS[0], stop=(stop,))])
+    assert answer.text == expected[0][: expected[0].index(stop)]
+    assert answer.finish_reason == "stop"
+
+
+def test_many_requests_are_served_at_once(ask, endpoint, protocol, model) -> None:
+    answers = ask(adapter(protocol), endpoint, [question(model.name, "x", number) for number in range(24)])
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert [answer.failure for answer in answers] == [None] * 24
+
+
+@pytest.mark.parametrize("schema", ["trtllm", "llmapi"])
+def test_the_shapes_of_other_backends(ask, endpoint, protocol, schema) -> None:
+    [answer] = ask(adapter(protocol, schema), endpoint, [question(schema, "x", max_tokens=5, seed=2**63)])
+    assert answer.failure is None
+    assert (answer.text, answer.output_tokens) == ("tok0 tok1 tok2 tok3 tok4 ", 5)
+    [whole] = ask(adapter(protocol, schema), endpoint, [question(schema, "x", max_tokens=5, stream=False)])
+    assert (whole.text, whole.failure) == (answer.text, None)
+
+
+def failure_of(answers: list[DecodedAnswer]) -> tuple[FailureKind, str]:
+    [answer] = answers
+    assert answer.failure is not None
+    return answer.failure.kind, answer.failure.message
+
+
+def test_a_model_that_says_nothing_is_a_failure(ask, endpoint, protocol) -> None:
+    kind, message = failure_of(ask(adapter(protocol), endpoint, [question("faults", "SILENT")]))
+    if protocol == "http":
+        assert (kind, "HTTP 200 and ended the stream without one event" in message) == (FailureKind.TRUNCATED, True)
+    else:
+        assert kind is FailureKind.TRUNCATED or "without any answer" in message
+
+
+def test_an_error_in_the_first_response(ask, endpoint, protocol) -> None:
+    kind, message = failure_of(ask(adapter(protocol), endpoint, [question("faults", "FAIL")]))
+    assert kind is (FailureKind.HTTP_STATUS if protocol == "http" else FailureKind.SERVER_ERROR)
+    assert "asked to fail" in message
+
+
+def test_an_error_after_tokens_keeps_the_tokens(ask, endpoint, protocol) -> None:
+    answers = ask(adapter(protocol), endpoint, [question("faults", "FAILMID")])
+    kind, message = failure_of(answers)
+    assert kind is FailureKind.SERVER_ERROR
+    assert "asked to fail midway" in message
+    assert answers[0].text == "tok0 tok1 "
+
+
+def test_refusals_are_told_in_the_servers_words(ask, endpoint, protocol, model) -> None:
+    _, message = failure_of(ask(adapter(protocol), endpoint, [question("nope", "x")]))
+    assert "unknown model: 'nope'" in message
+    _, message = failure_of(ask(adapter(protocol), endpoint, [question(model.name, "x", max_tokens=100_000)]))
+    assert "The context length is" in message
+    wrong_name = registry.get("triton", {"protocol": protocol, "extra_body": {"txt": "x"}})
+    answers = ask(wrong_name, endpoint, [question(model.name, "x")])
+    if protocol == "grpc":
+        assert "expected number of inputs between 1 and 7 but got 8" in failure_of(answers)[1]
+    else:  # what is no input is a parameter of the request there, and nobody minds
+        assert answers[0].failure is None
+
+
+def test_the_server_is_the_one_of_the_recipe_and_its_numpy_is_old_enough(server) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.plan.ready_port}/v2") as answer:
+        assert json.load(answer)["version"] == RECIPE.version
+    [numpy] = [line for line in environment(RECIPE).lock() if line.startswith("numpy==")]
+    assert numpy.startswith("numpy==1.")
+
+
+def test_a_stub_that_dies_is_a_failed_request_and_does_not_hold_up_the_end(ask, server, model) -> None:
+    """Last: it takes the server's engine away."""
+    for child in psutil.Process(server.pid).children(recursive=True):
+        if "stub" in child.name():
+            child.kill()
+    endpoint = Endpoint("127.0.0.1", server.plan.ready_port)
+    [answer] = ask(adapter("http"), endpoint, [question(model.name, "x")])
+    assert answer.failure is not None
+    begun = time.monotonic()
+    server.stop()
+    assert time.monotonic() - begun < EXIT_TIMEOUT_S + 20
+    assert not psutil.pid_exists(server.pid)
