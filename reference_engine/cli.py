@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,9 +49,9 @@ def serve(
     """Serve a model behind OpenAI's HTTP interface, until SIGTERM or Ctrl-C."""
     from llmbench.reference_engine.config import EngineConfig
     from llmbench.reference_engine.server import serve as server
-    from llmbench.reference_engine.server.engine_process import LOG_FORMAT
+    from llmbench.reference_engine.server.logs import configure_logging
 
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    configure_logging()
     config = EngineConfig(
         model_path=model,
         dtype=dtype,

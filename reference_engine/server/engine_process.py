@@ -7,7 +7,6 @@ the server ended, so that it is never an orphan.
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 import sys
@@ -24,15 +23,14 @@ from llmbench.reference_engine.server.channel import (
     Stepped,
     Submit,
 )
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+from llmbench.reference_engine.server.logs import configure_logging
 
 
 def main() -> int:
     # Ctrl-C and a service manager reach the whole process group; the server decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    configure_logging()
     channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
     try:
         (config,) = channel.receive(wait=True)

@@ -35,8 +35,8 @@ def serve(config: EngineConfig, host: str, port: int, model_name: str, drain_s: 
     Port 0 takes a free one; the log says which. Raises ReferenceEngineError if it cannot start.
     """
     tokenizer = Tokenizer(config.model_path)
-    with _listen(host, port) as listener:
-        return asyncio.run(_Server(config, tokenizer, model_name, drain_s).run(listener))
+    with _listen(host, port) as listener, asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        return runner.run(_Server(config, tokenizer, model_name, drain_s).run(listener))
 
 
 class _Uvicorn(uvicorn.Server):
@@ -102,6 +102,15 @@ class _Server:
     def _end(self, exit_code: int) -> None:
         self._exit_code = exit_code
         self._uvicorn.should_exit = True
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -190,6 +190,10 @@ def test_models_and_health(server, client) -> None:
     assert server.ask("/health").status == 200
 
 
+def test_the_servers_own_process_does_without_torch(server) -> None:
+    assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
+
+
 def events(body: bytes) -> list[dict]:
     """The JSON of every event before [DONE], which must come."""
     lines = [line.removeprefix("data: ") for line in body.decode().split("\n\n")]
