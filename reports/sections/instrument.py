@@ -43,7 +43,6 @@ def _view(material: Material) -> View | None:
         "stamps": sorted({instrument.clock for instrument in instruments}),
         "schedulings": sorted({instrument.scheduling or "unknown" for instrument in instruments}),
         "rows": list(_rows(trials)),
-        "scheduling": sorted({found for instrument in instruments if (found := instrument.scheduling) is not None}),
         "calibration": [_calibration_row(level) for level in material.manifest.calibration],
     }
 
