@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from llmbench.engines import registry
 from llmbench.engines.adapter import Adapter, EngineOptions
+from llmbench.engines.wire import GenerationRequest
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.models import ModelRef, resolve_model
 from llmbench.harness.plan import RunPlan, plan
@@ -101,7 +102,7 @@ def assemble(spec: WorkloadSpec, picked: Sequence[str] = ()) -> Assembly:
         )
     tokenizer = None if model.tokenizer_path is None else load_tokenizer(model.tokenizer_path)
     laid_out = plan(spec, spec.engines, tokenizer, model.name)
-    check_context(laid_out, model)
+    check_context(laid_out, model, tokenizer)
     assembly = Assembly(spec, model, tokenizer, laid_out, adapters)
     for engine in spec.engines:
         assembly.api_key(engine)
@@ -121,19 +122,35 @@ def pick_engines(engines: Sequence[EngineSpec], picked: Sequence[str]) -> tuple[
     return tuple(engine for engine in engines if not picked or engine.label in picked or engine.name in picked)
 
 
-def check_context(laid_out: RunPlan, model: ModelRef) -> None:
-    """Raise ConfigError for the first request whose prompt and answer do not fit the model's context."""
+def check_context(laid_out: RunPlan, model: ModelRef, tokenizer: TextTokenizer | None) -> None:
+    """Raise ConfigError for the first request whose prompt and answer do not fit the model's context.
+
+    In a conversation all that was said before counts too, each answer with the most tokens it may have. Words that
+    nobody can count, as there is no tokenizer, count as none.
+    """
     if model.max_model_len is None:
         return
     for trial in laid_out.trials:
+        said_tokens: dict[str, int] = {}
         for request in (*trial.warmup, *trial.requests):
-            if request.prompt_tokens is None:
-                continue
-            needed = request.prompt_tokens + request.generation.max_tokens
+            prompt_tokens = request.prompt_tokens or 0
+            if request.after is not None:
+                prompt_tokens = said_tokens[request.after] + _num_own_tokens(request.generation, tokenizer)
+            needed = said_tokens[request.request_id] = prompt_tokens + request.generation.max_tokens
             if needed > model.max_model_len:
                 kind = "warm-up request" if request.warmup else "request"
+                lower = "prompts.prompt_tokens or prompts.output_tokens"
+                if request.after is not None:
+                    lower = f"prompts.turns, {lower}"
                 raise ConfigError(
-                    f"{kind} {request.index} of round {trial.round} needs {needed} tokens ({request.prompt_tokens} of "
+                    f"{kind} {request.index} of round {trial.round} needs {needed} tokens ({prompt_tokens} of "
                     f"prompt, {request.generation.max_tokens} of output), and the context of {model.name} is "
-                    f"{model.max_model_len} tokens. Lower prompts.prompt_tokens or prompts.output_tokens."
+                    f"{model.max_model_len} tokens. Lower {lower}."
                 )
+
+
+def _num_own_tokens(turn: GenerationRequest, tokenizer: TextTokenizer | None) -> int:
+    if tokenizer is None:
+        return 0
+    texts = [turn.prompt or "", *(message.content for message in turn.messages or ())]
+    return sum(len(tokenizer.encode(text)) for text in texts if text)

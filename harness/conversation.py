@@ -42,6 +42,11 @@ class Conversations:
             if request.after is None and request.request_id in self._turn_after
         }
 
+    @property
+    def num_to_come(self) -> int:
+        """Later turns that neither `follow` nor `abandoned` has given yet."""
+        return len(self._turn_after)
+
     def follow(self, request_id: str, timeline: Timeline) -> FollowUp | None:
         """The turn behind the one that has just ended; None where there is none or the answer failed.
 

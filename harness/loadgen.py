@@ -8,7 +8,6 @@ import gc
 import sys
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,8 +16,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from llmbench.engines.wire import Endpoint, Timeline, WireRequest
+from llmbench.engines.wire import Endpoint, Timeline
+from llmbench.harness.agenda import Agenda, Due, Outgoing
 from llmbench.harness.alarm import create_alarm
+from llmbench.harness.conversation import Conversations, FollowUp
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.lag_probe import LagProbe
 from llmbench.harness.lag_samples import LagSamples
@@ -43,17 +44,11 @@ SAMPLES_PER_POLL = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A request ready to go, `due_offset_ns` after the start; None means as soon as a slot is free."""
-
-    request_id: str
-    due_offset_ns: int | None
-    wire: WireRequest
-
-
-@dataclass(frozen=True, slots=True)
 class LoadReport:
-    """How the load went as a whole. `num_unsent` requests were never taken up, because the load was stopped."""
+    """How the load went as a whole. `num_unsent` requests were never taken up, because the load was stopped.
+
+    Later turns of conversations that were not reached are among them.
+    """
 
     start_ns: int
     end_ns: int
@@ -70,6 +65,7 @@ def run_load(
     stop: StopFlag,
     start_ns: int | None = None,
     clock: ClockChoice = "auto",
+    conversations: Conversations | None = None,
 ) -> LoadReport:
     """Send all `requests` and wait for their answers; runs its own event loop in the calling thread.
 
@@ -78,6 +74,9 @@ def run_load(
     this thread with each request's id and finished `Timeline`; what it raises ends the load and is raised here.
     Once `stop` is set nothing more is sent, and requests in flight end as CANCELLED.
 
+    `conversations` has the later turns of `requests`; each is told to `on_done` too, those that a failure before them
+    keeps from being asked as failed. In a closed loop a conversation keeps its slot until its last turn has ended.
+
     `clock` says what stamps the chunks: `auto` is `kernel` on Linux and `user` elsewhere, as always for TLS. `packet`
     also tells apart the segments of a read that came late; it needs CAP_NET_RAW, and raises ConfigError without.
     """
@@ -85,7 +84,7 @@ def run_load(
     loop, loop_name = _new_event_loop()
     try:
         with stop.watched() as stop_fd, _no_collections(), foremost() as scheduling:
-            load = _Load(loop, requests, concurrency, timeouts, on_done, clock)
+            load = _Load(loop, requests, concurrency, timeouts, on_done, clock, conversations)
             loop.add_reader(stop_fd, load.stop)
             if stop.is_set():
                 load.stop()
@@ -107,15 +106,13 @@ class _Load:
         timeouts: TimeoutSpec,
         on_done: OnDone,
         clock: ClockChoice,
+        conversations: Conversations | None,
     ) -> None:
         self._loop = loop
         self._on_done = on_done
-        # Stable: requests due together leave in the order of the plan.
-        self._waiting = deque(sorted(requests, key=lambda request: request.due_offset_ns or 0))
+        self._requests, self._concurrency = requests, concurrency
+        self._conversations = conversations
         self._in_flight: dict[UnderWay, str] = {}
-        # When each free slot became free, the longest free first.
-        self._free_slots_ns: deque[int] | None = None if concurrency is None else deque([0] * concurrency)
-        self._start_ns = 0
         self._send_lags = LagSamples()
         self._client_lags = LagSamples()
         self._num_chunks = 0
@@ -135,18 +132,17 @@ class _Load:
         loop.set_exception_handler(self._on_exception)
 
     def run(self, loop_name: str, start_ns: int | None, scheduling: str) -> LoadReport:
-        self._start_ns = perf_counter_ns() + LEAD_NS if start_ns is None else start_ns
-        if self._free_slots_ns is not None:
-            self._free_slots_ns = deque([self._start_ns] * len(self._free_slots_ns))
+        start_ns = perf_counter_ns() + LEAD_NS if start_ns is None else start_ns
+        self._agenda = Agenda(self._requests, self._concurrency, start_ns)
         cpu_start_s = time.process_time()
-        if self._waiting:
-            self._alarm.set(self._start_ns)
+        if self._agenda:
+            self._alarm.set(start_ns)
             self._loop.run_until_complete(self._finished)
         end_ns = perf_counter_ns()
         return LoadReport(
-            start_ns=self._start_ns,
-            end_ns=max(end_ns, self._start_ns),
-            num_unsent=len(self._waiting),
+            start_ns=start_ns,
+            end_ns=max(end_ns, start_ns),
+            num_unsent=len(self._agenda) + (0 if self._conversations is None else self._conversations.num_to_come),
             instrument=InstrumentManifest(
                 event_loop=loop_name,
                 scheduling=scheduling,
@@ -182,39 +178,42 @@ class _Load:
             return
         self._is_filling = True
         try:
-            while self._waiting and not self._finished.done():
-                if self._free_slots_ns is not None and not self._free_slots_ns:
-                    return
-                offset_ns = self._waiting[0].due_offset_ns
-                due_ns = self._start_ns
-                if offset_ns is not None:
-                    due_ns += offset_ns
-                    if perf_counter_ns() < due_ns:
-                        self._alarm.set(due_ns)
-                        return
-                if self._free_slots_ns is not None:
-                    free_since_ns = self._free_slots_ns.popleft()
-                    if offset_ns is None:
-                        due_ns = free_since_ns
-                self._send(self._waiting.popleft(), Timeline(due_ns))
+            while not self._finished.done():
+                due = self._agenda.take(perf_counter_ns())
+                if due is None:
+                    break
+                self._send(due)
         finally:
             self._is_filling = False
+        wake_ns = self._agenda.wake_ns()
+        if wake_ns is not None and not self._finished.done():
+            self._alarm.set(wake_ns)
         self._end_if_done()
 
-    def _send(self, request: Outgoing, timeline: Timeline) -> None:
+    def _send(self, due: Due) -> None:
+        timeline = Timeline(due.due_ns)
+
         def done(exchange: UnderWay) -> None:
             self._in_flight.pop(exchange, None)
             self._account(timeline)
-            self._on_done(request.request_id, timeline)
-            if self._free_slots_ns is not None:
-                assert timeline.end_ns is not None
-                self._free_slots_ns.append(timeline.end_ns)
+            self._on_done(due.request_id, timeline)
+            assert timeline.end_ns is not None
+            self._agenda.end(timeline.end_ns, self._turn_behind(due.request_id, timeline))
             self._fill()
             self._end_if_done()
 
-        exchange = self._transport.start(request.wire, timeline, done)
+        exchange = self._transport.start(due.wire, timeline, done)
         if timeline.end_ns is None:
-            self._in_flight[exchange] = request.request_id
+            self._in_flight[exchange] = due.request_id
+
+    def _turn_behind(self, request_id: str, timeline: Timeline) -> FollowUp | None:
+        if self._conversations is None or self._finished.done():
+            return None
+        turn = self._conversations.follow(request_id, timeline)
+        if turn is None:
+            for row in self._conversations.abandoned(request_id, timeline):
+                self._on_done(*row)
+        return turn
 
     def _account(self, timeline: Timeline) -> None:
         if timeline.sent_ns is not None:
@@ -229,7 +228,7 @@ class _Load:
             self._client_lags.add(np.frombuffer(read_ns, np.int64) - np.frombuffer(arrival_ns, np.int64))
 
     def _end_if_done(self) -> None:
-        if not self._waiting and not self._in_flight and not self._is_filling:
+        if not self._agenda and not self._in_flight and not self._is_filling:
             self._end(None)
 
     def _end(self, error: BaseException | None) -> None:

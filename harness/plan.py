@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmbench.engines.wire import ChatMessage, GenerationRequest
-from llmbench.harness.errors import ConfigError
 from llmbench.workloads.arrivals import arrival_offsets_ns
 from llmbench.workloads.prompts import (
     PlannedPrompt,
@@ -88,15 +87,12 @@ def plan(
     engines: Sequence[EngineSpec],
     tokenizer: TextTokenizer | None,
     model_name: str,
-    *,
-    with_turns: bool = False,
 ) -> RunPlan:
     """Trials with rounds and levels interleaved A B, B A, A B, …, so that a drift of the machine meets all alike.
 
     Within a round and level each engine gets byte-identical prompts on the same schedule. Rounds and levels differ in
     the prompts' salt, rounds in the schedule too; levels have the same one, faster or slower, so that they differ in
-    load and not in luck. `model_name` is what an engine is asked for unless it names its own. `with_turns` says that
-    the caller sends later turns of conversations behind what was said before; without, ConfigError refuses them.
+    load and not in luck. `model_name` is what an engine is asked for unless it names its own.
     """
     slugs = _slugs([engine.label for engine in engines])
     levels = spec.traffic.levels()
@@ -107,8 +103,6 @@ def plan(
             at_level = spec.model_copy(update={"traffic": traffic})
             repetition = round_index * len(levels) + level_index
             questions = _Questions.of(at_level, tokenizer, repetition, round_index)
-            if not with_turns and any(prompt.turn > 0 for prompt in questions.measured):
-                raise ConfigError("prompts: conversations cannot be sent by this version; ask with turns: 1.")
             asked += (*questions.warmup, *questions.measured)
             level_tag = f"-l{level_index}" if len(levels) > 1 else ""
             same_questions = [

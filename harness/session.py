@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmbench.engines.wire import Endpoint, FailureKind, Timeline
+from llmbench.engines.wire import FailureKind, Timeline
 from llmbench.harness.arrival_fit import arrival_fit
 from llmbench.harness.assemble import Assembly, adapter_settings
+from llmbench.harness.encoded_load import EncodedLoad
 from llmbench.harness.engine_keeper import EngineKeeper
 from llmbench.harness.environment import clock, environment, utc_now
 from llmbench.harness.errors import EngineStartError, ExitCode
 from llmbench.harness.interrupts import Interrupts
-from llmbench.harness.loadgen import LoadReport, Outgoing, run_load
+from llmbench.harness.loadgen import LoadReport, run_load
 from llmbench.harness.pace import Pace
-from llmbench.harness.plan import PlannedRequest, Trial, level_name
+from llmbench.harness.plan import Trial, level_name
 from llmbench.harness.recorder import (
     AdapterRef,
     Answered,
@@ -93,6 +93,8 @@ class _Session:
         self._not_started: dict[str, EngineStartError] = {}
         self._findings: list[Finding] = []
         self._saw_broken_connections = False
+        # Requests that the arrival process has times for: later turns of conversations follow their answers.
+        self._scheduled: set[str] = set()
         self._sent_ns = array("q")
         self._label = ""
         self._pace = Pace()
@@ -137,7 +139,8 @@ class _Session:
             self._recorder.send(ManifestChanges({"engines": tuple(keeper.manifests.values())}))
         if endpoint is None:
             return
-        warmup, measured = (self._encoded(trial, requests, endpoint) for requests in (trial.warmup, trial.requests))
+        adapter = self._assembly.adapters[label]
+        warmup, measured = (EncodedLoad.of(requests, adapter, endpoint) for requests in (trial.warmup, trial.requests))
         self._recorder.send(TrialBegins(trial))
         where = self._where(trial)
         self._saw_broken_connections = False
@@ -155,6 +158,7 @@ class _Session:
             )
             self._tell_trials(started)
             self._sent_ns = array("q")
+            self._scheduled = {request.request_id for request in trial.requests if request.due_offset_ns is not None}
             report = self._load(measured, trial.concurrency, stop)
             ended = started.model_copy(
                 update={
@@ -184,34 +188,28 @@ class _Session:
         self._recorder.send(ManifestChanges({"calibration": levels}))
         self._findings += [Finding(text, invalid=False) for level in levels if (text := complaint(level)) is not None]
 
-    def _load(self, requests: Sequence[Outgoing], concurrency: int | None, stop: StopFlag) -> LoadReport:
+    def _load(self, load: EncodedLoad, concurrency: int | None, stop: StopFlag) -> LoadReport:
         return run_load(
-            requests,
+            load.outgoing,
             concurrency=concurrency,
             timeouts=self._assembly.spec.measure.timeouts,
             on_done=self._on_done,
             stop=stop,
             clock=self._assembly.spec.measure.clock or "auto",
+            conversations=load.conversations,
         )
 
     def _on_done(self, request_id: str, timeline: Timeline) -> None:
         self._pace.add(self._label, timeline)
         if timeline.failure is not None and timeline.failure.kind in _BROKEN:
             self._saw_broken_connections = True
-        if timeline.sent_ns is not None:
+        if timeline.sent_ns is not None and request_id in self._scheduled:
             self._sent_ns.append(timeline.sent_ns)
         self._recorder.send(Answered(request_id, timeline))
 
     def _arrival_fit(self, trial: Trial) -> ArrivalManifest | None:
         # Requests beyond a bound on those in flight are meant to wait.
         return arrival_fit(self._arrivals[trial.level], self._sent_ns) if trial.concurrency is None else None
-
-    def _encoded(self, trial: Trial, requests: Sequence[PlannedRequest], endpoint: Endpoint) -> list[Outgoing]:
-        adapter = self._assembly.adapters[trial.engine.label]
-        return [
-            Outgoing(request.request_id, request.due_offset_ns, adapter.encode(request.generation, endpoint))
-            for request in requests
-        ]
 
     def _tell_trials(self, *unfinished: TrialManifest) -> None:
         self._recorder.send(ManifestChanges({"trials": (*self._trials, *unfinished)}))
@@ -229,7 +227,9 @@ class _Session:
         if self._not_started:
             return Outcome(path, "\n".join(str(error) for error in self._not_started.values()), ExitCode.ENGINE)
         if verdict.reasons:
-            return Outcome(path, "the measurement is invalid: " + " ".join(verdict.reasons), ExitCode.INVALID)
+            num = len(verdict.reasons)
+            why = "the reason is given above" if num == 1 else f"the {num} reasons are given above"
+            return Outcome(path, f"the measurement is invalid, {why}.", ExitCode.INVALID)
         return Outcome(path, None, ExitCode.OK)
 
 

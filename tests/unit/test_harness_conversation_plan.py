@@ -18,7 +18,6 @@ from llmbench.engines.wire import (
     WireRequest,
 )
 from llmbench.harness.conversation import Conversations, continued
-from llmbench.harness.errors import ConfigError
 from llmbench.harness.plan import PlannedRequest, RunPlan, plan
 from llmbench.workloads.loader import loads
 
@@ -40,7 +39,7 @@ class Letters:
 
 def laid_out(traffic: str, prompts: str = "{kind: synthetic, prompt_tokens: 12}", rest: str = "") -> RunPlan:
     spec = loads(f"name: t\nmodel: m\nengines: [a, b]\nprompts: {prompts}\ntraffic: {traffic}\n{rest}")
-    return plan(spec, spec.engines, Letters(), "m", with_turns=True)
+    return plan(spec, spec.engines, Letters(), "m")
 
 
 def own_words(request: PlannedRequest) -> str:
@@ -213,9 +212,3 @@ def test_turns_behind_a_failure_are_failures_and_not_lost(failed: Timeline) -> N
         assert (timeline.due_ns, timeline.sent_ns, timeline.end_ns) == (10, None, 10)
         assert timeline.failure is not None
         assert timeline.failure.kind is FailureKind.CANCELLED
-
-
-def test_turns_are_not_planned_for_a_caller_that_cannot_send_them() -> None:
-    spec = loads(f"name: t\nmodel: m\nprompts: {TALK}\ntraffic: {{requests: 4}}\n")
-    with pytest.raises(ConfigError, match="conversations cannot be sent"):
-        plan(spec, spec.engines, Letters(), "m")
