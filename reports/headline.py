@@ -51,8 +51,8 @@ def _sentence(level: str, engines: list[Measured], compared: list[Comparison]) -
     best, other = engines[0].engine, engines[1].engine
     known = [each for each in compared if each.gain is not None]
     if not known:
-        reason = next((f" ({each.reason})" for each in compared if each.reason), "")
-        return f"At {level} the data does not say whether {best} or {other} is faster{reason}."
+        reason = next((each.reason for each in compared if each.reason), "there is too little data")
+        return f"At {level}, nothing can be said of {best} against {other}: {reason}."
     shown = [each for each in known if each.verdict in ("faster", "slower")]
     if not shown:
         first = known[0]

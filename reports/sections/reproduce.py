@@ -15,7 +15,7 @@ def _view(material: Material) -> View:
         "command": shlex.join(manifest.command),
         "facts": [
             ("Run", manifest.run_id),
-            ("Started", f"{manifest.created_utc} (UTC)"),
+            ("Started", f"{manifest.created_utc[:19].replace('T', ' ')} UTC"),
             ("Status", manifest.status),
             ("Workload digest", manifest.workload_digest),
             ("Prompts digest", manifest.prompts_digest),
