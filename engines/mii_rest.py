@@ -9,6 +9,7 @@ from urllib.parse import quote
 from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
 from llmbench.engines.answer import Answer, count, read_answer, whole_text
 from llmbench.engines.http_payload import post_json
+from llmbench.engines.mii_arguments import generation_arguments, prompt_of
 from llmbench.engines.settings import mapping, refuse_unknown
 from llmbench.engines.token_counts import Delta
 from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
@@ -35,25 +36,7 @@ class MiiRestAdapter:
         if request.stream:
             # Asked to stream, the gateway answers with the first token alone, under HTTP 200.
             raise EngineError("mii-rest cannot stream: set request.stream to false.")
-        if request.prompt is None:
-            raise EngineError("mii-rest takes prompts and no chats: set request.api to completions.")
-        if len(request.stop) > 1:
-            raise EngineError(f"mii-rest takes one stop text; request.stop has {len(request.stop)}.")
-        if request.seed is not None:
-            raise EngineError("mii-rest takes no seed: leave request.seed out.")
-        is_greedy = request.temperature == 0
-        body: dict[str, Any] = {
-            "prompts": [request.prompt],
-            "max_new_tokens": request.max_tokens,
-            "ignore_eos": request.ignore_eos,
-            "return_full_text": False,
-            # Temperature 0 is refused: greedy is said by not sampling.
-            "do_sample": not is_greedy,
-            "temperature": None if is_greedy else request.temperature,
-            "top_p": request.top_p,
-            "top_k": request.top_k,
-            "stop": request.stop[0] if request.stop else None,
-        }
+        body: dict[str, Any] = {"prompts": [prompt_of(self.name, request)], **generation_arguments(self.name, request)}
         body |= self._extra_body
         kept = {name: value for name, value in body.items() if value is not None}
         path = f"/mii/{quote(request.model, safe='')}"

@@ -64,6 +64,7 @@ _TABLE: Mapping[str, _Entry] = {
     ),
     "llamacpp": _Entry("llmbench.engines.openai_presets:LLAMACPP", "llama.cpp's llama-server."),
     "lmdeploy": _Entry("llmbench.engines.openai_presets:LMDEPLOY", "LMDeploy's api_server."),
+    "mii": _Entry("llmbench.engines.mii:MiiAdapter", "DeepSpeed-MII's persistent deployment, by gRPC."),
     "mii-rest": _Entry("llmbench.engines.mii_rest:MiiRestAdapter", "DeepSpeed-MII's RESTful gateway; no streaming."),
     "ollama": _Entry("llmbench.engines.openai_presets:OLLAMA", "Ollama's OpenAI routes."),
     "sglang": _Entry("llmbench.engines.openai_presets:SGLANG", "SGLang's OpenAI server."),
@@ -144,17 +145,17 @@ def describe() -> list[EngineInfo]:
 
 
 def url_endpoint(url: str, api_key: str | None = None) -> Endpoint:
-    """Where `http(s)://host[:port][/path]` points. Raises EngineError for anything else."""
+    """Where `http(s)://host[:port][/path]`, or the same with grpc(s), points. Raises EngineError for anything else."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise EngineError(f"The url {url!r} cannot be read ({error}); give http://host:port.") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname or port == 0:
         raise EngineError(f"The url {url!r} names no server; give http://host:port or https://host:port.")
     if parts.username is not None or parts.query or parts.fragment:
         raise EngineError("An engine's url holds scheme, host, port and path only: no password, query or fragment.")
-    tls = parts.scheme == "https"
+    tls = parts.scheme in ("https", "grpcs")
     default = 443 if tls else 80
     return Endpoint(parts.hostname, default if port is None else port, parts.path.rstrip("/"), tls, api_key)
 

@@ -15,7 +15,11 @@ from llmbench.workloads.base import Argument, Frozen, Positive, Text
 def _http_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        usable = (
+            parts.scheme in ("http", "https", "grpc", "grpcs")
+            and bool(parts.hostname)
+            and (parts.port is None or parts.port > 0)
+        )
         plain = parts.username is None and parts.password is None
     except ValueError:
         usable, plain = False, True
