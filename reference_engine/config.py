@@ -48,6 +48,9 @@ class EngineConfig:
     batching: when waiting requests may join the running ones; see batching.py. max_batch_delay_ms is the time that a
         dynamic batch waits for more requests.
     step_order: whether a step begins with decodes or with prefills; see scheduler.py.
+    speculative: where drafts of the next tokens come from: "ngram" for the text itself, or the folder of a draft model
+        with the same vocabulary; None decodes one by one. num_speculative_tokens is the largest number of drafts that
+        one step verifies for one sequence.
     seed: decides the output of sampled requests that bring no seed of their own, together with their order of arrival.
     """
 
@@ -67,6 +70,8 @@ class EngineConfig:
     batching: BatchingName = "continuous"
     max_batch_delay_ms: float = 5.0
     step_order: StepOrder = "decode-first"
+    speculative: Literal["ngram"] | Path | None = None
+    num_speculative_tokens: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,12 +86,17 @@ class EngineConfig:
             "max_num_batched_tokens",
             "max_model_len",
             "num_threads",
+            "num_speculative_tokens",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1; {value} was given.")
         if self.num_blocks is not None and self.kv_cache_gib is not None:
             raise ConfigError("num_blocks and kv_cache_gib both size the KV cache: give one of them, not both.")
+        if isinstance(self.speculative, str) and self.speculative != "ngram":
+            raise ConfigError(
+                f'speculative must be "ngram" or the path of a draft model; {self.speculative!r} was given.'
+            )
         # `not >` and not `<=`: nan must be refused too.
         if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < float("inf"):
             raise ConfigError(f"kv_cache_gib must be a finite number above 0; {self.kv_cache_gib} was given.")

@@ -1,10 +1,11 @@
 """The engine: requests in, tokens out, one step at a time. The life of a request is the methods below, in order.
 
     add_request ── Sequence ──▶ scheduler.waiting
-    step ── 1. scheduler.schedule()   who runs, how many tokens of each, in which KV blocks   (counts, no tensors)
+    step ── 0. proposer.propose(...)  only with speculation: drafts of the next tokens
+            1. scheduler.schedule()   who runs, how many tokens of each, in which KV blocks   (counts, no tensors)
             2. runner.execute(plan)   keys and values into the cache, logits out              (tensors, no decisions)
-            3. sampler.sample(...)    one token per sequence that reached its end
-            4. append, finish, free   what the caller sees as StepOutput
+            3. sampler.sample(...)    one token per sequence that reached its end, and one more per draft
+            4. append, finish, free   what the caller sees as StepOutput; drafts count while they are what was chosen
     finish / abort ── at any time between steps: the request is forgotten, its blocks are free
 
 An Engine is not thread-safe: one thread calls it. A server gives it a thread of its own and talks to it by queues.
@@ -16,6 +17,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Sequence as SequenceOf
+from itertools import islice
 
 import torch
 
@@ -31,8 +33,11 @@ from llmbench.reference_engine.models.loader import load_model
 from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.sampler import SampledToken, sample
 from llmbench.reference_engine.sampling import SamplingParams
-from llmbench.reference_engine.scheduler import Scheduler
+from llmbench.reference_engine.scheduler import Chunk, Scheduler
 from llmbench.reference_engine.sequence import FinishReason, Sequence
+from llmbench.reference_engine.speculative.draft_model import DraftModelProposer
+from llmbench.reference_engine.speculative.ngram import NgramProposer
+from llmbench.reference_engine.speculative.proposer import Proposer, next_draft_limit
 
 __all__ = ["Engine", "EngineStats", "StepOutput"]
 
@@ -72,6 +77,7 @@ class Engine:
         )
         kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype)
         self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
+        self._proposer = self._make_proposer(dtype)
         self._sequences: dict[str, Sequence] = {}
         self._request_seeds = random.Random(config.seed)
         self._num_steps = 0
@@ -80,6 +86,17 @@ class Engine:
         self._num_computed_tokens = 0
         self._num_finished = 0
         self._num_aborted = 0
+        self._num_draft_tokens = 0
+        self._num_accepted_tokens = 0
+
+    def _make_proposer(self, dtype: torch.dtype) -> Proposer | None:
+        source = self.config.speculative
+        if source is None:
+            return None
+        if source == "ngram":
+            return NgramProposer()
+        assert not isinstance(source, str)
+        return DraftModelProposer(source, self.config, self.model_config, self._kernels, dtype)
 
     def add_request(
         self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams, priority: int = 0
@@ -105,36 +122,69 @@ class Engine:
         drawn_seed = self._request_seeds.getrandbits(64)
         seed = drawn_seed if params.seed is None else params.seed
         sequence = Sequence(request_id, prompt_token_ids, params, seed, priority)
+        sequence.draft_limit = 0 if self._proposer is None else self.config.num_speculative_tokens
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
         self._num_prompt_tokens += sequence.num_prompt_tokens
 
     def step(self) -> list[StepOutput]:
         """Compute one step. One output per request that got a token; a prefill that is not done yet brings none."""
+        if self._proposer is not None:
+            self._proposer.propose([seq for seq in self._scheduler.running if seq.num_uncomputed_tokens == 1])
         plan = self._scheduler.schedule()
         if not plan.chunks:
             if self.has_work():
                 time.sleep(_IDLE_S)
             return []
+        if self._proposer is not None:
+            for request_id in plan.preempted:
+                self._proposer.forget(request_id)
         logits = self._runner.execute(plan)
         self._scheduler.commit(plan)
         self._num_steps += 1
         self._num_computed_tokens += plan.num_tokens
-        sequences = [chunk.sequence for chunk in plan.chunks if chunk.samples]
-        tokens = sample(logits, sequences, self.eos_token_ids, self._kernels.argmax)
-        return [self._deliver(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+        chunks = [chunk for chunk in plan.chunks if chunk.samples]
+        sequences = [chunk.sequence for chunk in chunks]
+        drafts = None if self._proposer is None else [chunk.draft_token_ids for chunk in chunks]
+        tokens = iter(sample(logits, sequences, self.eos_token_ids, self._kernels.argmax, drafts))
+        return [self._deliver(chunk, list(islice(tokens, 1 + len(chunk.draft_token_ids)))) for chunk in chunks]
 
-    def _deliver(self, sequence: Sequence, token: SampledToken) -> StepOutput:
-        sequence.append(token.token_id, self.eos_token_ids)
-        self._num_generated_tokens += 1
+    def _deliver(self, chunk: Chunk, tokens: list[SampledToken]) -> StepOutput:
+        """Append what was chosen: up to the first token that is not the draft whose place it has, or the last one."""
+        sequence, drafts = chunk.sequence, chunk.draft_token_ids
+        num_new = 0
+        for token in tokens:
+            sequence.append(token.token_id, self.eos_token_ids)
+            num_new += 1
+            if sequence.finish_reason is not None or num_new > len(drafts) or token.token_id != drafts[num_new - 1]:
+                break
+        if drafts:
+            self._note_drafts(chunk, num_new)
+        self._num_generated_tokens += num_new
         if sequence.finish_reason is not None:
             self._forget(sequence)
             self._num_finished += 1
-        logprobs = None if token.logprobs is None else [token.logprobs]
+        new = tokens[:num_new]
         assert sequence.num_cached_tokens is not None
         return StepOutput(
-            sequence.request_id, [token.token_id], sequence.finish_reason, sequence.num_cached_tokens, logprobs
+            sequence.request_id,
+            [token.token_id for token in new],
+            sequence.finish_reason,
+            sequence.num_cached_tokens,
+            None if sequence.params.logprobs is None else [token.logprobs for token in new if token.logprobs],
         )
+
+    def _note_drafts(self, chunk: Chunk, num_new: int) -> None:
+        sequence, drafts = chunk.sequence, chunk.draft_token_ids
+        # The last new token was accepted too if it ended the sequence as the draft that it is.
+        is_last_accepted = num_new <= len(drafts) and sequence.token_ids[-1] == drafts[num_new - 1]
+        num_accepted = num_new if is_last_accepted else num_new - 1
+        self._scheduler.accept(sequence, num_accepted)
+        sequence.draft_limit = next_draft_limit(
+            sequence.draft_limit, len(drafts), num_accepted, self.config.num_speculative_tokens
+        )
+        self._num_draft_tokens += len(drafts)
+        self._num_accepted_tokens += num_accepted
 
     def finish(self, request_id: str, reason: FinishReason = "stop") -> bool:
         """End a request from outside, as a stop string does; no StepOutput follows.
@@ -158,6 +208,8 @@ class Engine:
 
     def _forget(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
+        if self._proposer is not None:
+            self._proposer.forget(sequence.request_id)
         del self._sequences[sequence.request_id]
 
     def has_work(self) -> bool:
@@ -180,6 +232,8 @@ class Engine:
             num_cache_queried_tokens=self._tables.num_queried_tokens,
             num_cache_hit_tokens=self._tables.num_hit_tokens,
             num_evicted_blocks=self._pool.num_evicted,
+            num_draft_tokens=self._num_draft_tokens,
+            num_accepted_tokens=self._num_accepted_tokens,
         )
 
     def check_integrity(self) -> None:

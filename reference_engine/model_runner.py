@@ -37,7 +37,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> torch.Tensor:
-        """Logits [n, vocab_size] of the last token of each chunk that samples, in the plan's order; fills the cache."""
+        """Logits [n, vocab_size] of the last token of each chunk that samples, in the plan's order; fills the cache.
+
+        A chunk with k drafts has k + 1 rows: of the sequence's last token, and of each draft.
+        """
         self.kv_cache.copy_blocks(plan.copies)
         hidden = self.model(self._batch(plan))
         last_rows: list[int] = []
@@ -45,7 +48,7 @@ class ModelRunner:
         for chunk in plan.chunks:
             end += chunk.num_tokens
             if chunk.samples:
-                last_rows.append(end - 1)
+                last_rows += range(end - 1 - len(chunk.draft_token_ids), end)
         # While all sequences decode, every row is sampled and nothing is to be picked.
         return self.model.logits(hidden if len(last_rows) == end else hidden[last_rows])
 
@@ -55,10 +58,11 @@ class ModelRunner:
         positions: list[int] = []
         spans: list[tuple[int, int, int]] = []
         tables: list[list[int]] = []
-        for sequence, start, num_tokens in plan.chunks:
+        for sequence, start, num_tokens, drafts in plan.chunks:
             end = start + num_tokens
             spans.append((len(token_ids), num_tokens, end))
-            token_ids += sequence.token_ids[start:end]
+            token_ids += sequence.token_ids[start : end - len(drafts)]
+            token_ids += drafts
             positions += range(start, end)
             tables.append(sequence.block_table)
         width = max(map(len, tables))

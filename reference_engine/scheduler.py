@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import insort
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
 from llmbench.reference_engine import batching
@@ -18,20 +19,24 @@ QUEUE_PLACES_PER_PRIORITY = 1000
 
 
 class Chunk(NamedTuple):
-    """Tokens [start, start + num_tokens) of one sequence, to be computed in one step."""
+    """Tokens [start, start + num_tokens) of one sequence, to be computed in one step.
+
+    The last ones may be drafts, which the sequence does not have yet: then the chunk verifies them.
+    """
 
     sequence: Sequence
     start: int
     num_tokens: int
+    draft_token_ids: SequenceOf[int] = ()
 
     @property
     def samples(self) -> bool:
-        """True if the chunk ends at the sequence's last token, so that its logits choose the next one."""
-        return self.start + self.num_tokens == self.sequence.num_tokens
+        """True if the chunk reaches the sequence's last token, so that its logits choose the next one."""
+        return self.start + self.num_tokens >= self.sequence.num_tokens
 
 
 class StepPlan(NamedTuple):
-    """One step's work. The first `num_decodes` chunks are one token each; prefill chunks follow.
+    """One step's work. The first `num_decodes` chunks are one token each; verifications and prefill chunks follow.
 
     `copies` are pairs of blocks: before anything is computed, the first's content goes to the second, one by one.
     """
@@ -108,15 +113,24 @@ class Scheduler:
         may_admit = self._is_open()
         if self._order == "decode-first":
             decodes = self._plan_decodes(preempted)
-        prefills = self._plan_prefills(self.max_num_batched_tokens - len(decodes), may_admit and not preempted)
+        budget = self.max_num_batched_tokens - sum(chunk.num_tokens for chunk in decodes)
+        prefills = self._plan_prefills(budget, may_admit and not preempted)
         if not prefills and self._order == "prefill-first":
             decodes = self._plan_decodes(preempted)
-        return StepPlan((*decodes, *prefills), len(decodes), tuple(preempted), self.tables.take_copies())
+        plain = [chunk for chunk in decodes if not chunk.draft_token_ids]
+        verifications = [chunk for chunk in decodes if chunk.draft_token_ids]
+        chunks = (*plain, *verifications, *prefills)
+        return StepPlan(chunks, len(plain), tuple(preempted), self.tables.take_copies())
 
     def commit(self, plan: StepPlan) -> None:
-        """Note that the plan's keys and values are in the cache."""
+        """Note that the plan's keys and values are in the cache; those of drafts do not count yet."""
         for chunk in plan.chunks:
-            self.tables.commit(chunk.sequence, chunk.start + chunk.num_tokens)
+            self.tables.commit(chunk.sequence, chunk.start + chunk.num_tokens - len(chunk.draft_token_ids))
+
+    def accept(self, sequence: Sequence, num_drafts: int) -> None:
+        """Count the keys and values of so many drafts, by now tokens of the sequence, and give up those of the rest."""
+        self.tables.commit(sequence, sequence.num_computed_tokens + num_drafts)
+        self.tables.trim(sequence)
 
     def _is_open(self) -> bool:
         if not self.waiting:
@@ -140,6 +154,16 @@ class Scheduler:
                     break
                 decodes.append(Chunk(sequence, sequence.num_computed_tokens, 1))
             index += 1
+        return self._with_drafts(decodes)
+
+    def _with_drafts(self, decodes: list[Chunk]) -> list[Chunk]:
+        """The same decodes, as verifications where there are drafts, and budget and blocks that nobody else needs."""
+        spare = self.max_num_batched_tokens - len(decodes)
+        for index, (sequence, start, _, _) in enumerate(decodes):
+            drafts = sequence.draft_token_ids[:spare]
+            if drafts and self.tables.grow(sequence, sequence.num_tokens + len(drafts)):
+                decodes[index] = Chunk(sequence, start, 1 + len(drafts), drafts)
+                spare -= len(drafts)
         return decodes
 
     def _plan_prefills(self, budget: int, may_admit: bool) -> list[Chunk]:
@@ -182,6 +206,7 @@ class Scheduler:
         """Take the blocks of the last running sequence; it waits for its turn and is recomputed later."""
         sequence = self.running.pop()
         self.tables.release(sequence)
+        sequence.draft_token_ids = []
         insort(self.waiting, sequence, key=_rank)
         self.num_preemptions += 1
         return sequence.request_id

@@ -21,13 +21,16 @@ class Sequence:
 
     A lower `priority` is served first; `rank` is the place in the queue that the scheduler made of it. `block_keys` are
     the names of the full blocks, see cache/prefix_cache.py; `num_cached_tokens` of the prompt were found in the cache,
-    None before the sequence was admitted.
+    None before the sequence was admitted. `draft_token_ids` are guesses at the next tokens, at most `max_draft_tokens`,
+    of which as many as `draft_limit` are worth trying; see speculative/.
     """
 
     __slots__ = (
         "arrival_ns",
         "block_keys",
         "block_table",
+        "draft_limit",
+        "draft_token_ids",
         "finish_reason",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -60,6 +63,8 @@ class Sequence:
         self.num_cached_tokens: int | None = None
         self.block_table: list[int] = []
         self.block_keys: list[bytes] = []
+        self.draft_limit = 0
+        self.draft_token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
 
     @property
@@ -74,6 +79,11 @@ class Sequence:
     def num_uncomputed_tokens(self) -> int:
         """1 while decoding: the token chosen last is the input of the next step."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def max_draft_tokens(self) -> int:
+        """One less than the tokens that may still come: a step brings one more than the drafts it accepts."""
+        return min(self.draft_limit, self.params.max_tokens - self.num_output_tokens - 1)
 
     def append(self, token_id: int, eos_token_ids: Collection[int]) -> None:
         """Add a generated token and set `finish_reason` if it is the last."""

@@ -83,6 +83,12 @@ class BlockTables:
         for index in range(num_full, num_computed_tokens // self.block_size):
             self.pool.store(keys[index], sequence.block_table[index])
 
+    def trim(self, sequence: Sequence) -> None:
+        """Free the blocks beyond the sequence's last token."""
+        num_blocks = self._num_blocks(sequence.num_tokens)
+        self.pool.free(reversed(sequence.block_table[num_blocks:]))
+        del sequence.block_table[num_blocks:]
+
     def release(self, sequence: Sequence) -> None:
         # The last block first: evicted in this order, what is left of the content is still a beginning.
         self.pool.free(reversed(sequence.block_table))

@@ -26,7 +26,7 @@ def make_sequence(name: str, prompt: int, output: int) -> Sequence:
 def run_step(scheduler: Scheduler) -> StepPlan:
     """One step as the engine does it; every token of the plan must lie in a block."""
     plan = scheduler.schedule()
-    for sequence, start, num_tokens in plan.chunks:
+    for sequence, start, num_tokens, _ in plan.chunks:
         assert start == sequence.num_computed_tokens
         assert len(sequence.block_table) * BLOCK_SIZE >= start + num_tokens
     scheduler.commit(plan)
