@@ -84,9 +84,18 @@ def to_json(side: Side) -> str:
 def read_baseline(path: Path) -> Side:
     """The side stored in `path`. Raises RunError with the field that is wrong, and for a version newer than this."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise RunError(f"{path} is no baseline file, nor text at all.") from None
+    return parse_baseline(text, str(path))
+
+
+def parse_baseline(text: str, path: str) -> Side:
+    """The side in a baseline file's text; `path` names it in a RunError."""
+    try:
+        stored = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise RunError(f"{path} is no baseline file: {error}. `llmbench gate RUN --save {path}` writes one.") from None
     version = stored.get("baseline_version") if isinstance(stored, dict) else None

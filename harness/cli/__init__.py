@@ -13,6 +13,7 @@ from llmbench.harness.cli import (
     compare,
     engines,
     gate,
+    history,
     models,
     noise,
     profile,
@@ -43,6 +44,7 @@ app.command(
 )(serve.serve)
 app.add_typer(workloads.app, name="workloads")
 app.add_typer(engines.app, name="engines")
+app.add_typer(history.app, name="history")
 app.add_typer(models.app, name="models")
 
 

@@ -32,6 +32,15 @@ def gate(
             help="Judge the run's other engines by this one, round by round, instead of by --baseline (default: no).",
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--history",
+            metavar="FILE|URL",
+            show_default=False,
+            help="Judge by the newest run of this history on the same hardware with the same question (default: no).",
+        ),
+    ] = None,
     thresholds: Annotated[
         Path | None,
         typer.Option(
@@ -94,16 +103,19 @@ def gate(
     from llmbench.results.baseline import open_side, to_json
     from llmbench.results.gate import confirmed, judge_gate
 
-    if (baseline is None) == (against is None) and not (save and baseline is None):
-        raise ConfigError("Give one of --baseline (a run or a file of --save) and --against (an engine of RUN).")
+    given = sum(option is not None for option in (baseline, against, store))
+    if given > 1 or (given == 0 and save is None):
+        raise ConfigError(
+            "Give one of --baseline (a run or a file of --save), --history (a store) and --against (an engine of RUN)."
+        )
     spec = _thresholds(thresholds)
     side = open_side(run)
     if save is not None:
         write_text(save, to_json(side), "--save")
         typer.echo(str(save))
-    if baseline is None and against is None:
+    if given == 0:
         return
-    other = None if baseline is None else open_side(baseline)
+    other = open_side(baseline) if baseline is not None else _newest(store, side, run) if store is not None else None
     result = judge_gate(_compared(side, other, against, spec), allow_unlike=allow_unlike)
     console = Console(markup=False, highlight=False)
     if result.verdict == "failed" and confirm is not None:
@@ -131,6 +143,21 @@ def _compared(
     if baseline is None:
         return compare_engines(side, against, margins=margins, alpha=spec.alpha)
     return compare_sides([side], baseline, margins=margins, alpha=spec.alpha)
+
+
+def _newest(store: str, side: Side, run: Path) -> Side:
+    from llmbench.harness.cli.history import opened
+    from llmbench.harness.errors import ConfigError
+    from llmbench.results.run import Run
+
+    with opened(store) as history:
+        found = history.latest_like(side.identity, but=Run.open(run).manifest.run_id)
+    if found is None:
+        raise ConfigError(
+            f"--history {store} has no other run on hardware {side.identity.fingerprint} with the question of {run}; "
+            f"`llmbench history add {run}` makes this one the first."
+        )
+    return found
 
 
 def _thresholds(path: Path | None) -> GateSpec:

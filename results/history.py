@@ -1,0 +1,265 @@
+"""The figures of many runs in one place: a SQLite file, or a PostgreSQL database for a team.
+
+A run's whole baseline is stored with it, so that a gate can take it from here; the figures stand in a table of their
+own for trends. Needs SQLAlchemy: `pip install "llmbench[history]"`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sql
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from llmbench.results.baseline import parse_baseline, to_json
+from llmbench.results.errors import RunError
+from llmbench.results.history_schema import HISTORY_VERSION, UPGRADES, figures, metadata, runs, versions
+from llmbench.results.manifest import Manifest
+from llmbench.results.matching import Identity, Side, side_of
+from llmbench.results.run import Run
+
+# Any number will do, as long as every llmbench asks for the same: PostgreSQL's advisory lock while a store is made.
+_LOCK = 4_077_251
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """`fingerprint` is of the hardware, `question` of what was asked: runs that share both are comparable."""
+
+    run_id: str
+    created_utc: str
+    name: str
+    git_commit: str | None
+    fingerprint: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrendPoint:
+    """One figure of one run; `value` is +inf where too many requests failed, `log_error` None where not known."""
+
+    run: StoredRun
+    value: float
+    log_error: float | None
+    n: int
+
+
+class History:
+    """A store, open. Several processes may write to it at once."""
+
+    def __init__(self, engine: Engine, where: str) -> None:
+        self._engine = engine
+        self._where = where
+
+    @classmethod
+    def open(cls, where: str) -> Self:
+        """The store at `where`, a file's path or `postgresql://…`; made if there is none, upgraded if it is older.
+
+        Raises RunError when it cannot be reached, or was written by a newer llmbench.
+        """
+        engine = _engine(where)
+        history = cls(engine, _without_password(where))
+        try:
+            with history._transaction(exclusive=True) as connection:
+                _prepare(connection, history._where)
+        except BaseException:
+            history.close()
+            raise
+        return history
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, run: Run) -> bool:
+        """Store the figures of `run`; False if this run is there already. Raises RunError for one that did not end or
+        is invalid: a history of such figures would be a trap for whoever reads it."""
+        if run.manifest.status != "complete" or run.manifest.invalid:
+            why = " ".join(run.manifest.invalid) or "it did not come to its end"
+            raise RunError(f"{run.path} is not added to the history: {why}")
+        side = side_of(run, run.path.resolve().name)
+        try:
+            with self._transaction() as connection:
+                inserted = connection.execute(sql.insert(runs).values(_run_row(run.manifest, side)))
+                assert inserted.inserted_primary_key is not None
+                rows = _figure_rows(side, inserted.inserted_primary_key[0])
+                if rows:
+                    connection.execute(sql.insert(figures), rows)
+        except IntegrityError:
+            return False
+        return True
+
+    def runs(self) -> list[StoredRun]:
+        """All runs, the oldest first."""
+        with self._transaction() as connection:
+            return [_stored(row) for row in connection.execute(_SELECT_RUNS.order_by(*_BY_AGE))]
+
+    def trend(
+        self, figure: str, *, engine: str, level: str, fingerprint: str | None = None, question: str | None = None
+    ) -> list[TrendPoint]:
+        """A figure over runs, the oldest first; of one machine and one question if they are given."""
+        query = (
+            sql.select(*_SELECT_RUNS.selected_columns, figures.c.value, figures.c.log_error, figures.c.n)
+            .join_from(runs, figures, figures.c.run == runs.c.id)
+            .where(figures.c.name == figure, figures.c.engine == engine, figures.c.level == level)
+            .order_by(*_BY_AGE)
+        )
+        if fingerprint is not None:
+            query = query.where(runs.c.fingerprint == fingerprint)
+        if question is not None:
+            query = query.where(runs.c.question == question)
+        with self._transaction() as connection:
+            found = connection.execute(query).all()
+        return [
+            TrendPoint(_stored(row), math.inf if row.value is None else row.value, row.log_error, row.n)
+            for row in found
+        ]
+
+    def levels(self, figure: str, *, engine: str) -> list[str]:
+        """The load levels at which `engine` has the figure."""
+        query = sql.select(figures.c.level).where(figures.c.name == figure, figures.c.engine == engine).distinct()
+        with self._transaction() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def latest_like(self, identity: Identity, *, but: str | None = None) -> Side | None:
+        """The newest run on the same hardware that asked the same, other than the one with the id `but`; None if there
+        is none."""
+        query = (
+            sql.select(runs.c.baseline)
+            .where(runs.c.fingerprint == identity.fingerprint, runs.c.question == question_of(identity))
+            .order_by(runs.c.created_utc.desc(), runs.c.id.desc())
+            .limit(1)
+        )
+        if but is not None:
+            query = query.where(runs.c.run_id != but)
+        with self._transaction() as connection:
+            text = connection.execute(query).scalar()
+        return None if text is None else parse_baseline(text, self._where)
+
+    @contextmanager
+    def _transaction(self, *, exclusive: bool = False) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                if exclusive and self._engine.dialect.name == "postgresql":
+                    connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
+                yield connection
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise RunError(f"The history {self._where} cannot be used: {cause}.") from error
+
+
+def question_of(identity: Identity) -> str:
+    """SHA-256 of what was asked, as hex: equal for runs whose figures may be compared."""
+    canonical = json.dumps(dict(identity.workload), sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+_SELECT_RUNS = sql.select(
+    runs.c.run_id, runs.c.created_utc, runs.c.name, runs.c.git_commit, runs.c.fingerprint, runs.c.question
+)
+_BY_AGE = (runs.c.created_utc, runs.c.id)
+
+
+def _engine(where: str) -> Engine:
+    if not where.startswith("postgresql"):
+        path = Path(where)
+        if not path.parent.is_dir():
+            raise RunError(f"The history {where} cannot be made: {path.parent} is no folder.")
+        engine = sql.create_engine(f"sqlite:///{path}", connect_args={"timeout": 60})
+        sql.event.listen(engine, "connect", _sqlite_settings)
+        # SQLite's own BEGIN takes the write lock late, and two writers that both read first would block each other.
+        sql.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        return engine
+    try:
+        return sql.create_engine(where.replace("postgresql://", "postgresql+psycopg://", 1))
+    except ModuleNotFoundError:
+        raise RunError('PostgreSQL needs psycopg, which is not installed: pip install "llmbench[postgresql]"') from None
+    except SQLAlchemyError as error:
+        raise RunError(f"{_without_password(where)} is no address of a database: {error}.") from None
+
+
+def _sqlite_settings(connection: DBAPIConnection, _record: object) -> None:
+    # Else the driver begins transactions of its own.
+    connection.isolation_level = None
+    connection.cursor().execute("PRAGMA foreign_keys=ON")
+
+
+def _prepare(connection: Connection, where: str) -> None:
+    metadata.create_all(connection, tables=[versions])
+    version = connection.execute(sql.select(versions.c.version)).scalar()
+    if version is None:
+        metadata.create_all(connection)
+        connection.execute(sql.insert(versions).values(version=HISTORY_VERSION))
+        return
+    if version > HISTORY_VERSION:
+        raise RunError(
+            f"The history {where} has version {version}, and this llmbench reads versions up to {HISTORY_VERSION}. "
+            "Install a newer one: pip install --upgrade llmbench."
+        )
+    while version < HISTORY_VERSION:
+        for statement in UPGRADES[version]:
+            connection.execute(sql.text(statement))
+        version += 1
+    connection.execute(sql.update(versions).values(version=version))
+
+
+def _run_row(manifest: Manifest, side: Side) -> dict[str, object]:
+    git = manifest.environment.get("git")
+    commit = git.get("commit") if isinstance(git, dict) else None
+    return {
+        "run_id": manifest.run_id,
+        "created_utc": manifest.created_utc,
+        "name": str(manifest.workload.get("name", "")),
+        "git_commit": commit if isinstance(commit, str) else None,
+        "fingerprint": side.identity.fingerprint,
+        "question": question_of(side.identity),
+        "baseline": to_json(side),
+    }
+
+
+def _figure_rows(side: Side, run: int) -> list[dict[str, object]]:
+    return [
+        {
+            "run": run,
+            "engine": measured.engine,
+            "level": measured.level,
+            "name": name,
+            "value": figure.value if math.isfinite(figure.value) else None,
+            "log_error": figure.log_error,
+            "n": figure.n,
+            "across_rounds": figure.across_rounds,
+        }
+        for measured in side.measured
+        for name, figure in measured.figures.items()
+    ]
+
+
+def _stored(row: sql.Row) -> StoredRun:  # type: ignore[type-arg]
+    return StoredRun(row.run_id, row.created_utc, row.name, row.git_commit, row.fingerprint, row.question)
+
+
+def _without_password(where: str) -> str:
+    head, separator, rest = where.partition("://")
+    if not separator or "@" not in rest:
+        return where
+    user = rest.rpartition("@")[0].partition(":")[0]
+    return f"{head}://{user}@{rest.rpartition('@')[2]}"
