@@ -44,14 +44,17 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="one per core")] = None,
     kernels: Annotated[str, typer.Option(help="Kernel backend; auto takes the fastest that runs here.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of sampled requests that bring none.")] = 0,
+    max_waiting: Annotated[int, typer.Option(help="Requests that may wait; one more gets a 429.", min=0)] = 1024,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Of the log on stderr.")] = "text",
     drain_s: Annotated[int, typer.Option(help="Seconds that running requests get to end when stopped.", min=0)] = 1,
 ) -> None:
     """Serve a model behind OpenAI's HTTP interface, until SIGTERM or Ctrl-C."""
     from llmbench.reference_engine.config import EngineConfig
-    from llmbench.reference_engine.server import serve as server
     from llmbench.reference_engine.server.logs import configure_logging
+    from llmbench.reference_engine.server.serve import ServerConfig
+    from llmbench.reference_engine.server.serve import serve as run_server
 
-    configure_logging()
+    configure_logging(log_format)
     config = EngineConfig(
         model_path=model,
         dtype=dtype,
@@ -66,8 +69,15 @@ def serve(
         kernels=kernels,
         seed=seed,
     )
-    name = served_model_name or model.resolve().name
-    raise typer.Exit(server.serve(config, host, port, name, drain_s))
+    server = ServerConfig(
+        host=host,
+        port=port,
+        model_name=served_model_name or model.resolve().name,
+        max_waiting=max_waiting,
+        drain_s=drain_s,
+        log_format=log_format,
+    )
+    raise typer.Exit(run_server(config, server))
 
 
 @models_app.command("list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from starlette.types import Receive, Scope, Send
 from llmbench.reference_engine.server.errors import as_api_error
 from llmbench.reference_engine.server.formats import DONE, AnswerFormat, Usage
 from llmbench.reference_engine.server.generation import Delta, Generation, merged
+from llmbench.reference_engine.server.logs import log_event
+
+logger = logging.getLogger("llmbench.reference_engine")
 
 
 class Answer(NamedTuple):
@@ -20,10 +24,14 @@ class Answer(NamedTuple):
 
     generations: Sequence[Generation]
     format: AnswerFormat
-    headers: Sequence[tuple[bytes, bytes]]
+    request_id: str
     include_usage: bool
     continuous_usage: bool
     with_token_ids: bool
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"x-request-id", self.request_id.encode("latin-1"))]
 
     def usage(self) -> Usage:
         num_prompt_tokens = sum(len(generation.prompt_token_ids) for generation in self.generations)
@@ -37,7 +45,7 @@ class WholeResponse(Response):
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_disconnect(receive, self._respond(send))
+        await until_disconnect(receive, self._answer.request_id, self._respond(send))
 
     async def _respond(self, send: Send) -> None:
         answer, usage = self._answer, self._answer.usage()
@@ -58,6 +66,7 @@ class WholeResponse(Response):
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        usage.log(answer.request_id)
 
 
 class StreamResponse(Response):
@@ -67,7 +76,7 @@ class StreamResponse(Response):
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_disconnect(receive, self._respond(send))
+        await until_disconnect(receive, self._answer.request_id, self._respond(send))
 
     async def _respond(self, send: Send) -> None:
         is_open = False
@@ -102,10 +111,11 @@ class StreamResponse(Response):
                         prompt_token_ids = answer.generations[index].prompt_token_ids
                 so_far = usage.json() if answer.continuous_usage else None
                 yield opening + answer.format.chunk(index, delta, so_far, prompt_token_ids)
+        usage.log(answer.request_id)
         yield (answer.format.usage_chunk(usage.json()) if answer.include_usage else b"") + DONE
 
 
-async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+async def until_disconnect(receive: Receive, request_id: str, work: Coroutine[Any, Any, None]) -> None:
     """Run `work`; cancel it if the client goes away first."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnect(receive))
@@ -113,6 +123,8 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) ->
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             working.result()
+        else:
+            log_event(logger, "client left", request_id=request_id)
     finally:
         leaving.cancel()
         working.cancel()

@@ -21,7 +21,7 @@ from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.server.answers import Answer, StreamResponse, WholeResponse
 from llmbench.reference_engine.server.engine_client import EngineClient
-from llmbench.reference_engine.server.errors import ApiError, EngineDiedError, as_api_error
+from llmbench.reference_engine.server.errors import ApiError, EngineDiedError, StoppingError, as_api_error
 from llmbench.reference_engine.server.formats import AnswerFormat, ChatFormat, CompletionFormat
 from llmbench.reference_engine.server.generation import Generation
 from llmbench.reference_engine.server.metrics import ServerMetrics
@@ -40,12 +40,16 @@ Body = TypeVar("Body", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the routes work with. `engine.ready` is None while the model is being loaded."""
+    """What the routes work with. `engine.ready` is None while the model is being loaded.
+
+    A request that would make more than `max_requests` running and waiting ones is refused with 429.
+    """
 
     engine: EngineClient
     tokenizer: Tokenizer
     metrics: ServerMetrics
     model_name: str
+    max_requests: int
 
     def make_app(self) -> Starlette:
         routes = [
@@ -55,7 +59,7 @@ class Service:
             Route("/health", self.health),
             Route("/metrics", self.show_metrics),
         ]
-        kinds = (ApiError, RequestError, EngineDiedError, Exception)
+        kinds = (ApiError, RequestError, EngineDiedError, StoppingError, Exception)
         handlers: dict[Any, Any] = {HTTPException: _on_http_exception, **dict.fromkeys(kinds, _on_exception)}
         return Starlette(routes=routes, exception_handlers=handlers)
 
@@ -100,12 +104,15 @@ class Service:
         params: SamplingParams,
         answer_format: AnswerFormat,
     ) -> Response:
+        if self.engine.num_requests + len(prompts) > self.max_requests:
+            message = f"{self.max_requests} requests are running or waiting, which is the limit; try again later."
+            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after_s=1)
         answer = Answer(
             generations=[
                 Generation(self.engine, self.tokenizer, self.metrics, prompt, params, body.stops) for prompt in prompts
             ],
             format=answer_format,
-            headers=[(b"x-request-id", _request_id(request).encode("latin-1"))],
+            request_id=_request_id(request),
             include_usage=body.include_usage,
             continuous_usage=body.continuous_usage,
             with_token_ids=body.return_token_ids,

@@ -24,6 +24,7 @@ from llmbench.reference_engine.server.channel import (
     frame,
 )
 from llmbench.reference_engine.server.errors import EngineDiedError, EngineStartError
+from llmbench.reference_engine.server.logs import LogFormat
 
 # The engine notices the closed socket between two steps; a step of a large model's prefill takes its time.
 _STOP_S = 3.0
@@ -52,10 +53,11 @@ class EngineClient(asyncio.Protocol):
     `on_death` is called once if the process ends before `stop`, after every waiting request has been failed.
     """
 
-    def __init__(self, on_death: Callable[[], None]) -> None:
+    def __init__(self, on_death: Callable[[], None], log_format: LogFormat = "text") -> None:
         self.ready: Ready | None = None
         self.stats: EngineStats | None = None
         self._on_death = on_death
+        self._log_format = log_format
         self._streams: dict[str, Stream] = {}
         self._reader = FrameReader()
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -72,7 +74,8 @@ class EngineClient(asyncio.Protocol):
         """Returns when the model is loaded. Raises EngineStartError, or EngineDiedError if it ended without a word."""
         ours, theirs = socket.socketpair()
         with theirs:
-            argv = [sys.executable, "-m", "llmbench.reference_engine.server.engine_process", str(theirs.fileno())]
+            module = "llmbench.reference_engine.server.engine_process"
+            argv = [sys.executable, "-m", module, str(theirs.fileno()), self._log_format]
             self._process = subprocess.Popen(  # noqa: ASYNC220 - returns after the fork; the model loads meanwhile
                 argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()
             )
@@ -95,6 +98,12 @@ class EngineClient(asyncio.Protocol):
         """No more of this request is wanted; nothing happens if it is done already."""
         if self._streams.pop(request_id, None) is not None and self._transport is not None:
             self._send(Finish(request_id, aborted))
+
+    def fail_all(self, error: Exception) -> None:
+        """End every request with `error`, for those who wait for it."""
+        for request_id, stream in list(self._streams.items()):
+            stream.put(error)
+            self.finish(request_id, aborted=True)
 
     def request_stop(self) -> None:
         """Let the engine end after its step; `stop` waits for it."""

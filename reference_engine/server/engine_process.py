@@ -1,7 +1,8 @@
-"""The engine in a process of its own: `python -m llmbench.reference_engine.server.engine_process FD`.
+"""The engine in a process of its own: `python -m llmbench.reference_engine.server.engine_process FD LOG_FORMAT`.
 
 Why a process: in a thread the engine and the event loop take turns at one interpreter lock, and every kernel call of a
-step hands it over; figures in server/__init__.py. The process ends when the server's end of the socket closes, however
+step hands it over. Measured on two busy cores, llama-20m in bfloat16, 16 streams, median of seven alternating rounds:
+849 tokens/s from a process, 616 from a thread. The process ends when the server's end of the socket closes, however
 the server ended, so that it is never an orphan.
 """
 
@@ -30,7 +31,7 @@ def main() -> int:
     # Ctrl-C and a service manager reach the whole process group; the server decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    configure_logging()
+    configure_logging("json" if sys.argv[2] == "json" else "text")
     channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
     try:
         (config,) = channel.receive(wait=True)

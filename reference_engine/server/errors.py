@@ -36,6 +36,10 @@ class EngineDiedError(Exception):
     """The engine process ended while it was needed; its own last words are in the log."""
 
 
+class StoppingError(Exception):
+    """The server was told to stop, and the time for running requests is over."""
+
+
 class EngineStartError(Exception):
     """The engine process could not load the model: one sentence for the user."""
 
@@ -49,5 +53,7 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(HTTPStatus.BAD_REQUEST, str(error))
         case EngineDiedError():
             return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "The engine ended unexpectedly; the server is stopping.")
+        case StoppingError():
+            return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping.")
         case _:
             return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error; the server's log says more.")

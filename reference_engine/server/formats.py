@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from llmbench.reference_engine.sampling import TokenLogprobs
 from llmbench.reference_engine.server.generation import Delta
+from llmbench.reference_engine.server.logs import log_event
 from llmbench.reference_engine.tokenizer import Tokenizer
+
+logger = logging.getLogger("llmbench.reference_engine")
 
 DONE = b"data: [DONE]\n\n"
 
 
 class Usage:
-    """Token counts over all prompts of one HTTP request."""
+    """Token counts over all prompts of one HTTP request, and how long it took since this was made."""
 
     def __init__(self, num_prompt_tokens: int, num_prompts: int) -> None:
         self.num_prompt_tokens = num_prompt_tokens
+        self._begun_ns = time.perf_counter_ns()
         self._num_output_tokens = [0] * num_prompts
         self._num_cached_tokens = [0] * num_prompts
 
     def note(self, index: int, delta: Delta) -> None:
         self._num_output_tokens[index] = delta.num_output_tokens
         self._num_cached_tokens[index] = delta.num_cached_tokens
+
+    def log(self, request_id: str) -> None:
+        """One line for a request that was answered to its end."""
+        log_event(
+            logger,
+            "answered",
+            request_id=request_id,
+            prompt_tokens=self.num_prompt_tokens,
+            completion_tokens=sum(self._num_output_tokens),
+            cached_tokens=sum(self._num_cached_tokens),
+            duration_ms=round((time.perf_counter_ns() - self._begun_ns) / 1e6, 1),
+        )
 
     def json(self) -> str:
         num_output_tokens = sum(self._num_output_tokens)

@@ -1,9 +1,48 @@
-"""How both processes of the server write their log: one line per event, to stderr."""
+"""How both processes of the server write their log: one line per event to stderr, for people or for machines."""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
+from typing import Literal
+
+LogFormat = Literal["text", "json"]
 
 
-def configure_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+def configure_logging(log_format: LogFormat) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def log_event(logger: logging.Logger, event: str, **fields: object) -> None:
+    """An event with named values, which the JSON format keeps apart."""
+    logger.info(event, extra={"fields": fields})
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        return super().formatMessage(record) + fields
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    fields: Mapping[str, object] = getattr(record, "fields", {})
+    return fields

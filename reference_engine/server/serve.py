@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import uvicorn
 
@@ -16,7 +17,8 @@ from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.server.app import Service
 from llmbench.reference_engine.server.engine_client import EngineClient
-from llmbench.reference_engine.server.errors import EngineDiedError, EngineStartError
+from llmbench.reference_engine.server.errors import EngineDiedError, EngineStartError, StoppingError
+from llmbench.reference_engine.server.logs import LogFormat
 from llmbench.reference_engine.server.metrics import ServerMetrics
 from llmbench.reference_engine.tokenizer import Tokenizer
 
@@ -27,16 +29,35 @@ EXIT_ENGINE_DIED = 1
 # Longer than a closed loop's pause between two requests: a client's idle connection should not be closed under it.
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
+# For the answers that are cut off at the end of the drain time to be written, before their tasks are cancelled.
+_BEYOND_DRAIN_S = 2
 
 
-def serve(config: EngineConfig, host: str, port: int, model_name: str, drain_s: int) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What concerns the server and not the engine.
+
+    port: 0 takes a free one; the log says which.
+    max_waiting: requests that may wait for the engine beyond those it computes; one more is refused with 429.
+    drain_s: how long requests may go on after the server was told to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model_name: str
+    max_waiting: int = 1024
+    drain_s: int = 1
+    log_format: LogFormat = "text"
+
+
+def serve(config: EngineConfig, server: ServerConfig) -> int:
     """Serve until SIGTERM, Ctrl-C or the engine's end; returns the exit code.
 
-    Port 0 takes a free one; the log says which. Raises ReferenceEngineError if it cannot start.
+    Raises ReferenceEngineError if it cannot start.
     """
     tokenizer = Tokenizer(config.model_path)
-    with _listen(host, port) as listener, asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        return runner.run(_Server(config, tokenizer, model_name, drain_s).run(listener))
+    with _listen(server.host, server.port) as listener, asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        return runner.run(_Server(config, server, tokenizer).run(listener))
 
 
 class _Uvicorn(uvicorn.Server):
@@ -47,17 +68,18 @@ class _Uvicorn(uvicorn.Server):
 
 
 class _Server:
-    def __init__(self, config: EngineConfig, tokenizer: Tokenizer, model_name: str, drain_s: int) -> None:
+    def __init__(self, config: EngineConfig, server: ServerConfig, tokenizer: Tokenizer) -> None:
         self._config = config
+        self._server = server
         self._tokenizer = tokenizer
-        self._model_name = model_name
-        self._drain_s = drain_s
         self._exit_code = 0
 
     async def run(self, listener: socket.socket) -> int:
-        engine = EngineClient(on_death=self._on_death)
-        metrics = ServerMetrics(self._model_name, lambda: engine.stats)
-        app = Service(engine, self._tokenizer, metrics, self._model_name).make_app()
+        name = self._server.model_name
+        engine = EngineClient(self._on_death, self._server.log_format)
+        metrics = ServerMetrics(name, lambda: engine.stats)
+        max_requests = self._config.max_num_seqs + self._server.max_waiting
+        app = Service(engine, self._tokenizer, metrics, name, max_requests).make_app()
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,
@@ -65,13 +87,13 @@ class _Server:
                 log_level="warning",
                 access_log=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=self._drain_s,
+                timeout_graceful_shutdown=self._server.drain_s + _BEYOND_DRAIN_S,
                 lifespan="off",
             )
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._uvicorn.handle_exit, number, None)
+            loop.add_signal_handler(number, self._on_signal, number, engine)
         loading = asyncio.create_task(self._load(engine, listener))
         try:
             await self._uvicorn.serve(sockets=[listener])
@@ -93,7 +115,12 @@ class _Server:
             self._end(EXIT_ENGINE_DIED)
         else:
             host, port = listener.getsockname()[:2]
-            logger.info("serving %s on http://%s:%d", self._model_name, f"[{host}]" if ":" in host else host, port)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            logger.info("serving %s on %s", self._server.model_name, url)
+
+    def _on_signal(self, number: int, engine: EngineClient) -> None:
+        self._uvicorn.handle_exit(number, None)
+        asyncio.get_running_loop().call_later(self._server.drain_s, engine.fail_all, StoppingError())
 
     def _on_death(self) -> None:
         logger.error("The engine process ended unexpectedly; its requests have failed and the server stops.")

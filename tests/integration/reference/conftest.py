@@ -111,7 +111,7 @@ def start_server(
         server = Server(process, log_path, "")
         started.append(server)
         give_up = time.monotonic() + START_S
-        while (found := re.search(r"serving tiny on (http://\S+)", server.log)) is None:
+        while (found := re.search(r"serving tiny on (http://[\d.:]+)", server.log)) is None:
             assert process.poll() is None, server.log
             assert time.monotonic() < give_up, server.log
             time.sleep(0.05)

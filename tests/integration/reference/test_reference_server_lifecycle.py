@@ -46,14 +46,47 @@ def test_health_is_answered_while_the_engine_computes(server) -> None:
 
 
 def test_sigterm_ends_server_and_engine(start_server, tiny_model) -> None:
-    server = start_server(tiny_model)
+    server = start_server(tiny_model, "--drain-s", "0")
     engine_pid = server.engine_pid
     connection = open_request(server, {**LONG, "stream": True})
     wait_until(lambda: server.gauge("vllm:num_requests_running") == 1)
+    response = connection.getresponse()
     assert server.stop() == 0
     assert is_gone(engine_pid)
-    assert "Traceback" not in server.log
+    assert b"The server is stopping." in response.read()
     connection.close()
+    assert "Traceback" not in server.log
+
+
+def test_a_running_answer_is_finished_within_the_drain_time(start_server, tiny_model) -> None:
+    server = start_server(tiny_model, "--drain-s", "60")
+    connection = open_request(server, {**LONG, "stream": True})
+    response = connection.getresponse()
+    response.read(10)
+    server.process.send_signal(signal.SIGTERM)
+    assert response.read().endswith(b"data: [DONE]\n\n")
+    assert server.process.wait(timeout=20) == 0
+    connection.close()
+
+
+def test_one_request_too_many_is_told_to_come_back(start_server, tiny_model) -> None:
+    server = start_server(tiny_model, "--max-num-seqs", "1", "--max-waiting", "1", "--log-format", "json")
+    first, second = (open_request(server, {**LONG, "stream": True}) for _ in range(2))
+    server.wait_for("vllm:num_requests_waiting", 1)
+    third = server.ask("/v1/completions", LONG, x_request_id="third")
+    assert third.status == 429
+    assert third.headers["retry-after"] == "1"
+    assert "2 requests are running or waiting" in third.json()["error"]["message"]
+    first.close()
+    server.wait_for("vllm:num_requests_waiting", 0)
+    reply = server.ask("/v1/completions", {**LONG, "max_tokens": 3}, x_request_id="fourth")
+    assert reply.status == 200
+    second.close()
+    server.stop()
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    (answered,) = [line for line in lines if line.get("request_id") == "fourth"]
+    assert (answered["event"], answered["completion_tokens"]) == ("answered", 3)
+    assert "client left" in [line["event"] for line in lines]
 
 
 def test_killed_server_leaves_no_engine(start_server, tiny_model) -> None:
