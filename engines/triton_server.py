@@ -28,6 +28,7 @@ from llmbench.engines.http_payload import post_json
 from llmbench.engines.server_message import error_in
 from llmbench.engines.settings import mapping, refuse_unknown
 from llmbench.engines.token_counts import Delta
+from llmbench.engines.triton_config import problem_with
 from llmbench.engines.triton_launch import ENGINE_SETTINGS, launch_plan
 from llmbench.engines.triton_schema import SCHEMAS, TritonSchema, read_schema
 from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, Timeline, WireRequest
@@ -77,14 +78,28 @@ class TritonAdapter:
         body = {name: value for name, value in (body | self._extra_body).items() if value is not None}
         if self._protocol == "grpc":
             return self._encode_call(request, endpoint, body)
-        model, action = quote(request.model, safe=PATH_CHARACTERS), "generate_stream" if request.stream else "generate"
         return post_json(
             endpoint,
-            f"/v2/models/{model}/{action}",
+            f"{_path(request.model)}/{'generate_stream' if request.stream else 'generate'}",
             body,
             request.request_id,
             accept="text/event-stream" if request.stream else "application/json",
         )
+
+    def inspection_path(self, model: str) -> str | None:
+        """Where the server tells how `model` is configured; None by gRPC, whose port answers no HTTP."""
+        return f"{_path(model)}/config" if self._protocol == "http" else None
+
+    def inspect(self, model: str, body: bytes) -> str | None:
+        """What keeps a model with the configuration `body` from being asked, None if nothing."""
+        schema = self._schema
+        sampling = [schema.max_tokens] if schema.sampling_json is None else [schema.sampling_json]
+        wanted = [schema.prompt, schema.stream, *sampling, *schema.always]
+        left_out = {name for name, value in self._extra_body.items() if value is None}
+        sent = [name for name in wanted if name is not None and name not in left_out]
+        given = [name for name, value in self._extra_body.items() if value is not None]
+        read = [name for name in (schema.text, schema.finish_reason) if name is not None]
+        return problem_with(body, model, sent, read, may_be_given=given)
 
     def decode(
         self, request: GenerationRequest, timeline: Timeline, count_tokens: CountTokens | None = None
@@ -182,6 +197,10 @@ class TritonCallAnswer(TritonAnswer):
             self.fail(FailureKind.SERVER_ERROR, f"The server reported an error: {error}")
         elif outputs:
             self.take(outputs, chunk)
+
+
+def _path(model: str) -> str:
+    return f"/v2/models/{quote(model, safe=PATH_CHARACTERS)}"
 
 
 def _protocol(setting: object) -> Literal["http", "grpc"]:

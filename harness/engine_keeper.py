@@ -18,6 +18,7 @@ from llmbench.engines import registry
 from llmbench.engines.wire import Endpoint
 from llmbench.harness.assemble import Assembly
 from llmbench.harness.errors import EngineStartError
+from llmbench.harness.preflight import find_problem
 from llmbench.harness.process import EngineProcess, free_port
 from llmbench.harness.redaction import Redactor
 from llmbench.results.manifest import EngineManifest
@@ -72,8 +73,15 @@ class EngineKeeper:
         self.stop()
         endpoint = self._attach(engine, engine.url) if engine.url is not None else self._start(engine)
         if endpoint is not None:
+            self._refuse_wrong_model(engine, endpoint)
             self._label, self._endpoint = engine.label, endpoint
         return endpoint
+
+    def _refuse_wrong_model(self, engine: EngineSpec, endpoint: Endpoint) -> None:
+        adapter, model = self._assembly.adapters[engine.label], self._assembly.options(engine).model
+        problem = find_problem(adapter, endpoint, model)
+        if problem is not None:
+            raise EngineStartError(f"{engine.label}: {problem}")
 
     def ending(self, wait_s: float = 0.0) -> str | None:
         """How the engine in use ended, in words; None while it runs, or where its process is not ours to see.

@@ -181,3 +181,40 @@ def test_json_of_any_shape_never_raises(found: list[object], stream: bool, schem
     )
     assert sum(event.tokens for event in answer.events) == (answer.output_tokens or 0)
     answer.text.encode()
+
+
+def config(**inputs: bool) -> bytes:
+    tensors = [{"name": name, "optional": optional} for name, optional in inputs.items()]
+    outputs = [{"name": name} for name in ("text_output", "finish_reason")]
+    return json.dumps({"input": tensors, "output": outputs}).encode()
+
+
+PLAIN_INPUTS = {"text_input": False, "stream": True, "max_tokens": True}
+
+
+@pytest.mark.parametrize(
+    ("schema", "inputs", "part"),
+    [
+        (PLAIN, PLAIN_INPUTS, None),
+        ({"prompt": "txt_input"}, PLAIN_INPUTS, "has no input 'txt_input'; it has max_tokens, stream, text_input (did"),
+        ({"text": "out"}, PLAIN_INPUTS, "has no output 'out'; it has finish_reason, text_output"),
+        (PLAIN, PLAIN_INPUTS | {"bad_words": False}, "requires the input 'bad_words', which is not sent"),
+        ("vllm", PLAIN_INPUTS, "has no input 'sampling_parameters'"),
+    ],
+)
+def test_a_model_without_the_tensors_is_found_out_before_it_is_asked(schema, inputs, part) -> None:
+    adapter = triton(schema)
+    assert adapter.inspection_path("my model") == "/v2/models/my%20model/config"
+    problem = adapter.inspect("m", config(**inputs))
+    assert problem is None if part is None else part in problem
+
+
+def test_extra_body_counts_as_sent_and_null_as_left_out() -> None:
+    adapter = registry.get("triton", {"schema": PLAIN, "extra_body": {"bad_words": "", "stream": None}})
+    assert adapter.inspect("m", config(text_input=False, max_tokens=True, bad_words=False)) is None
+    assert triton(PLAIN).inspect("m", b"[]") is None
+
+
+def test_a_name_with_a_colon_stays_as_it_is() -> None:
+    request = GenerationRequest("r", "synthetic:llama-20m", 4, prompt="x")
+    assert triton().encode(request, HERE).payload.startswith(b"POST /v2/models/synthetic:llama-20m/generate_stream ")
