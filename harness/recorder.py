@@ -133,6 +133,7 @@ class Recorder:
         self._messages.put(None)
         self._feeder.join()
         self._process.wait()
+        self._replies.close()
         return verdict
 
     def abandon(self) -> None:
@@ -141,6 +142,7 @@ class Recorder:
         self._feeder.join(timeout=10)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=10)
+        self._replies.close()
 
     def _feed(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(BrokenPipeError), pipe:
