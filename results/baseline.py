@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmbench.results.errors import RunError
@@ -31,6 +32,7 @@ class _StoredFigure(_Stored):
     log_error: float | None = Field(ge=0)
     freedom: int = Field(ge=0)
     across_rounds: bool
+    influence: tuple[float, ...] | None = None
     lacking: str | None = None
 
 
@@ -149,6 +151,9 @@ def _figure_fields(figure: Figure) -> dict[str, Any]:
         "rounds": figure.num_rounds,
         "across_rounds": figure.across_rounds,
     }
+    if figure.influence is not None and figure.across_rounds:
+        # Three digits: it is the error of an error. Blocks are not kept, as a gate takes no verdict from them.
+        fields["influence"] = [float(f"{part:.3g}") for part in figure.influence]
     return fields if figure.lacking is None else {**fields, "lacking": figure.lacking}
 
 
@@ -167,6 +172,7 @@ def _measured(row: _StoredRow) -> Measured:
             freedom=stored.freedom,
             across_rounds=stored.across_rounds,
             lacking=stored.lacking,
+            influence=None if stored.influence is None else np.array(stored.influence),
         )
         for name, stored in row.figures.items()
         if name in FIGURE_BY_NAME

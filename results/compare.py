@@ -89,7 +89,7 @@ def compare(
 ) -> Comparison:
     """The comparison before `settle` has judged it; its verdict is `insufficient data` or provisional.
 
-    `paired` says that both were measured in the same rounds, turn by turn, so that what a round did to both cancels.
+    `paired` says that rounds of the same number asked both the same, so that what a round did to both cancels.
     """
     (label, ours), (other, theirs) = subject, baseline
     margin = margin or Margin(spec.relative, spec.absolute)

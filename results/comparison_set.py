@@ -39,6 +39,8 @@ def compare_sides(
 ) -> ComparisonSet:
     """Each of `subjects` against `baseline`, which were not measured at the same time.
 
+    Rounds are paired all the same where both asked the same prompts on the same schedule: what the prompts of a round
+    did to both cancels, and in mixed workloads that is most of how rounds differ.
     `margins` restricts the comparison to the figures it names; by default all are compared at their own margins.
     """
     comparisons: list[Comparison] = []
@@ -46,11 +48,12 @@ def compare_sides(
     flags: list[Flag] = []
     for subject in subjects:
         found = match(subject, baseline)
+        alike = subject.identity.prompts_digest == baseline.identity.prompts_digest
         unmatched += found.unmatched
         flags += found.flags
         for ours, theirs in found.pairs:
             names = (f"{subject.name}: {ours.engine}", f"{baseline.name}: {theirs.engine}")
-            comparisons += _compared(ours, theirs, names, paired=False, margins=margins)
+            comparisons += _compared(ours, theirs, names, paired=alike, margins=margins)
     return _settled(comparisons, unmatched, flags, alpha)
 
 

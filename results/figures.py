@@ -70,8 +70,8 @@ class Figure:
     """One figure as measured. `value` may be +inf where requests failed.
 
     `log_error` is the standard error of its logarithm with `freedom` degrees of freedom; None when it is not known, and
-    then `lacking` says what it would take. `influence` is each unit's part in that error, and allows pairing; None for
-    a figure read from a baseline file. `across_rounds`: the error covers how rounds differ.
+    then `lacking` says what it would take. `influence` is each unit's part in that error (its squares sum
+    to the variance) and allows pairing. `across_rounds`: a unit is a round, and the error covers how rounds differ.
     """
 
     value: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def rounds_needed(
     if room <= 0:
         return None
     for rounds in range(MIN_ROUNDS, MAX_ROUNDS + 1):
-        freedom = 2 * (rounds - 1)
+        freedom = rounds - 1
         error = math.sqrt(2 * (between_rounds**2 / rounds + between_runs**2))
         if (student_t(1 - alpha / 2, freedom) + student_t(power, freedom)) * error <= room:
             return rounds
@@ -113,6 +114,20 @@ def rounds_needed(
 
 def _usable(figure: Figure) -> bool:
     return figure.log_error is not None and figure.across_rounds and 0 < figure.value < math.inf
+
+
+def _round_variance(figures: list[Figure]) -> float:
+    """The variance of the logarithm from round to round; from several runs, without what a round's prompts do to it."""
+    pairs = [
+        (one.influence, other.influence)
+        for one, other in pairwise(figures)
+        if one.influence is not None and other.influence is not None and len(one.influence) == len(other.influence)
+    ]
+    # A figure's error is of its mean over rounds: from round to round it is sqrt(rounds) times as large.
+    if pairs:
+        return float(np.mean([len(one) * ((one - other) ** 2).sum() / 2 for one, other in pairs]))
+    variances = [(figure.log_error or 0.0) ** 2 * figure.num_rounds for figure in figures]
+    return float(np.average(variances, weights=[figure.freedom for figure in figures]))
 
 
 def _row(
@@ -124,13 +139,11 @@ def _row(
     alpha: float,
     power: float,
 ) -> NoiseRow:
-    # A figure's error is of its mean over rounds: between rounds it is sqrt(rounds) times as large.
-    variances = [(figure.log_error or 0.0) ** 2 * figure.num_rounds for figure in figures]
-    between_rounds = math.sqrt(float(np.average(variances, weights=[figure.freedom for figure in figures])))
+    between_rounds = math.sqrt(_round_variance(figures))
     between_runs = None
     if len(figures) >= 2:
         observed = float(np.var([math.log(figure.value) for figure in figures], ddof=1))
-        explained = float(np.mean([(figure.log_error or 0.0) ** 2 for figure in figures]))
+        explained = between_rounds**2 * float(np.mean([1 / figure.num_rounds for figure in figures]))
         between_runs = math.sqrt(max(0.0, observed - explained))
     value = float(np.median([figure.value for figure in figures]))
     margin = Margin(spec.relative, spec.absolute).of(value)

@@ -52,9 +52,9 @@ def requests(
 
 @pytest.fixture
 def measured(make_run: MakeRun):
-    def make(seed: int, *, run_fields: dict | None = None, **options) -> Side:
+    def make(seed: int, *, run_fields: dict | None = None, rows: list[Entry] | None = None, **options) -> Side:
         changes = {"workload": WORKLOAD, "environment": RIG} | (run_fields or {})
-        return side_of(make_run(requests(seed, **options), **changes))
+        return side_of(make_run(rows or requests(seed, **options), **changes))
 
     return make
 
@@ -295,3 +295,26 @@ def test_a_family_is_judged_together(measured) -> None:
     compared: ComparisonSet = compare_sides([measured(1), measured(3)], measured(2))
     assert compared.num_tests == sum(each.p_adjusted is not None for each in compared.comparisons)
     assert compared.num_tests >= 20
+
+
+def test_rounds_of_unlike_prompts_are_paired_across_runs(measured) -> None:
+    # Rounds differ by their prompts, up to threefold, and alike in both runs: by themselves they hide 10 %.
+    lengths = (1.0, 3.0, 1.5, 2.0, 2.5, 1.2)
+
+    def rows(seed: int, itl: float) -> list[Entry]:
+        return [
+            made
+            for number, length in enumerate(lengths)
+            for made in requests(seed + number, itl=itl * length, rounds=number + 1)[-40:]
+        ]
+
+    sides = [measured(0, rows=rows(seed, itl)) for seed, itl in ((10, 5.5), (20, 5.0))]
+    compared = compare_sides([sides[0]], sides[1])
+    tpot = next(each for each in compared.comparisons if each.spec.name == "tpot_p50")
+    assert tpot.paired
+    assert tpot.verdict == "slower"
+    for side in sides:
+        error = side.measured[0].figures["tpot_p50"].log_error
+        assert error is None or error > 0.1
+    floor = noise_floor(sides, figures=["output_throughput"])
+    assert floor.rows[0].between_rounds < 0.02
