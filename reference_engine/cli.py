@@ -11,13 +11,15 @@ import typer
 from llmbench.reference_engine.errors import ReferenceEngineError
 
 app = typer.Typer(help="The bundled inference engine.", no_args_is_help=True, pretty_exceptions_enable=False)
-models_app = typer.Typer(help="Synthetic checkpoints: random weights, real tokenizers.", no_args_is_help=True)
+models_app = typer.Typer(help="Models that need no download.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
 
 @app.command()
 def serve(
-    model: Annotated[Path, typer.Option(help="Checkpoint folder in Hugging Face layout.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder, bundled:NAME or synthetic:NAME (models list).", show_default=False)
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
     served_model_name: Annotated[
@@ -41,6 +43,21 @@ def serve(
     kv_cache_gib: Annotated[
         float | None, typer.Option(help="Size of the KV cache in GiB, if not --num-blocks.", show_default="1")
     ] = None,
+    prefix_cache: Annotated[bool, typer.Option(help="Keep KV blocks for prompts with the same beginning.")] = True,
+    eviction: Annotated[
+        Literal["lru", "fifo", "age"], typer.Option(help="Which cached KV block gives way first.")
+    ] = "lru",
+    batching: Annotated[
+        Literal["continuous", "dynamic", "static"], typer.Option(help="When waiting requests may join.")
+    ] = "continuous",
+    max_batch_delay_ms: Annotated[float, typer.Option(help="How long a dynamic batch waits for more requests.")] = 5.0,
+    step_order: Annotated[
+        Literal["decode-first", "prefill-first"], typer.Option(help="What a step spends its tokens on first.")
+    ] = "decode-first",
+    speculative: Annotated[
+        str | None, typer.Option(help="Source of drafts: ngram, or a draft model as in --model.", show_default="none")
+    ] = None,
+    num_speculative_tokens: Annotated[int, typer.Option(help="Most drafts verified per step and sequence.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="one per core")] = None,
     kernels: Annotated[str, typer.Option(help="Kernel backend; auto takes the fastest that runs here.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of sampled requests that bring none.")] = 0,
@@ -55,8 +72,9 @@ def serve(
     from llmbench.reference_engine.server.serve import serve as run_server
 
     configure_logging(log_format)
+    model_path = _checkpoint(model)
     config = EngineConfig(
-        model_path=model,
+        model_path=model_path,
         dtype=dtype,
         quantization=quantization,
         block_size=block_size,
@@ -66,13 +84,20 @@ def serve(
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,
         num_threads=threads,
+        prefix_cache=prefix_cache,
+        eviction=eviction,
+        batching=batching,
+        max_batch_delay_ms=max_batch_delay_ms,
+        step_order=step_order,
+        speculative=_draft_source(speculative),
+        num_speculative_tokens=num_speculative_tokens,
         kernels=kernels,
         seed=seed,
     )
     server = ServerConfig(
         host=host,
         port=port,
-        model_name=served_model_name or model.resolve().name,
+        model_name=served_model_name or (model if ":" in model else model_path.resolve().name),
         max_waiting=max_waiting,
         drain_s=drain_s,
         log_format=log_format,
@@ -82,29 +107,52 @@ def serve(
 
 @models_app.command("list")
 def list_models() -> None:
-    """The synthetic models there are, and their sizes."""
+    """The models that need no download, and their sizes."""
+    from llmbench.reference_engine.models.bundled import NAMES
+    from llmbench.reference_engine.models.bundled import PREFIX as BUNDLED
     from llmbench.reference_engine.models.synthetic import PREFIX, PRESETS, num_parameters
 
     width = max(map(len, PRESETS)) + len(PREFIX)
+    for name in NAMES:
+        typer.echo(f"{BUNDLED + name:{width}}  trained on Python's standard library, in this package")
     for name, preset in PRESETS.items():
         typer.echo(
-            f"{PREFIX + name:{width}}  {num_parameters(preset) / 1e6:7.1f} M parameters, {preset.num_layers} layers of "
-            f"{preset.hidden_size}, vocabulary {preset.vocab_size}, context {preset.max_position_embeddings}"
+            f"{PREFIX + name:{width}}  random weights: {num_parameters(preset) / 1e6:.1f} M parameters, "
+            f"{preset.num_layers} layers of {preset.hidden_size}, vocabulary {preset.vocab_size}, "
+            f"context {preset.max_position_embeddings}"
         )
 
 
 @models_app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="synthetic:NAME, as `models list` prints it.")],
+    name: Annotated[str, typer.Argument(help="synthetic:NAME or bundled:NAME, as `models list` prints it.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write.", show_default="the cache, ~/.cache/llmbench")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random weights.", min=0)] = 0,
 ) -> None:
-    """Write a synthetic model's checkpoint, unless the cache has it, and print its folder."""
+    """Write a synthetic model's checkpoint, unless the cache has it, and print its folder; a bundled one is there."""
+    typer.echo(_named_checkpoint(name, seed, out))
+
+
+def _draft_source(name: str | None) -> Literal["ngram"] | Path | None:
+    if name is None:
+        return None
+    return "ngram" if name == "ngram" else _checkpoint(name)
+
+
+def _checkpoint(model: str) -> Path:
+    return _named_checkpoint(model, 0, None) if model.startswith(("bundled:", "synthetic:")) else Path(model)
+
+
+def _named_checkpoint(name: str, seed: int, out: Path | None) -> Path:
+    from llmbench.reference_engine.models.bundled import PREFIX, bundled_folder
+
+    if name.startswith(PREFIX):
+        return bundled_folder(name)
     from llmbench.reference_engine.models import synthetic
 
-    typer.echo(synthetic.create(name, seed, out))
+    return synthetic.create(name, seed, out)
 
 
 def main() -> None:

@@ -109,7 +109,8 @@ class Service:
             raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after_s=1)
         answer = Answer(
             generations=[
-                Generation(self.engine, self.tokenizer, self.metrics, prompt, params, body.stops) for prompt in prompts
+                Generation(self.engine, self.tokenizer, self.metrics, prompt, params, body.stops, body.priority)
+                for prompt in prompts
             ],
             format=answer_format,
             request_id=_request_id(request),

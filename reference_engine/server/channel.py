@@ -24,6 +24,7 @@ class Submit(NamedTuple):
     request_id: str
     prompt_token_ids: list[int]
     params: SamplingParams
+    priority: int
 
 
 class Finish(NamedTuple):

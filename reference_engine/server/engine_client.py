@@ -84,14 +84,14 @@ class EngineClient(asyncio.Protocol):
         self._send(config)
         await self._started
 
-    def submit(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> Stream:
+    def submit(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams, priority: int) -> Stream:
         stream = Stream()
         if self._transport is None:
             stream.put(EngineDiedError())
             return stream
         assert request_id not in self._streams
         self._streams[request_id] = stream
-        self._send(Submit(request_id, prompt_token_ids, params))
+        self._send(Submit(request_id, prompt_token_ids, params, priority))
         return stream
 
     def finish(self, request_id: str, aborted: bool) -> None:

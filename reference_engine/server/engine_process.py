@@ -48,23 +48,23 @@ def main() -> int:
 
 def serve(engine: Engine, channel: BlockingChannel) -> NoReturn:
     """Take messages and step, until the channel raises EOFError."""
+    told = engine.stats()
     while True:
-        messages = channel.receive(wait=not engine.has_work())
-        for message in messages:
+        for message in channel.receive(wait=not engine.has_work()):
             _apply(engine, channel, message)
-        if engine.has_work():
-            outputs = engine.step()
-            channel.send(Stepped(outputs, engine.stats()))
-        elif messages:
-            # The last request was given up: the gauges must not stay at what they were with it.
-            channel.send(Stepped([], engine.stats()))
+        outputs = engine.step()
+        stats = engine.stats()
+        # Without outputs too: a request that was given up must show in the gauges.
+        if outputs or stats != told:
+            channel.send(Stepped(outputs, stats))
+            told = stats
 
 
 def _apply(engine: Engine, channel: BlockingChannel, message: Any) -> None:
     match message:
-        case Submit(request_id, prompt_token_ids, params):
+        case Submit(request_id, prompt_token_ids, params, priority):
             try:
-                engine.add_request(request_id, prompt_token_ids, params)
+                engine.add_request(request_id, prompt_token_ids, params, priority)
             except RequestError as error:
                 channel.send(Refused(request_id, str(error)))
         case Finish(request_id, aborted):

@@ -43,6 +43,7 @@ class Generation:
         prompt_token_ids: list[int],
         params: SamplingParams,
         stop: Sequence[str],
+        priority: int,
     ) -> None:
         self.prompt_token_ids = prompt_token_ids
         self._engine = engine
@@ -50,6 +51,7 @@ class Generation:
         self._metrics = metrics
         self._params = params
         self._stop = StopStrings(stop)
+        self._priority = priority
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """One per step that brought a token. If it is left before its end, the engine forgets the request.
@@ -62,7 +64,7 @@ class Generation:
         num_output_tokens = 0
         finish_reason: str | None = None
         clock = RequestClock(self._metrics)
-        stream = self._engine.submit(request_id, self.prompt_token_ids, self._params)
+        stream = self._engine.submit(request_id, self.prompt_token_ids, self._params, self._priority)
         try:
             while finish_reason is None:
                 output = await stream.next()

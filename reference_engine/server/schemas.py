@@ -84,6 +84,8 @@ class GenerationBody(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
+    # Lower is sooner, as in vLLM.
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
     # Says who asks; changes nothing.
     user: str | None = None
     # Clients send these with the value that asks for nothing, which is honoured; any other is refused.
