@@ -45,7 +45,7 @@ class CppKernels:
         return CppAttention(heads)
 
     def argmax(self, logits: torch.Tensor) -> torch.Tensor:
-        return torch.ops.llmbench.argmax(logits)  # type: ignore[no-any-return]
+        return torch.ops.llmbench.argmax.default(logits)  # type: ignore[no-any-return]
 
 
 class CppLinear:

@@ -1,0 +1,93 @@
+"""The whole engine on the C++ kernels: quantised or not, a request's tokens do not depend on its company."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.engine import Engine
+from llmbench.reference_engine.errors import ConfigError
+from llmbench.reference_engine.kernels.contract import Kernels
+from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.sampling import SamplingParams
+
+FORMATS: list[dict[str, Any]] = [
+    {"dtype": "float32"},
+    {"dtype": "bfloat16"},
+    {"dtype": "bfloat16", "quantization": "int8"},
+    {"dtype": "bfloat16", "quantization": "int4"},
+]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("llama-tiny") / "checkpoint")
+
+
+@pytest.fixture
+def make_engine(checkpoint: Path, load_cpp: Callable[[str], Kernels]) -> Callable[..., Engine]:
+    load_cpp("portable")  # skips where nothing compiles
+    best = torch.ops.llmbench.instruction_sets().split(",")[0]
+    torch.ops.llmbench.set_instruction_set(best)
+
+    def make(**settings: Any) -> Engine:
+        return Engine(EngineConfig(**{"model_path": checkpoint, "kernels": "cpp", "num_threads": 2, **settings}))
+
+    return make
+
+
+def answers(engine: Engine, prompts: dict[str, list[int]]) -> dict[str, list[int]]:
+    params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    for name, prompt in prompts.items():
+        engine.add_request(name, prompt, params)
+    tokens: dict[str, list[int]] = {name: [] for name in prompts}
+    while engine.has_work():
+        for output in engine.step():
+            tokens[output.request_id] += output.new_token_ids
+        engine.check_integrity()
+    return tokens
+
+
+def make_prompts() -> dict[str, list[int]]:
+    rng = random.Random(3)
+    return {f"r{index}": [rng.randrange(10, 1000) for _ in range(rng.randint(1, 90))] for index in range(9)}
+
+
+@pytest.mark.parametrize("settings", FORMATS, ids=str)
+def test_company_and_cuts_change_nothing(make_engine: Callable[..., Engine], settings: dict[str, Any]) -> None:
+    """To the bit by construction, so that not even a near tie between two tokens can fall differently."""
+    prompts = make_prompts()
+    together = answers(make_engine(**settings), prompts)
+    cut = make_engine(**settings, max_num_seqs=3, max_num_batched_tokens=7, block_size=16)
+    assert answers(cut, prompts) == together
+    alone = make_engine(**settings)
+    assert {name: answers(alone, {name: prompt})[name] for name, prompt in prompts.items()} == together
+
+
+def test_threads_change_nothing(make_engine: Callable[..., Engine]) -> None:
+    prompts = make_prompts()
+    one, three = (answers(make_engine(quantization="int8", num_threads=count), prompts) for count in (1, 3))
+    assert one == three
+
+
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+def test_first_tokens_equal_those_of_the_torch_kernels(
+    make_engine: Callable[..., Engine], quantization: str | None
+) -> None:
+    """Later ones may part ways after a near tie; the first are the argmax of logits that agree within 1e-4."""
+    prompts = make_prompts()
+    ours = answers(make_engine(dtype="float32", quantization=quantization), prompts)
+    theirs = answers(make_engine(dtype="float32", quantization=quantization, kernels="torch"), prompts)
+    same = [ours[name][0] == theirs[name][0] for name in prompts]
+    assert sum(same) >= len(same) - 1
+
+
+def test_unknown_quantization_is_refused() -> None:
+    with pytest.raises(ConfigError, match="quantization must be one of int8, int4; 'fp4' was given"):
+        EngineConfig(model_path=Path("anywhere"), quantization="fp4")  # type: ignore[arg-type]
