@@ -30,6 +30,10 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", show_default=False, help="Write the comparison as Markdown too (default: no)."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="Write the comparison as HTML too (default: no)."),
+    ] = None,
 ) -> None:
     """Say what is faster, what is slower, and what cannot be told apart."""
     from rich.console import Console
@@ -37,6 +41,7 @@ def compare(
     from llmbench.harness.cli.write_report import write_text
     from llmbench.harness.errors import ConfigError
     from llmbench.reports.comparison_console import print_comparison
+    from llmbench.reports.comparison_html import comparison_html
     from llmbench.reports.gate_markdown import comparison_markdown
     from llmbench.results.baseline import open_side
     from llmbench.results.comparison_set import compare_engines, compare_sides
@@ -51,3 +56,5 @@ def compare(
     print_comparison(compared, Console(markup=False, highlight=False))
     if markdown is not None:
         write_text(markdown, comparison_markdown(compared), "--markdown")
+    if html is not None:
+        write_text(html, comparison_html(compared), "--html")

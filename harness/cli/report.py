@@ -12,6 +12,9 @@ import typer
 class Export(StrEnum):
     JSON = "json"
     CSV = "csv"
+    PARQUET = "parquet"
+    OPENMETRICS = "openmetrics"
+    MARKDOWN = "markdown"
     VLLM_BENCH = "vllm-bench"
 
 
@@ -24,8 +27,8 @@ def report(
         list[Export] | None,
         typer.Option(
             show_default=False,
-            help="Write this too, beside the report; vllm-bench is the JSON of `vllm bench serve`; may be repeated "
-            "(default: none).",
+            help="Write this too, beside the report; vllm-bench is the JSON of `vllm bench serve`, openmetrics is for "
+            "Prometheus; may be repeated (default: none).",
         ),
     ] = None,
     open_: Annotated[
@@ -39,8 +42,7 @@ def report(
 
     path = write_report(run, out or run / "report.html", Console(markup=False, highlight=False))
     for kind in export or []:
-        for written in export_run(run, str(kind), path.parent):
-            typer.echo(str(written))
+        typer.echo(str(export_run(run, str(kind), path.parent)))
     typer.echo(str(path))
     if open_:
         open_in_browser(path)

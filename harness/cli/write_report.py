@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from llmbench.harness.errors import ConfigError
 from llmbench.reports.console import print_summary
-from llmbench.reports.exports import write_csv, write_json, write_vllm_bench
+from llmbench.reports.exports import write_csv, write_json, write_parquet, write_vllm_bench
 from llmbench.reports.html import write_html
+from llmbench.reports.markdown import run_markdown
+from llmbench.reports.openmetrics import write_openmetrics
 from llmbench.results.run_directory import Run
+
+
+def _write_markdown(run: Run, path: Path) -> None:
+    path.write_text(run_markdown(run), encoding="utf-8")
+
+
+EXPORTS: Mapping[str, tuple[str, Callable[[Run, Path], None]]] = {
+    "json": ("summary.json", write_json),
+    "csv": ("summary.csv", write_csv),
+    "parquet": ("summary.parquet", write_parquet),
+    "openmetrics": ("metrics.prom", write_openmetrics),
+    "markdown": ("summary.md", _write_markdown),
+    "vllm-bench": ("vllm-bench.json", write_vllm_bench),
+}
 
 
 def write_report(run_path: Path, report_path: Path, console: Console) -> Path:
@@ -24,20 +41,12 @@ def write_report(run_path: Path, report_path: Path, console: Console) -> Path:
     return report_path
 
 
-def export_run(run_path: Path, kind: str, folder: Path) -> list[Path]:
-    """The files written for one `--export`."""
-    run = Run.open(run_path)
-    match kind:
-        case "json":
-            path = folder / "summary.json"
-            write_json(run, path)
-        case "csv":
-            path = folder / "summary.csv"
-            write_csv(run, path)
-        case _:
-            path = folder / "vllm-bench.json"
-            write_vllm_bench(run, path)
-    return [path]
+def export_run(run_path: Path, kind: str, folder: Path) -> Path:
+    """The file written for one `--export`, one of EXPORTS."""
+    name, write = EXPORTS[kind]
+    path = folder / name
+    write(Run.open(run_path), path)
+    return path
 
 
 def write_text(path: Path, text: str, option: str) -> None:
