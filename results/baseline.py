@@ -125,7 +125,7 @@ def parse_baseline(text: str, path: str) -> Side:
 
 
 def _row_text(measured: Measured) -> str:
-    fields = {
+    fields: dict[str, Any] = {
         "engine": measured.engine,
         "level": measured.level,
         "num_requests": measured.num_requests,
@@ -142,7 +142,7 @@ def _row_text(measured: Measured) -> str:
 
 
 def _figure_fields(figure: Figure) -> dict[str, Any]:
-    fields = {
+    fields: dict[str, Any] = {
         "value": _rounded(figure.value),
         "log_error": None if figure.log_error is None else _rounded(figure.log_error),
         "freedom": figure.freedom,

@@ -36,6 +36,15 @@ class Margin:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How much the logarithm of a figure differs between runs beyond what their rounds explain: a standard deviation,
+    known with `freedom` degrees of freedom. `results/noise.py` measures it."""
+
+    deviation: float
+    freedom: int
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """`subject` against `baseline` by one figure at one load level.
 
@@ -86,10 +95,12 @@ def compare(
     *,
     margin: Margin | None = None,
     paired: bool = False,
+    spread: Spread | None = None,
 ) -> Comparison:
     """The comparison before `settle` has judged it; its verdict is `insufficient data` or provisional.
 
-    `paired` says that rounds of the same number asked both the same, so that what a round did to both cancels.
+    `paired` says that rounds of the same number asked both the same, so that what a round did to both cancels. `spread`
+    is what two runs differ by in any case, and widens the interval.
     """
     (label, ours), (other, theirs) = subject, baseline
     margin = margin or Margin(spec.relative, spec.absolute)
@@ -110,6 +121,8 @@ def compare(
         return replace(blank, reason=f"{label if ours.value <= 0 else other} has a figure of 0, so there is no ratio")
     matching = ours.influence is not None and theirs.influence is not None and paired
     error, freedom = _combined(ours, theirs, matching)
+    if spread is not None and spread.deviation > 0:
+        error, freedom = _welch((error, freedom), (math.sqrt(2) * spread.deviation, spread.freedom))
     effect = math.log(ours.value / theirs.value)
     reach = student_t((1 + CONFIDENCE) / 2, freedom) * error
     beyond = abs(effect) - math.log1p(margin.of(theirs.value))
@@ -168,13 +181,16 @@ def _combined(ours: Figure, theirs: Figure, paired: bool) -> tuple[float, float]
         assert theirs.influence is not None
         if len(ours.influence) == len(theirs.influence):
             return math.sqrt(float(((ours.influence - theirs.influence) ** 2).sum())), float(ours.freedom)
-    variances = ours.log_error**2, theirs.log_error**2
+    return _welch((ours.log_error, ours.freedom), (theirs.log_error, theirs.freedom))
+
+
+def _welch(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """The error of the sum of two independent errors of unlike size, each with its degrees of freedom (Welch 1947)."""
+    variances = one[0] ** 2, other[0] ** 2
     total = sum(variances)
     if total == 0:
-        return 0.0, float(min(ours.freedom, theirs.freedom))
-    # Welch 1947: two errors of unlike size, each known from few units.
-    freedom = total**2 / (variances[0] ** 2 / ours.freedom + variances[1] ** 2 / theirs.freedom)
-    return math.sqrt(total), freedom
+        return 0.0, float(min(one[1], other[1]))
+    return math.sqrt(total), total**2 / (variances[0] ** 2 / one[1] + variances[1] ** 2 / other[1])
 
 
 def _p_value(beyond: float, error: float, freedom: float) -> float:

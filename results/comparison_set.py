@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llmbench.results.compare import ALPHA, Comparison, Margin, compare, settle
+from llmbench.results.compare import ALPHA, Comparison, Margin, Spread, compare, settle
 from llmbench.results.errors import RunError
 from llmbench.results.figures import FIGURES
 from llmbench.results.matching import Flag, Measured, Side, match
 
 Margins = Mapping[str, Margin]
+Spreads = Mapping[tuple[str, str, str], Spread]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,19 @@ class ComparisonSet:
 
 
 def compare_sides(
-    subjects: Sequence[Side], baseline: Side, *, margins: Margins | None = None, alpha: float = ALPHA
+    subjects: Sequence[Side],
+    baseline: Side,
+    *,
+    margins: Margins | None = None,
+    spreads: Spreads | None = None,
+    alpha: float = ALPHA,
 ) -> ComparisonSet:
     """Each of `subjects` against `baseline`, which were not measured at the same time.
 
     Rounds are paired all the same where both asked the same prompts on the same schedule: what the prompts of a round
     did to both cancels, and in mixed workloads that is most of how rounds differ.
     `margins` restricts the comparison to the figures it names; by default all are compared at their own margins.
+    `spreads`, by engine, level and figure, is what runs differ by in any case.
     """
     comparisons: list[Comparison] = []
     unmatched: list[str] = []
@@ -53,7 +60,7 @@ def compare_sides(
         flags += found.flags
         for ours, theirs in found.pairs:
             names = (f"{subject.name}: {ours.engine}", f"{baseline.name}: {theirs.engine}")
-            comparisons += _compared(ours, theirs, names, paired=alike, margins=margins)
+            comparisons += _compared(ours, theirs, names, paired=alike, margins=margins, spreads=spreads)
     return _settled(comparisons, unmatched, flags, alpha)
 
 
@@ -93,7 +100,13 @@ def compare_engines(
 
 
 def _compared(
-    ours: Measured, theirs: Measured, names: tuple[str, str], *, paired: bool, margins: Margins | None
+    ours: Measured,
+    theirs: Measured,
+    names: tuple[str, str],
+    *,
+    paired: bool,
+    margins: Margins | None,
+    spreads: Spreads | None = None,
 ) -> list[Comparison]:
     return [
         compare(
@@ -103,6 +116,7 @@ def _compared(
             (names[1], theirs.figures.get(spec.name)),
             margin=None if margins is None else margins.get(spec.name),
             paired=paired,
+            spread=None if spreads is None else spreads.get((ours.engine, ours.level, spec.name)),
         )
         for spec in FIGURES
         if (spec.name in ours.figures or spec.name in theirs.figures) and (margins is None or spec.name in margins)

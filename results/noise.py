@@ -9,13 +9,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmbench.results.compare import ALPHA, POWER, Margin
+from llmbench.results.compare import ALPHA, POWER, Margin, Spread
 from llmbench.results.errors import RunError
 from llmbench.results.figures import FIGURE_BY_NAME, Figure, FigureSpec
 from llmbench.results.matching import Side, match
 from llmbench.results.units import MIN_ROUNDS, student_t
 
 MAX_ROUNDS = 200
+MIN_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,18 @@ def noise_floor(
             continue
         rows.append(_row(FIGURE_BY_NAME[name], engine, level, known, tuple(effects), alpha / len(keys), power))
     return NoiseFloor(tuple(rows), tuple(lacking), tuple(effects), len(keys), alpha, power)
+
+
+def run_spreads(runs: Sequence[Side]) -> dict[tuple[str, str, str], Spread]:
+    """By engine, level and figure: what runs differ by while nothing changes. Takes at least MIN_RUNS runs; raises
+    RunError for fewer, and where two of them are not comparable."""
+    if len(runs) < MIN_RUNS:
+        raise RunError(f"What runs differ by takes {MIN_RUNS} runs or more to know; there are {len(runs)}.")
+    return {
+        (row.engine, row.level, row.spec.name): Spread(row.between_runs, row.num_runs - 1)
+        for row in noise_floor(runs).rows
+        if row.between_runs is not None
+    }
 
 
 def rounds_needed(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from llmbench.results.comparison_set import ComparisonSet
+    from llmbench.results.comparison_set import ComparisonSet, Spreads
     from llmbench.results.gate import GateSpec
     from llmbench.results.matching import Side
 
@@ -39,6 +39,16 @@ def gate(
             metavar="FILE|URL",
             show_default=False,
             help="Judge by the newest run of this history on the same hardware with the same question (default: no).",
+        ),
+    ] = None,
+    noise: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--noise",
+            metavar="RUN",
+            show_default=False,
+            help="One of three or more runs of the same: what they differ by is no regression; may be repeated "
+            "(default: none).",
         ),
     ] = None,
     thresholds: Annotated[
@@ -102,6 +112,7 @@ def gate(
     from llmbench.reports.gate_markdown import gate_markdown
     from llmbench.results.baseline import open_side, to_json
     from llmbench.results.gate import confirmed, judge_gate
+    from llmbench.results.noise import run_spreads
 
     given = sum(option is not None for option in (baseline, against, store))
     if given > 1 or (given == 0 and save is None):
@@ -116,14 +127,19 @@ def gate(
     if given == 0:
         return
     other = open_side(baseline) if baseline is not None else _newest(store, side, run) if store is not None else None
-    result = judge_gate(_compared(side, other, against, spec), allow_unlike=allow_unlike)
+    spreads = run_spreads([open_side(path) for path in noise]) if noise else None
+    if spreads is not None and against is not None:
+        raise ConfigError(
+            "--noise is what runs differ by; --against compares within one run, where that plays no part."
+        )
+    result = judge_gate(_compared(side, other, against, spec, spreads), allow_unlike=allow_unlike)
     console = Console(markup=False, highlight=False)
     if result.verdict == "failed" and confirm is not None:
         print_gate(result, console)
         typer.echo("gate: measuring again, since only what is slower twice counts")
         again = open_side(_run_again(confirm, set_ or [], run))
         suspects = {case.comparison.spec.name for case in result.failed}
-        compared = _compared(again, other, against, spec, only=sorted(suspects))
+        compared = _compared(again, other, against, spec, spreads, only=sorted(suspects))
         result = confirmed(result, judge_gate(compared, allow_unlike=allow_unlike))
     print_gate(result, console)
     if junit is not None:
@@ -135,14 +151,19 @@ def gate(
 
 
 def _compared(
-    side: Side, baseline: Side | None, against: str | None, spec: GateSpec, only: Sequence[str] = ()
+    side: Side,
+    baseline: Side | None,
+    against: str | None,
+    spec: GateSpec,
+    spreads: Spreads | None,
+    only: Sequence[str] = (),
 ) -> ComparisonSet:
     from llmbench.results.comparison_set import compare_engines, compare_sides
 
     margins = {name: margin for name, margin in spec.margins().items() if not only or name in only}
     if baseline is None:
         return compare_engines(side, against, margins=margins, alpha=spec.alpha)
-    return compare_sides([side], baseline, margins=margins, alpha=spec.alpha)
+    return compare_sides([side], baseline, margins=margins, spreads=spreads, alpha=spec.alpha)
 
 
 def _newest(store: str, side: Side, run: Path) -> Side:

@@ -18,7 +18,7 @@ from llmbench.results.errors import RunError
 from llmbench.results.gate import GateSpec, gate_spec, judge_gate
 from llmbench.results.manifest import EngineManifest
 from llmbench.results.matching import Side, side_of
-from llmbench.results.noise import noise_floor, rounds_needed
+from llmbench.results.noise import noise_floor, rounds_needed, run_spreads
 
 RIG = {"cpu": "Some CPU", "cores_usable": 8, "memory_bytes": 64 * 2**30, "gpus": []}
 WORKLOAD = {"name": "w", "traffic": {"requests": 40}, "measure": {"slo": {}, "rounds": 6}, "engines": [{"name": "a"}]}
@@ -318,3 +318,18 @@ def test_rounds_of_unlike_prompts_are_paired_across_runs(measured) -> None:
         assert error is None or error > 0.1
     floor = noise_floor(sides, figures=["output_throughput"])
     assert floor.rows[0].between_rounds < 0.02
+
+
+def test_what_runs_differ_by_anyway_is_no_regression(measured) -> None:
+    # This rig is up to 6 % slower or faster from one run to the next, whatever is measured.
+    drifts = {1: 1.0, 2: 1.06, 3: 0.97, 4: 1.03}
+    runs = [measured(seed, itl=5 * drift, ttft=20 * drift) for seed, drift in drifts.items()]
+    subject = measured(9, itl=5 * 1.06, ttft=20 * 1.06)
+    margins = GateSpec().margins()
+    assert judge_gate(compare_sides([subject], runs[0], margins=margins)).verdict == "failed"
+    spreads = run_spreads(runs)
+    assert judge_gate(compare_sides([subject], runs[0], margins=margins, spreads=spreads)).verdict == "passed"
+    lost = measured(10, itl=15, ttft=60)
+    assert judge_gate(compare_sides([lost], runs[0], margins=margins, spreads=spreads)).verdict == "failed"
+    with pytest.raises(RunError, match="takes 3 runs or more"):
+        run_spreads(runs[:2])
