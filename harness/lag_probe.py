@@ -8,31 +8,26 @@ from time import perf_counter_ns
 
 from llmbench.harness.alarm import create_alarm
 from llmbench.harness.lag_samples import LagSamples
-from llmbench.results.manifest import LagManifest
 
 INTERVAL_NS = 20_000_000
 
 
 class LagProbe:
-    """Sets an alarm every 20 ms and keeps how late each rang; `on_sample` is called at each."""
+    """Sets an alarm every 20 ms and keeps how late each rang in `lags`; `on_sample` is called at each."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_sample: Callable[[], None]) -> None:
         self._on_sample = on_sample
-        self._lags = LagSamples()
+        self.lags = LagSamples()
         self._alarm = create_alarm(loop, self._ring)
         self._due_ns = perf_counter_ns() + INTERVAL_NS
         self._alarm.set(self._due_ns)
-
-    def lag(self) -> LagManifest:
-        """What was seen so far."""
-        return self._lags.manifest()
 
     def close(self) -> None:
         self._alarm.close()
 
     def _ring(self) -> None:
         now_ns = perf_counter_ns()
-        self._lags.add(now_ns - self._due_ns)
+        self.lags.add(now_ns - self._due_ns)
         self._on_sample()
         # From now, not from when it was due: after a long stall one sample tells of it, and no burst of them follows.
         self._due_ns = now_ns + INTERVAL_NS

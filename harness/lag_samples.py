@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -34,10 +36,22 @@ class LagSamples:
         self._num_seen += lags.size
         self._kept.append(kept)
         self._num_kept += kept.size
-        while self._num_kept > self._max_kept:
-            thinned = np.concatenate(self._kept)[::2]
-            self._kept, self._num_kept = [thinned], thinned.size
-            self._stride *= 2
+        self._thin()
+
+    @classmethod
+    def merged(cls, parts: Sequence[LagSamples], max_kept: int = MAX_KEPT) -> LagSamples:
+        """All of `parts` as if one had seen them, each delay with the same weight."""
+        merged = cls(max_kept)
+        seen = [part for part in parts if part._num_seen]
+        if not seen:
+            return merged
+        merged._stride = max(part._stride for part in seen)
+        merged._kept = [np.concatenate(part._kept)[:: merged._stride // part._stride] for part in seen]
+        merged._num_kept = sum(kept.size for kept in merged._kept)
+        merged._num_seen = sum(part._num_seen for part in seen)
+        merged._max_ns = max(part._max_ns for part in seen)
+        merged._thin()
+        return merged
 
     def manifest(self) -> LagManifest:
         """p50, p99 and the largest; None where nothing was added."""
@@ -45,3 +59,9 @@ class LagSamples:
             return LagManifest(n=0, p50_ns=None, p99_ns=None, max_ns=None)
         p50, p99 = np.quantile(np.concatenate(self._kept), (0.5, 0.99), method="inverted_cdf")
         return LagManifest(n=self._num_seen, p50_ns=int(p50), p99_ns=int(p99), max_ns=self._max_ns)
+
+    def _thin(self) -> None:
+        while self._num_kept > self._max_kept:
+            thinned = np.concatenate(self._kept)[::2]
+            self._kept, self._num_kept = [thinned], thinned.size
+            self._stride *= 2

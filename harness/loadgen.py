@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from time import perf_counter_ns
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -43,17 +43,28 @@ LEAD_NS = 5_000_000
 SAMPLES_PER_POLL = 5
 
 
+class InstrumentLags(NamedTuple):
+    """The samples of the instrument's own delays: of its event loop, of sending, and of reading."""
+
+    loop: LagSamples
+    send: LagSamples
+    client: LagSamples
+
+
 @dataclass(frozen=True, slots=True)
 class LoadReport:
     """How the load went as a whole. `num_unsent` requests were never taken up, because the load was stopped.
 
-    Later turns of conversations that were not reached are among them.
+    Later turns of conversations that were not reached are among them. `lags` is what `instrument` sums up.
+    `lost_workers` says of each load worker that ended early what became of it.
     """
 
     start_ns: int
     end_ns: int
     num_unsent: int
     instrument: InstrumentManifest
+    lags: InstrumentLags
+    lost_workers: tuple[str, ...] = ()
 
 
 def run_load(
@@ -147,13 +158,14 @@ class _Load:
                 event_loop=loop_name,
                 scheduling=scheduling,
                 clock=self._clock_name(),
-                loop_lag=self._probe.lag(),
+                loop_lag=self._probe.lags.manifest(),
                 send_lag=self._send_lags.manifest(),
                 client_lag=self._client_lags.manifest(),
                 num_chunks=self._num_chunks,
                 num_coalesced=self._num_coalesced,
                 cpu_s=time.process_time() - cpu_start_s,
             ),
+            lags=InstrumentLags(self._probe.lags, self._send_lags, self._client_lags),
         )
 
     def _clock_name(self) -> str:

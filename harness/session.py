@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmbench.engines.wire import FailureKind, Timeline
+from llmbench.engines.wire import Endpoint, FailureKind, Timeline
 from llmbench.harness.arrival_fit import arrival_fit
 from llmbench.harness.assemble import Assembly, adapter_settings
 from llmbench.harness.encoded_load import EncodedLoad
@@ -16,6 +17,7 @@ from llmbench.harness.engine_keeper import EngineKeeper
 from llmbench.harness.environment import clock, environment, utc_now
 from llmbench.harness.errors import EngineStartError, ExitCode
 from llmbench.harness.interrupts import Interrupts
+from llmbench.harness.load_crew import LoadCrew
 from llmbench.harness.loadgen import LoadReport, run_load
 from llmbench.harness.pace import Pace
 from llmbench.harness.plan import Trial, level_name
@@ -50,11 +52,14 @@ class Outcome:
     exit_code: ExitCode
 
 
-def run_session(assembly: Assembly, out: Path | None, *, draw: bool = True, calibrate: bool = False) -> Outcome:
+def run_session(
+    assembly: Assembly, out: Path | None, *, draw: bool = True, calibrate: bool = False, num_workers: int = 1
+) -> Outcome:
     """Measure every trial and leave a run directory at `out` (default: runs/TIME-WORKLOAD-DIGEST).
 
     `draw` shows a progress bar where stderr is a terminal. `calibrate` measures the instrument's own error afterwards,
-    on the same schedule, with a simulated engine as fast as the fastest of those measured.
+    on the same schedule, with a simulated engine as fast as the fastest of those measured. `num_workers` processes
+    send the measured requests; one is this process itself.
 
     An engine that does not start is left out, and the others go on. Ctrl-C ends the load, keeps what was measured and
     comes back with an interrupted Outcome; a second one raises KeyboardInterrupt. Raises RunError when the directory
@@ -78,7 +83,7 @@ def run_session(assembly: Assembly, out: Path | None, *, draw: bool = True, cali
         )
     )
     try:
-        return _Session(assembly, recorder, redactor).run(calibrate)
+        return _Session(assembly, recorder, redactor).run(calibrate, num_workers)
     except BaseException:
         recorder.abandon()
         raise
@@ -98,14 +103,16 @@ class _Session:
         self._sent_ns = array("q")
         self._label = ""
         self._pace = Pace()
+        self._crew: LoadCrew | None = None
         self._arrivals = {
             level_name(spec.model_copy(update={"traffic": traffic})): traffic.arrivals
             for spec in (assembly.spec,)
             for traffic in spec.traffic.levels()
         }
 
-    def run(self, calibrate: bool) -> Outcome:
+    def run(self, calibrate: bool, num_workers: int) -> Outcome:
         with (
+            LoadCrew(num_workers) if num_workers > 1 else contextlib.nullcontext() as self._crew,
             Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
             EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,
         ):
@@ -140,7 +147,9 @@ class _Session:
         if endpoint is None:
             return
         adapter = self._assembly.adapters[label]
-        warmup, measured = (EncodedLoad.of(requests, adapter, endpoint) for requests in (trial.warmup, trial.requests))
+        warmup = EncodedLoad.of(trial.warmup, adapter, endpoint)
+        # Workers encode their own.
+        measured = EncodedLoad.of(trial.requests, adapter, endpoint) if self._crew is None else None
         self._recorder.send(TrialBegins(trial))
         where = self._where(trial)
         self._saw_broken_connections = False
@@ -159,7 +168,11 @@ class _Session:
             self._tell_trials(started)
             self._sent_ns = array("q")
             self._scheduled = {request.request_id for request in trial.requests if request.due_offset_ns is not None}
-            report = self._load(measured, trial.concurrency, stop)
+            if measured is not None:
+                report = self._load(measured, trial.concurrency, stop)
+            else:
+                report = self._load_by_crew(trial, endpoint, stop)
+                self._findings += [Finding(f"{where}: {lost}.", invalid=True) for lost in report.lost_workers]
             ended = started.model_copy(
                 update={
                     "start_ns": report.start_ns,
@@ -197,6 +210,20 @@ class _Session:
             stop=stop,
             clock=self._assembly.spec.measure.clock or "auto",
             conversations=load.conversations,
+        )
+
+    def _load_by_crew(self, trial: Trial, endpoint: Endpoint, stop: StopFlag) -> LoadReport:
+        assert self._crew is not None
+        measure = self._assembly.spec.measure
+        return self._crew.run_load(
+            trial.requests,
+            adapter=AdapterRef(trial.engine.name, adapter_settings(trial.engine)),
+            endpoint=endpoint,
+            concurrency=trial.concurrency,
+            timeouts=measure.timeouts,
+            on_done=self._on_done,
+            stop=stop,
+            clock=measure.clock or "auto",
         )
 
     def _on_done(self, request_id: str, timeline: Timeline) -> None:

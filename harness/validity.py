@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmbench.harness.arrival_fit import misfit
-from llmbench.results.manifest import TrialManifest
+from llmbench.results.manifest import InstrumentManifest, TrialManifest
 from llmbench.results.records import RequestRecord
 
 SEND_LAG_BUDGET_NS = 5_000_000
@@ -56,26 +56,32 @@ def judge_trial(trial: TrialManifest, where: str) -> list[Finding]:
     if trial.arrivals is not None and (found := misfit(trial.arrivals)) is not None:
         findings.append(f"{where}: requests were not sent as the arrival process asks: {found}.")
     instrument = trial.instrument
-    if instrument is None or trial.end_ns is None:
-        return [Finding(text, invalid=True) for text in findings]
+    if instrument is not None and trial.end_ns is not None:
+        duration_s = (trial.end_ns - trial.start_ns) / 1e9
+        if not instrument.workers:
+            findings += _judge_instrument(instrument, duration_s, f"{where}: the load generator")
+        # A worker that was starved does not show in the quantiles of all.
+        for number, worker in enumerate(instrument.workers, start=1):
+            findings += _judge_instrument(worker, duration_s, f"{where}: load worker {number}")
+    return [Finding(text, invalid=True) for text in findings]
+
+
+def _judge_instrument(instrument: InstrumentManifest, duration_s: float, who: str) -> Iterable[str]:
     lag, stamped_by = instrument.client_lag, "the kernel stamped what arrived"
     if instrument.clock == "user space":
         lag, stamped_by = instrument.loop_lag, "stamps are as late as it was"
     merged = (instrument.num_coalesced or 0) / (instrument.num_chunks or 1)
     harmful = instrument.clock == "user space" or (instrument.clock == "kernel" and merged > MAX_COALESCED_SHARE)
     if harmful and lag is not None and lag.p99_ns is not None and lag.p99_ns > CLIENT_LAG_BUDGET_NS:
-        findings.append(
-            f"{where}: the load generator read late, p99 {lag.p99_ns / 1e6:.1f} ms (budget "
-            f"{CLIENT_LAG_BUDGET_NS / 1e6:.0f} ms); {stamped_by}, {merged:.1%} of the chunks only together with others."
+        yield (
+            f"{who} read late, p99 {lag.p99_ns / 1e6:.1f} ms (budget {CLIENT_LAG_BUDGET_NS / 1e6:.0f} ms); "
+            f"{stamped_by}, {merged:.1%} of the chunks only together with others."
         )
-    if instrument.cpu_s is not None and trial.end_ns > trial.start_ns:
-        share = instrument.cpu_s / ((trial.end_ns - trial.start_ns) / 1e9)
-        if share > MAX_CPU_SHARE:
-            findings.append(
-                f"{where}: the load generator was busy {share:.0%} of the time (budget {MAX_CPU_SHARE:.0%}): it could "
-                "not have kept up with more, and hardly did with this."
-            )
-    return [Finding(text, invalid=True) for text in findings]
+    if instrument.cpu_s is not None and duration_s > 0 and (share := instrument.cpu_s / duration_s) > MAX_CPU_SHARE:
+        yield (
+            f"{who} was busy {share:.0%} of the time (budget {MAX_CPU_SHARE:.0%}): it could not have kept up with "
+            "more, and hardly did with this."
+        )
 
 
 def percentile_ns(values: list[int], share: float) -> int:

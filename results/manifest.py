@@ -47,6 +47,9 @@ class InstrumentManifest(_Frozen):
     `num_chunks` read, `num_coalesced` came in one read with the segments before them. `cpu_s`: CPU seconds spent by the
     harness's process between the trial's start and end. `clock` names what stamped the chunks. `scheduling` is
     `realtime` where the system let the load generator run before other work, else `ordinary`.
+
+    Where several processes sent the requests, `workers` has each one's own figures; the delays beside it are quantiles
+    of all their samples together, counts and `cpu_s` their sums.
     """
 
     event_loop: str
@@ -58,6 +61,7 @@ class InstrumentManifest(_Frozen):
     num_coalesced: int | None = None
     cpu_s: float | None = None
     scheduling: str | None = None
+    workers: tuple[InstrumentManifest, ...] = ()
 
 
 class ArrivalManifest(_Frozen):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from llmbench.harness.assemble import Assembly
+
+MAX_WORKERS = 64
 
 
 def run(
@@ -61,6 +66,15 @@ def run(
             "error with the run (default: off).",
         ),
     ] = False,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            show_default=False,
+            help="How many processes send the requests; auto is one, and more where the plan offers more than one was "
+            "measured to stamp truly (default: 1).",
+        ),
+    ] = "1",
     open_: Annotated[
         bool, typer.Option("--open", show_default=False, help="Open the report in a browser (default: off).")
     ] = False,
@@ -87,7 +101,7 @@ def run(
     from llmbench.harness.cli.write_report import open_in_browser, write_report
     from llmbench.harness.session import run_session
 
-    outcome = run_session(assembly, out, calibrate=calibrate)
+    outcome = run_session(assembly, out, calibrate=calibrate, num_workers=_num_workers(workers, assembly))
     report = write_report(outcome.path, outcome.path / "report.html", console)
     if outcome.message is not None:
         typer.echo(f"llmbench: {outcome.message}", err=True)
@@ -96,3 +110,16 @@ def run(
         open_in_browser(report)
     forgiven = allow_invalid and outcome.exit_code is ExitCode.INVALID
     raise typer.Exit(ExitCode.OK if forgiven else outcome.exit_code)
+
+
+def _num_workers(asked: str, assembly: Assembly) -> int:
+    import os
+
+    from llmbench.harness.errors import ConfigError
+    from llmbench.harness.share import workers_needed
+
+    if asked == "auto":
+        return workers_needed(assembly.plan.trials, os.cpu_count() or 1)
+    if asked.isascii() and asked.isdigit() and 1 <= int(asked) <= MAX_WORKERS:
+        return int(asked)
+    raise ConfigError(f"--workers {asked}: give a whole number from 1 to {MAX_WORKERS}, or auto.")

@@ -135,3 +135,10 @@ def test_arrivals_of_another_rate_are_invalid() -> None:
     [finding] = judge_trial(trial().model_copy(update={"arrivals": fit}), "a")
     assert finding.invalid
     assert "4 requests/s instead of 8" in finding.text
+
+
+def test_one_starved_worker_makes_a_trial_invalid() -> None:
+    calm, starved = (InstrumentManifest(event_loop="uvloop", clock="kernel", cpu_s=cpu_s) for cpu_s in (1.0, 9.5))
+    [finding] = judge_trial(trial(clock="kernel", cpu_s=10.5, workers=(calm, starved)), "a")
+    assert finding.text.startswith("a: load worker 2 was busy 95% of the time")
+    assert judge_trial(trial(clock="kernel", cpu_s=10.5, workers=(calm,) * 8), "a") == []

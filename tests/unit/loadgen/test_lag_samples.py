@@ -42,3 +42,23 @@ def test_thinning_keeps_an_even_sample_and_the_largest() -> None:
     assert abs(manifest.p50_ns - 50_000) < 5 * 50_000 / np.sqrt(500)
     assert abs(manifest.p99_ns - 99_000) < 2_500
     assert samples._num_kept <= 1_000
+
+
+@given(st.lists(st.lists(st.integers(-1000, 1_000_000), max_size=60), max_size=5))
+def test_merged_samples_are_those_of_one_who_saw_all(parts: list[list[int]]) -> None:
+    separate = []
+    for part in parts:
+        samples = LagSamples()
+        samples.add(part)
+        separate.append(samples)
+    together = LagSamples()
+    together.add([lag_ns for part in parts for lag_ns in part])
+    assert LagSamples.merged(separate).manifest() == together.manifest()
+
+
+def test_a_busy_worker_s_samples_weigh_as_many_as_they_were() -> None:
+    busy, idle = LagSamples(max_kept=100), LagSamples(max_kept=100)
+    busy.add([9] * 9600)
+    idle.add([1] * 50)
+    merged = LagSamples.merged([busy, idle], max_kept=100).manifest()
+    assert (merged.n, merged.p50_ns, merged.p99_ns, merged.max_ns) == (9650, 9, 9, 9)
