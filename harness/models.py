@@ -12,6 +12,7 @@ from pathlib import Path
 from llmbench.harness.errors import ConfigError, MissingExtraError
 
 SYNTHETIC = "synthetic:"
+BUNDLED = "bundled:"
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
@@ -29,12 +30,12 @@ class ModelRef:
 
 
 def resolve_model(model: str, tokenizer: str | None, needs_checkpoint: bool) -> ModelRef:
-    """The model behind `synthetic:NAME` (made on first use, then cached), a checkpoint folder or a server's own name.
+    """The model behind `bundled:NAME`, `synthetic:NAME` (made on first use), a folder, or a server's own name.
 
     `needs_checkpoint` is false where every engine is attached to by url: then any name will do. Raises ConfigError with
     what was looked for, MissingExtraError when making a synthetic model needs a package that is not installed.
     """
-    if model.startswith(SYNTHETIC):
+    if model.startswith((SYNTHETIC, BUNDLED)):
         path: Path | None = create_synthetic(model)
         name = model
     else:
@@ -44,15 +45,15 @@ def resolve_model(model: str, tokenizer: str | None, needs_checkpoint: bool) -> 
         if path is None and (needs_checkpoint or model.startswith((".", "/", "~"))):
             raise ConfigError(
                 f"model: {model!r} is no folder here. Give a checkpoint folder (config.json, *.safetensors, "
-                f"tokenizer.json) or {SYNTHETIC}NAME (`llmbench models list`); a server's own name for a model will do "
-                "only where every engine has a url."
+                f"tokenizer.json), {BUNDLED}NAME or {SYNTHETIC}NAME (`llmbench models list`); a server's own "
+                "name for a model will do only where every engine has a url."
             )
     max_model_len = None if path is None else _max_model_len(path)
     return ModelRef(name, path, _tokenizer_path(path, tokenizer), max_model_len)
 
 
 def create_synthetic(source: str) -> Path:
-    """The cached checkpoint folder of `synthetic:NAME`, made by the reference engine's command line if need be."""
+    """The checkpoint folder of `bundled:NAME` or `synthetic:NAME`; the engine's command line makes it if need be."""
     require_reference_engine()
     command = [sys.executable, "-m", "llmbench.reference_engine", "models", "create", source]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -25,6 +25,7 @@ _MODEL_FIELDS = (("model",), ("engines", "*", "model"))
 _PROMPT_PATHS = (("path",), ("prompt_tokens", "path"), ("output_tokens", "path"), ("turns", "path"))
 _PATH_FIELDS = (
     ("tokenizer",),
+    ("engines", "*", "tls_ca"),
     ("traffic", "arrivals", "path"),
     *(("prompts", *path) for path in _PROMPT_PATHS),
     *(("prompts", "populations", "*", "prompts", *path) for path in _PROMPT_PATHS),
@@ -166,7 +167,7 @@ def _matches(data: Any, pattern: tuple[str, ...], at: FieldPath = ()) -> Iterato
 
 def _resolved(value: str, folder: Path, *, is_model: bool) -> str:
     explicit = value in (".", "..") or value.startswith(("./", "../", "/", "~"))
-    if is_model and not explicit and value.startswith("synthetic:"):
+    if is_model and not explicit and value.startswith(("synthetic:", "bundled:")):
         return value
     try:
         path = folder / Path(value).expanduser()

@@ -194,8 +194,9 @@ class WorkloadSpec(Frozen):
     )
     description: str = Field(default="", description="One sentence for lists and reports; default empty.")
     model: Text = Field(
-        description="A checkpoint folder (relative to the workload), `synthetic:<preset>` for random weights that are "
-        "created on first use, or the name by which a running server knows its model."
+        description="A checkpoint folder (relative to the workload), `bundled:<name>` for a small trained one, "
+        "`synthetic:<preset>` for random weights that are created on first use, or the name by which a running server "
+        "knows its model."
     )
     tokenizer: Text | None = Field(
         default=None, description="A folder with a tokenizer.json, relative to the workload; default the model's."
