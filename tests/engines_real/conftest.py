@@ -18,7 +18,8 @@ from llmbench.harness.models import ModelRef, resolve_model
 from llmbench.harness.process import EngineProcess, free_port
 from llmbench.workloads.spec import TimeoutSpec
 
-Ask = Callable[[Adapter, Endpoint, Sequence[GenerationRequest]], list[DecodedAnswer]]
+Ask = Callable[..., list[DecodedAnswer]]
+TIMEOUTS = {"connect_s": 5.0, "first_token_s": 60.0, "idle_s": 20.0, "total_s": 90.0}
 
 
 def _skip_unless_installed(recipe: Recipe) -> None:
@@ -56,22 +57,50 @@ def start(model: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         process.stop()
 
 
-def ask_engine(adapter: Adapter, endpoint: Endpoint, requests: Sequence[GenerationRequest]) -> list[DecodedAnswer]:
+def _ask(
+    adapter: Adapter, endpoint: Endpoint, requests: Sequence[GenerationRequest], **timeouts: float
+) -> list[DecodedAnswer]:
     """The answers in the order of `requests`, four under way at a time."""
     timelines = {}
     run_load(
         [Outgoing(request.request_id, None, adapter.encode(request, endpoint)) for request in requests],
         concurrency=4,
-        timeouts=TimeoutSpec(connect_s=5, first_token_s=60, idle_s=20, total_s=90),
+        timeouts=TimeoutSpec(**TIMEOUTS | timeouts),
         on_done=timelines.__setitem__,
         stop=StopFlag(),
     )
     return [adapter.decode(request, timelines[request.request_id]) for request in requests]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ask() -> Ask:
-    return ask_engine
+    return _ask
+
+
+@pytest.fixture(scope="session")
+def greedy(model: ModelRef) -> Callable[[Sequence[str], int], list[str]]:
+    """What the bundled engine says to prompts in this process, without a server: a function of them and a length."""
+    from llmbench.reference_engine.config import EngineConfig
+    from llmbench.reference_engine.engine import Engine
+    from llmbench.reference_engine.sampling import SamplingParams
+    from llmbench.reference_engine.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(model.path)
+    engine = Engine(EngineConfig(model_path=model.path))
+
+    def generate(prompts: Sequence[str], num_tokens: int) -> list[str]:
+        for number, prompt in enumerate(prompts):
+            params = SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
+            engine.add_request(str(number), tokenizer.encode(prompt), params)
+        streams = [tokenizer.stream() for _ in prompts]
+        texts = ["" for _ in prompts]
+        while engine.has_work():
+            for output in engine.step():
+                number = int(output.request_id)
+                texts[number] += "".join(map(streams[number].push, output.new_token_ids))
+        return texts
+
+    return generate
 
 
 STANDINS = Path(__file__).parents[1] / "data" / "triton_standins"

@@ -21,7 +21,6 @@ from llmbench.engines.environments import environment
 from llmbench.engines.triton_launch import RECIPE
 from llmbench.engines.triton_launcher import EXIT_TIMEOUT_S
 from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, TokenSource
-from llmbench.harness.models import ModelRef
 from llmbench.harness.process import EngineProcess
 
 pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(300)]
@@ -58,25 +57,8 @@ def question(model: str, prompt: str, number: int = 0, **fields: object) -> Gene
 
 
 @pytest.fixture(scope="module")
-def expected(model: ModelRef) -> list[str]:
-    """What the engine says to PROMPTS in this process, greedily, without a server."""
-    from llmbench.reference_engine.config import EngineConfig
-    from llmbench.reference_engine.engine import Engine
-    from llmbench.reference_engine.sampling import SamplingParams
-    from llmbench.reference_engine.tokenizer import Tokenizer
-
-    tokenizer = Tokenizer(model.path)
-    engine = Engine(EngineConfig(model_path=model.path))
-    for number, prompt in enumerate(PROMPTS):
-        params = SamplingParams(max_tokens=16, temperature=0.0, ignore_eos=True)
-        engine.add_request(str(number), tokenizer.encode(prompt), params)
-    streams = [tokenizer.stream() for _ in PROMPTS]
-    texts = ["" for _ in PROMPTS]
-    while engine.has_work():
-        for output in engine.step():
-            number = int(output.request_id)
-            texts[number] += "".join(map(streams[number].push, output.new_token_ids))
-    return texts
+def expected(greedy: Callable[[list[str], int], list[str]]) -> list[str]:
+    return greedy(PROMPTS, 16)
 
 
 def test_answers_are_the_engines_own(ask, endpoint, protocol, model, expected) -> None:

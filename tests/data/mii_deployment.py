@@ -1,0 +1,77 @@
+"""DeepSpeed-MII's own scheduler, samplers, gRPC server and load balancer over a model that runs on a CPU.
+
+    python mii_deployment.py MODEL_FOLDER REPLICA_PORT LOAD_BALANCER_PORT REST_PORT
+
+FastGen's engine is CUDA alone, so this one takes its place: the calls that MII's scheduler makes, answered by
+transformers. For the interpreter of an environment with deepspeed-mii; nothing of llmbench is imported.
+"""
+
+import asyncio
+import sys
+import threading
+from types import SimpleNamespace
+
+import torch
+
+torch.cuda.synchronize = lambda *args: None
+
+from deepspeed.accelerator import get_accelerator  # noqa: E402
+
+get_accelerator().current_device = lambda: 0
+
+from mii.batching import MIIAsyncPipeline  # noqa: E402
+from mii.config import ModelConfig, ReplicaConfig  # noqa: E402
+from mii.grpc_related.modelresponse_server import serve_inference, serve_load_balancing  # noqa: E402
+from mii.modeling.tokenizers import load_tokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM, DynamicCache  # noqa: E402
+
+
+class CpuEngine:
+    """What MII asks of deepspeed's InferenceEngineV2, one sequence after the other."""
+
+    free_blocks = torch.tensor([1 << 20])
+
+    def __init__(self, folder):
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model.eval()
+        self.caches = {}
+        self._config = SimpleNamespace(
+            state_manager=SimpleNamespace(max_ragged_sequence_count=32, max_ragged_batch_size=512)
+        )
+        length = self.model.config.max_position_embeddings
+        self._policy = SimpleNamespace(
+            _checkpoint_engine=SimpleNamespace(model_config=SimpleNamespace(max_seq_length=length))
+        )
+
+    @torch.inference_mode()
+    def put(self, uids, tokens, do_checks=False):
+        rows = []
+        for uid, new in zip(uids, tokens, strict=True):
+            cache = self.caches.setdefault(uid, DynamicCache())
+            output = self.model(new.reshape(1, -1), past_key_values=cache, use_cache=True)
+            rows.append(output.logits[0, -1])
+        return torch.stack(rows)
+
+    def query(self, uid, max_request_tokens, max_request_blocks):
+        return max_request_tokens, 1
+
+    def get_remaining_block_capacity(self, uid):
+        return 1
+
+    def flush(self, uid):
+        self.caches.pop(uid, None)
+
+
+def main():
+    folder, replica_port, balancer_port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(1)
+    config = ModelConfig(model_name_or_path=folder, tokenizer=folder, zmq_port_number=replica_port + 1000)
+    pipeline = MIIAsyncPipeline(CpuEngine(folder), load_tokenizer(config), config)
+    threading.Thread(target=serve_inference, args=(pipeline, replica_port), daemon=True).start()
+    config.replica_configs = [ReplicaConfig(hostname="localhost", tensor_parallel_ports=[replica_port])]
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    serve_load_balancing(config, balancer_port)
+
+
+if __name__ == "__main__":
+    main()
