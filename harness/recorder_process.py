@@ -94,7 +94,8 @@ class Recording:
                 self._directory.update_manifest(**changes)
             case Closing(status, findings):
                 opening = self._opening
-                judged = judge(self._records, opening.adapters, opening.lag_matters, opening.exact_lengths)
+                keeps_lengths = {label: adapter.capabilities.ignore_eos for label, adapter in self._adapters.items()}
+                judged = judge(self._records, keeps_lengths, opening.lag_matters, opening.exact_lengths)
                 verdict = Verdict(tuple(sorted([*findings, *judged], key=lambda finding: not finding.invalid)))
                 self._directory.update_manifest(invalid=verdict.reasons)
                 self._directory.finish(status, problems=[finding.text for finding in verdict.findings])

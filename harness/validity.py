@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llmbench.harness.arrival_fit import misfit
@@ -27,23 +27,30 @@ class Finding:
 
 
 def judge(
-    records: Iterable[RequestRecord], engines: Iterable[str], lag_matters: bool = True, exact_lengths: bool = True
+    records: Iterable[RequestRecord],
+    engines: Mapping[str, bool],
+    lag_matters: bool = True,
+    exact_lengths: bool = True,
 ) -> list[Finding]:
-    """Findings per engine, in the order of `engines`; warm-up requests are not judged.
+    """Findings per engine, in the order of `engines`, which says of each whether it can be held to a length; warm-up
+    requests are not judged.
 
     Invalid: no successful request; p99 of sent − due above SEND_LAG_BUDGET_NS; more than MAX_WRONG_LENGTH_SHARE of the
-    answers of another length than asked (fewer are a flag). `lag_matters` is false where the workload bounds the
-    requests in flight: those beyond are meant to wait. `exact_lengths` is false where answers may end when they like.
+    answers of another length than asked (a flag where there are fewer, or the engine cannot be held to it).
+    `lag_matters` is false where the workload bounds the requests in flight: those beyond are meant to wait.
+    `exact_lengths` is false where answers may end when they like.
     """
     by_engine: dict[str, list[RequestRecord]] = defaultdict(list)
     for record in records:
         if not record.warmup:
             by_engine[record.engine].append(record)
     findings: list[Finding] = []
-    for engine in engines:
+    for engine, keeps_lengths in engines.items():
         asked = by_engine.get(engine)
         if asked:
-            findings += _judge_engine(engine, asked, lag_matters, exact_lengths)
+            findings += _judge_engine(engine, asked, lag_matters)
+            if exact_lengths:
+                findings += _judge_lengths(engine, asked, keeps_lengths)
     return findings
 
 
@@ -89,7 +96,7 @@ def percentile_ns(values: list[int], share: float) -> int:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _judge_engine(engine: str, asked: list[RequestRecord], lag_matters: bool, exact_lengths: bool) -> Iterable[Finding]:
+def _judge_engine(engine: str, asked: list[RequestRecord], lag_matters: bool) -> Iterable[Finding]:
     succeeded = [record for record in asked if record.status == "ok"]
     if not succeeded:
         kinds = ", ".join(sorted({record.error_kind or "unknown" for record in asked}))
@@ -101,10 +108,15 @@ def _judge_engine(engine: str, asked: list[RequestRecord], lag_matters: bool, ex
             f"{SEND_LAG_BUDGET_NS / 1e6:.0f} ms, n = {len(lags_ns)}): this machine could not keep the schedule.",
             invalid=True,
         )
+
+
+def _judge_lengths(engine: str, asked: list[RequestRecord], keeps_lengths: bool) -> Iterable[Finding]:
+    succeeded = [record for record in asked if record.status == "ok"]
     off = [record for record in succeeded if record.output_tokens not in (None, record.requested_tokens)]
-    if off and exact_lengths:
+    if off:
+        why = "" if keeps_lengths else " This engine has no way to go on after its end token."
         yield Finding(
             f"{engine}: {len(off)} of {len(succeeded)} answers do not have the length asked, e.g. {off[0].request_id} "
-            f"with {off[0].output_tokens} tokens where {off[0].requested_tokens} were asked.",
-            invalid=len(off) > MAX_WRONG_LENGTH_SHARE * len(succeeded),
+            f"with {off[0].output_tokens} tokens where {off[0].requested_tokens} were asked.{why}",
+            invalid=keeps_lengths and len(off) > MAX_WRONG_LENGTH_SHARE * len(succeeded),
         )

@@ -40,48 +40,57 @@ GOOD = RequestRecord(
 FAILED = replace(GOOD, status="failed", sent_ns=None, error_kind="connect", error="refused", output_tokens=None)
 
 
+A = {"a": True}
+
+
 def test_a_good_run_has_nothing_to_say() -> None:
-    assert judge([GOOD] * 100, ["a"]) == []
+    assert judge([GOOD] * 100, A) == []
 
 
 def test_one_late_request_in_a_hundred_is_within_the_budget_and_two_are_not() -> None:
     late = replace(GOOD, sent_ns=GOOD.due_ns + 9 * MS)
-    assert judge([GOOD] * 99 + [late], ["a"]) == []
-    [finding] = judge([GOOD] * 98 + [late] * 2, ["a"])
+    assert judge([GOOD] * 99 + [late], A) == []
+    [finding] = judge([GOOD] * 98 + [late] * 2, A)
     assert finding.invalid
     assert "p99 9.0 ms" in finding.text
 
 
 def test_waiting_for_a_slot_that_the_workload_itself_bounds_is_not_lateness() -> None:
     late = replace(GOOD, sent_ns=GOOD.due_ns + 9 * MS)
-    assert judge([late] * 10, ["a"], lag_matters=False) == []
+    assert judge([late] * 10, A, lag_matters=False) == []
 
 
 def test_no_success_is_invalid_and_names_the_kinds() -> None:
-    [finding] = judge([FAILED, FAILED], ["a"])
+    [finding] = judge([FAILED, FAILED], A)
     assert finding.invalid
     assert "none of 2 requests succeeded (connect)" in finding.text
 
 
 def test_warm_up_is_not_judged_and_an_engine_without_requests_neither() -> None:
-    assert judge([replace(FAILED, warmup=True)], ["a", "b"]) == []
+    assert judge([replace(FAILED, warmup=True)], {"a": True, "b": True}) == []
 
 
 def test_one_answer_in_a_hundred_of_another_length_is_flagged_and_more_are_invalid() -> None:
     off = replace(GOOD, output_tokens=3)
-    [finding] = judge([GOOD] * 99 + [off], ["a"])
+    [finding] = judge([GOOD] * 99 + [off], A)
     assert not finding.invalid
     assert "1 of 100 answers do not have the length asked" in finding.text
-    [finding] = judge([GOOD] * 98 + [off] * 2, ["a"])
+    [finding] = judge([GOOD] * 98 + [off] * 2, A)
     assert finding.invalid
 
 
+def test_an_engine_that_cannot_be_held_to_a_length_is_flagged_alone() -> None:
+    [finding] = judge([replace(GOOD, output_tokens=3)] * 10, {"a": False})
+    assert not finding.invalid
+    assert "no way to go on after its end token" in finding.text
+
+
 def test_answers_that_may_end_when_they_like_have_no_wrong_length() -> None:
-    assert judge([replace(GOOD, output_tokens=3)], ["a"], exact_lengths=False) == []
+    assert judge([replace(GOOD, output_tokens=3)], A, exact_lengths=False) == []
 
 
 def test_a_count_nobody_gave_is_no_wrong_length() -> None:
-    assert judge([replace(GOOD, output_tokens=None)], ["a"]) == []
+    assert judge([replace(GOOD, output_tokens=None)], A) == []
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 2), (0.75, 3), (0.99, 4), (1.0, 4)])
