@@ -12,15 +12,23 @@ from llmbench.engines.wire import Endpoint
 
 DIALECT = Dialect(name="reference")
 _FLAGS = (
+    "batching",
     "block_size",
     "dtype",
+    "eviction",
     "kernels",
     "kv_cache_gib",
+    "max_batch_delay_ms",
     "max_model_len",
     "max_num_batched_tokens",
     "max_num_seqs",
+    "no_prefix_cache",
     "num_blocks",
+    "num_speculative_tokens",
+    "quantization",
     "seed",
+    "speculative",
+    "step_order",
     "threads",
 )
 
