@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import importlib.metadata
 import json
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,8 +16,10 @@ from typing import Self
 from llmbench.engines import registry
 from llmbench.engines.wire import Endpoint
 from llmbench.harness.assemble import Assembly
+from llmbench.harness.checkpoint_digest import checkpoint_digest
 from llmbench.harness.errors import EngineStartError
 from llmbench.harness.preflight import find_problem
+from llmbench.harness.probe import authorization, http_connection, knock
 from llmbench.harness.process import EngineProcess, free_port
 from llmbench.harness.redaction import Redactor
 from llmbench.results.manifest import EngineManifest
@@ -26,7 +27,6 @@ from llmbench.workloads.spec import EngineSpec
 
 # Where servers tell their version, each as JSON with a field of that name: vLLM, Ollama, TGI, SGLang, Triton.
 _VERSION_PATHS = ("/version", "/api/version", "/info", "/get_server_info", "/v2")
-_PROBE_S = 5.0
 _CHECK_S = 0.02
 
 
@@ -47,9 +47,16 @@ class EngineKeeper:
         self._label: str | None = None
         self._process: EngineProcess | None = None
         self._endpoint: Endpoint | None = None
+        checkpoint = assembly.model.path
+        digest = None if checkpoint is None else checkpoint_digest(checkpoint)
         self.manifests = {
             engine.label: EngineManifest(
-                label=engine.label, name=engine.name, url=engine.url, model=engine.model or assembly.model.name
+                label=engine.label,
+                name=engine.name,
+                url=engine.url,
+                model=engine.model or assembly.model.name,
+                # What a server that runs already has loaded is not known, whatever it calls it.
+                model_digest=digest if engine.url is None else None,
             )
             for engine in assembly.spec.engines
         }
@@ -104,10 +111,10 @@ class EngineKeeper:
             process.stop()
 
     def _attach(self, engine: EngineSpec, url: str) -> Endpoint:
-        endpoint = registry.url_endpoint(url, self._assembly.api_key(engine))
+        endpoint = registry.url_endpoint(url, self._assembly.api_key(engine), engine.tls_ca)
         timeout_s = self._assembly.spec.measure.timeouts.connect_s
         try:
-            socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
+            knock(endpoint, timeout_s)
         except OSError as error:
             raise EngineStartError(
                 f"{engine.label}: nobody answers at {url} ({error.strerror or error}); start the server, or correct "
@@ -143,12 +150,10 @@ class EngineKeeper:
 
 def _asked_version(endpoint: Endpoint) -> str | None:
     """The version that a server gives at one of the usual places; None where it does not."""
-    kind = http.client.HTTPSConnection if endpoint.tls else http.client.HTTPConnection
-    connection = kind(endpoint.host, endpoint.port, timeout=_PROBE_S)
-    headers = {} if endpoint.api_key is None else {"Authorization": f"Bearer {endpoint.api_key}"}
+    connection = http_connection(endpoint)
     try:
         for path in _VERSION_PATHS:
-            connection.request("GET", path, headers=headers)
+            connection.request("GET", path, headers=dict(authorization(endpoint)))
             answer = connection.getresponse()
             body = answer.read()
             if answer.status == http.client.OK:
