@@ -144,8 +144,16 @@ def describe() -> list[EngineInfo]:
     return sorted(infos, key=lambda info: info.name)
 
 
-def url_endpoint(url: str, api_key: str | None = None) -> Endpoint:
-    """Where `http(s)://host[:port][/path]`, or the same with grpc(s), points. Raises EngineError for anything else."""
+def url_endpoint(url: str, api_key: str | None = None, tls_ca: str | None = None) -> Endpoint:
+    """Where `http(s)://host[:port][/path]`, the same with grpc(s), or `unix:///path/to.sock` points.
+
+    Raises EngineError for anything else.
+    """
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix://")
+        if not path.startswith("/"):
+            raise EngineError(f"The url {url!r} names no Unix socket; give unix:///path/to.sock.")
+        return Endpoint("localhost", 80, api_key=api_key, unix_path=path)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -157,7 +165,8 @@ def url_endpoint(url: str, api_key: str | None = None) -> Endpoint:
         raise EngineError("An engine's url holds scheme, host, port and path only: no password, query or fragment.")
     tls = parts.scheme in ("https", "grpcs")
     default = 443 if tls else 80
-    return Endpoint(parts.hostname, default if port is None else port, parts.path.rstrip("/"), tls, api_key)
+    port = default if port is None else port
+    return Endpoint(parts.hostname, port, parts.path.rstrip("/"), tls, api_key, tls_ca)
 
 
 def _imported(reference: str) -> Any:

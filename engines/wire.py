@@ -78,16 +78,29 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an engine listens. `api_key` is sent, and never written to a log, a manifest or a report."""
+    """Where an engine listens. `api_key` is sent, and never written to a log, a manifest or a report.
+
+    `tls_ca` is a PEM file of the authorities to trust in place of the system's. With `unix_path` the engine listens on
+    that Unix socket, and `host` is only what it is called in a request.
+    """
 
     host: str
     port: int
     base_path: str = ""
     tls: bool = False
     api_key: str | None = field(default=None, repr=False)
+    tls_ca: str | None = None
+    unix_path: str | None = None
+
+    @property
+    def is_plain_tcp(self) -> bool:
+        """Whether the bytes sent are those that the network stack sees in its segments."""
+        return not self.tls and self.unix_path is None
 
     @property
     def url(self) -> str:
+        if self.unix_path is not None:
+            return f"unix://{self.unix_path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.base_path}"
 
@@ -98,7 +111,7 @@ class WireRequest:
     message of a call to `method` (/package.Service/Method).
 
     `may_cancel` is false where a server comes to harm when it loses a client: then a call that has been given up goes
-    on unheard until its deadline.
+    on unheard.
     """
 
     transport: Literal["http", "grpc"]

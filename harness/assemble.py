@@ -13,6 +13,7 @@ from llmbench.engines.wire import GenerationRequest
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.models import ModelRef, resolve_model
 from llmbench.harness.plan import RunPlan, plan
+from llmbench.harness.trust import tls_context
 from llmbench.workloads.prompts import TextTokenizer, load_tokenizer
 from llmbench.workloads.spec import EngineSpec, WorkloadSpec
 
@@ -86,6 +87,8 @@ def assemble(spec: WorkloadSpec, picked: Sequence[str] = ()) -> Assembly:
     for engine in spec.engines:
         if engine.url is None:
             registry.require(engine.name)
+        if engine.tls_ca is not None:
+            tls_context(engine.tls_ca)
     # Whether a launched engine can do with a mere name (of a model hub, say) is its adapter's to know.
     model = resolve_model(spec.model, spec.tokenizer, needs_checkpoint=False)
     for engine in spec.engines:

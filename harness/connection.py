@@ -1,4 +1,4 @@
-"""One connection to an engine: a non-blocking TCP socket, read and written without a layer between it and the clock."""
+"""One connection to an engine: a non-blocking socket, read and written without a layer between it and the clock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 # Offset of tcpi_data_segs_in in struct tcp_info, and the bytes to ask for to get it (Linux 4.6).
 _DATA_SEGS_IN = struct.Struct("152xI")
 
-Address = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
+# Of IPv4, of IPv6, and the path of a Unix socket.
+AddressOfFamily = tuple[str, int] | tuple[str, int, int, int] | str
+Address = tuple[int, AddressOfFamily]
 
 
 class Listener(Protocol):
@@ -179,9 +181,15 @@ class Connection:
         sock.setblocking(False)
         # Bound once: they are called for every chunk.
         self._recv, self._recvmsg = sock.recv, sock.recvmsg
+        self._set_options(sock)
+        self._connect(sock, address)
+
+    def _set_options(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._wall_offset is not None:
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+    def _connect(self, sock: socket.socket, address: AddressOfFamily) -> None:
         code = sock.connect_ex(address)
         if code == 0:
             self._on_connected()

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over TCP or TLS: one `Timeline` per request, connections kept alive per engine."""
+"""HTTP/1.1 over TCP, TLS or a Unix socket: one `Timeline` per request, connections kept alive per engine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from llmbench.harness.exchange import Exchange
 from llmbench.harness.packet_clock import PacketClock
 from llmbench.harness.read_poller import create_read_poller
 from llmbench.harness.tls_connection import TlsConnection
+from llmbench.harness.trust import tls_context
+from llmbench.harness.unix_connection import UnixConnection
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.workloads.spec import TimeoutSpec
 
@@ -21,8 +23,8 @@ class HttpTransport:
     """Sends requests to `endpoints`, whose names are resolved here, before any clock starts.
 
     Nothing is ever sent twice: a connection that the server has closed is noticed before it is used again, and one that
-    breaks after that fails its request. With `wall_offset`, plain connections carry the kernel's receive stamps; with
-    `packet_clock`, those of every segment.
+    breaks after that fails its request. With `wall_offset`, plain TCP connections carry the kernel's receive stamps;
+    with `packet_clock`, those of every segment. Raises ConfigError for authorities that cannot be read.
     """
 
     def __init__(
@@ -38,20 +40,20 @@ class HttpTransport:
         self._wall_offset = wall_offset
         self._packet_clock = packet_clock
         self._poller = create_read_poller(loop, may_rest=wall_offset is not None)
-        self._tls_context: ssl.SSLContext | None = None
+        self._tls_contexts: dict[Endpoint, ssl.SSLContext] = {}
         self._addresses: dict[Endpoint, list[Address] | Failure] = {}
         self._idle: dict[Endpoint, list[Connection]] = {}
         for endpoint in set(endpoints):
-            self._addresses[endpoint] = _resolve(endpoint)
+            self._addresses[endpoint] = _resolve(endpoint) if endpoint.unix_path is None else []
             self._idle[endpoint] = []
-            if endpoint.tls and self._tls_context is None:
-                self._tls_context = ssl.create_default_context()
-                self._tls_context.set_alpn_protocols(["http/1.1"])
+            if endpoint.tls:
+                context = self._tls_contexts[endpoint] = tls_context(endpoint.tls_ca)
+                context.set_alpn_protocols(["http/1.1"])
 
     def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[Exchange], None]) -> Exchange:
         """The request under way. `on_done` is called once, possibly before this returns, with `timeline` complete."""
         endpoint = request.endpoint
-        clock = None if endpoint.tls else self._packet_clock
+        clock = self._packet_clock if endpoint.is_plain_tcp else None
         exchange = Exchange(self._loop, request.payload, timeline, self._timeouts, clock, on_done, self._keep)
         addresses = self._addresses[endpoint]
         if isinstance(addresses, Failure):
@@ -78,9 +80,10 @@ class HttpTransport:
             if connection in self._idle[endpoint]:
                 self._idle[endpoint].remove(connection)
 
+        if endpoint.unix_path is not None:
+            return UnixConnection(self._loop, endpoint.unix_path, forget)
         if endpoint.tls:
-            assert self._tls_context is not None
-            return TlsConnection(self._loop, addresses, self._tls_context, endpoint.host, forget)
+            return TlsConnection(self._loop, addresses, self._tls_contexts[endpoint], endpoint.host, forget)
         return Connection(self._loop, self._poller, addresses, self._wall_offset, self._packet_clock, forget)
 
     def _keep(self, connection: Connection, endpoint: Endpoint) -> None:

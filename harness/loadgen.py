@@ -88,8 +88,9 @@ def run_load(
     `conversations` has the later turns of `requests`; each is told to `on_done` too, those that a failure before them
     keeps from being asked as failed. In a closed loop a conversation keeps its slot until its last turn has ended.
 
-    `clock` says what stamps the chunks: `auto` is `kernel` on Linux and `user` elsewhere, as always for TLS. `packet`
-    also tells apart the segments of a read that came late; it needs CAP_NET_RAW, and raises ConfigError without.
+    `clock` says what stamps the chunks: `auto` is `kernel` on Linux and `user` elsewhere, as always for TLS and Unix
+    sockets. `packet` also tells apart the segments of a read that came late; it needs CAP_NET_RAW, and raises
+    ConfigError without.
     """
     assert concurrency is None or concurrency >= 1
     loop, loop_name = _new_event_loop()
@@ -132,9 +133,8 @@ class _Load:
         self._finished = loop.create_future()
         wires = [request.wire for request in requests]
         # The kernel's stamps are for sockets that we read ourselves.
-        has_http = any(wire.transport == "http" for wire in wires)
-        self._wall_offset = WallOffset() if clock != "user" and has_http and sys.platform == "linux" else None
-        endpoints = {wire.endpoint for wire in wires if wire.transport == "http"}
+        endpoints = {wire.endpoint for wire in wires if wire.transport == "http" and wire.endpoint.is_plain_tcp}
+        self._wall_offset = WallOffset() if clock != "user" and endpoints and sys.platform == "linux" else None
         self._packet_clock = _packet_clock(endpoints, self._wall_offset) if clock == "packet" else None
         self._num_samples = 0
         self._transport = Transports(loop, wires, timeouts, self._wall_offset, self._packet_clock)
@@ -273,7 +273,7 @@ class _Load:
 
 def _packet_clock(endpoints: Iterable[Endpoint], wall_offset: WallOffset | None) -> PacketClock:
     if wall_offset is None:
-        raise ConfigError("clock: packet works on Linux only; ask for clock: auto.")
+        raise ConfigError("clock: packet sees HTTP over plain TCP only, and on Linux only; ask for clock: auto.")
     try:
         return PacketClock(PacketRing(endpoint.port for endpoint in endpoints), wall_offset)
     except PermissionError:

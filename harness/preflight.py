@@ -7,8 +7,7 @@ from typing import Any
 
 from llmbench.engines.adapter import Adapter
 from llmbench.engines.wire import Endpoint
-
-_PROBE_S = 5.0
+from llmbench.harness.probe import authorization, http_connection
 
 
 def find_problem(adapter: Adapter, endpoint: Endpoint, model: str) -> str | None:
@@ -20,11 +19,9 @@ def find_problem(adapter: Adapter, endpoint: Endpoint, model: str) -> str | None
     path = inspector.inspection_path(model) if hasattr(inspector, "inspection_path") else None
     if path is None:
         return None
-    kind = http.client.HTTPSConnection if endpoint.tls else http.client.HTTPConnection
-    connection = kind(endpoint.host, endpoint.port, timeout=_PROBE_S)
-    headers = {} if endpoint.api_key is None else {"Authorization": f"Bearer {endpoint.api_key}"}
+    connection = http_connection(endpoint)
     try:
-        connection.request("GET", endpoint.base_path + path, headers=headers)
+        connection.request("GET", endpoint.base_path + path, headers=dict(authorization(endpoint)))
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
 
-from llmbench.workloads.base import Argument, Frozen, Positive, Text
+from llmbench.workloads.base import Argument, Frozen, Positive, Text, refuse
 
 
-def _http_url(url: str) -> str:
+# What the kernel takes as the name of a Unix socket, its final zero left out.
+_MAX_SOCKET_PATH_BYTES = 107
+
+
+def _engine_url(url: str) -> str:
+    if url.startswith("unix:"):
+        return _unix_url(url)
     try:
         parts = urlsplit(url)
         usable = (
@@ -24,12 +29,18 @@ def _http_url(url: str) -> str:
     except ValueError:
         usable, plain = False, True
     if not usable:
-        raise PydanticCustomError(
-            "workload", "{problem}", {"problem": f"given {url!r}, allowed: http://host:port/path"}
-        )
+        refuse(None, f"given {url!r}, allowed: http://host:port/path or unix:///path/to.sock")
     if not plain:
-        problem = "a workload holds no passwords, as it is stored with every result; take user and password out"
-        raise PydanticCustomError("workload", "{problem}", {"problem": problem})
+        refuse(None, "a workload holds no passwords, as it is stored with every result; take user and password out")
+    return url
+
+
+def _unix_url(url: str) -> str:
+    path = url.removeprefix("unix://")
+    if not path.startswith("/") or "\0" in path:
+        refuse(None, f"given {url!r}, allowed: unix:// and an absolute path, as in unix:///run/engine.sock")
+    if len(path.encode()) > _MAX_SOCKET_PATH_BYTES:
+        refuse(None, f"the path of a Unix socket has {_MAX_SOCKET_PATH_BYTES} bytes at most, {path!r} has more")
     return url
 
 
@@ -40,9 +51,15 @@ class EngineFields(Frozen):
         default="",
         description="What the report calls it; default its name. Needed where one engine is listed twice.",
     )
-    url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+    url: Annotated[str, AfterValidator(_engine_url)] | None = Field(
         default=None,
-        description="Where a running server listens, as http://host:port; default: the engine is started here.",
+        description="Where a running server listens, as http://host:port, https://, grpc://, grpcs:// or "
+        "unix:///path/to.sock; default: the engine is started here.",
+    )
+    tls_ca: Text | None = Field(
+        default=None,
+        description="A PEM file with the authorities to trust for an https url, relative to the workload; default "
+        "those of the system.",
     )
     args: tuple[Argument, ...] = Field(
         default=(), description="Further command line arguments for an engine that is started here; default none."
@@ -57,6 +74,12 @@ class EngineFields(Frozen):
         default=120.0, description="How long it may take until it answers its readiness check, in s; default 120."
     )
     model: Text | None = Field(default=None, description="The model for this engine alone; default the workload's.")
+
+    @model_validator(mode="after")
+    def _check_tls_ca(self) -> Self:
+        if self.tls_ca is not None and not (self.url or "").startswith(("https:", "grpcs:")):
+            refuse("tls_ca", "there is nothing to trust without TLS: give an https:// or grpcs:// url with it")
+        return self
 
 
 class EngineSpec(EngineFields):
