@@ -1,7 +1,8 @@
 """DeepSpeed-MII's persistent deployment by gRPC, at its load balancer or straight at a replica; attached to by url.
 
-A stream is a message per token and an empty one at the end. A call that is cancelled in mid-stream poisons the replica:
-whatever its thread serves next fails or hangs. So calls carry a deadline, and none is cancelled.
+A stream is a message per token and an empty one at the end. A replica that loses a client in mid-stream, by a cancel or
+by a deadline, is poisoned: what that thread serves next fails with "uid mismatch". So a call that has run into a
+timeout is counted as failed, and goes on unheard. The load balancer swallows errors in a stream: they show as timeouts.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline, Wire
 from llmbench.harness.deadline import Deadline
 from llmbench.workloads.spec import TimeoutSpec
 
+# How long calls that were given up and must not be cancelled may go on after the load.
+DRAIN_S = 10.0
+
 # Of every answer, so that who decodes it can tell it from one that came by HTTP.
 CONTENT_TYPE = ("content-type", "application/grpc")
 
@@ -49,11 +52,19 @@ class GrpcTransport:
         return call
 
     def close(self) -> None:
-        """Give up what is under way, and close the channels. The loop must not be running."""
+        """Give up what is under way, and close the channels. The loop must not be running.
+
+        Calls that their servers could not bear to lose get `DRAIN_S` to end.
+        """
         self._loop.run_until_complete(self._close())
 
     async def _close(self) -> None:
-        tasks = [call.stop() for call in self._calls]
+        unheard = [call.task for call in self._calls if not call.may_cancel]
+        if unheard:
+            await asyncio.wait(unheard, timeout=DRAIN_S)
+        tasks = [call.task for call in self._calls]
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for channel in self._channels.values():
             await channel.close()
@@ -81,26 +92,25 @@ class GrpcCall:
         self._on_ended = on_ended
         self._deadline = Deadline(loop, timeline, timeouts, self._last_chunk_ns, self._give_up)
         self._deadline.arm()
-        self._task = loop.create_task(self._run())
-        self._task.add_done_callback(self._ended)
+        self.task = loop.create_task(self._run())
+        self.task.add_done_callback(self._ended)
+
+    @property
+    def may_cancel(self) -> bool:
+        return self._request.may_cancel or self.timeline.sent_ns is None
 
     def cancel(self, reason: str) -> None:
-        """Give up. A call that its server could not bear to lose goes on unheard, up to its deadline."""
+        """Give up. A call that its server could not bear to lose goes on unheard."""
         self._give_up(Failure(FailureKind.CANCELLED, reason))
-
-    def stop(self) -> asyncio.Task[None]:
-        """Cancel whatever is left, and return what to wait for."""
-        self._task.cancel()
-        return self._task
 
     def _last_chunk_ns(self) -> int | None:
         return self.timeline.chunk_ns[-1] if self.timeline.chunk_ns else None
 
     def _give_up(self, failure: Failure) -> None:
-        may_cancel = self._request.may_cancel or self.timeline.sent_ns is None
+        may_cancel = self.may_cancel
         self._finish(failure)
         if may_cancel:
-            self._task.cancel()
+            self.task.cancel()
 
     def _finish(self, failure: Failure | None) -> None:
         on_done, self._on_done = self._on_done, None
@@ -139,9 +149,11 @@ class GrpcCall:
 
     async def _exchange(self) -> None:
         timeline, request = self.timeline, self._request
+        # A deadline that a server knows is a cancel to it when it passes.
+        timeout_s = self._total_s if request.may_cancel else None
         # A stream of one message looks the same to a server that takes just one, and tells when it has gone out.
         call: grpc.aio.StreamStreamCall[bytes, bytes] = self._channel.stream_stream(request.method)(
-            timeout=self._total_s, metadata=_metadata(request)
+            timeout=timeout_s, metadata=_metadata(request)
         )
         with contextlib.suppress(asyncio.InvalidStateError):  # the server has ended the call: reading says why
             await call.write(request.payload)
