@@ -15,7 +15,7 @@ from llmbench.results.figures import FigureSpec
 from llmbench.results.history import TrendPoint
 from llmbench.results.units import student_t
 
-_BAR = 30
+_BAR = 20
 
 
 def print_trend(spec: FigureSpec, points: Sequence[TrendPoint], console: Console) -> None:

@@ -17,6 +17,7 @@ from llmbench.results.units import MIN_ROUNDS, student_t
 
 MAX_ROUNDS = 200
 MIN_RUNS = 3
+CAUTION = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class NoiseRow:
 
     `between_rounds`: standard deviation from round to round. `between_runs`: what runs differ by beyond that, which no
     number of rounds takes away; None from a single run. `margin` is what a change must exceed. `rounds[effect]` is how
-    many rounds on each side show a change of that size with probability POWER; None where MAX_ROUNDS do not.
+    many rounds on each side show a change of that size with probability POWER, at the upper end of the noise that these
+    runs allow (one-sided, CAUTION); None where MAX_ROUNDS do not.
     """
 
     spec: FigureSpec
@@ -129,8 +131,9 @@ def _usable(figure: Figure) -> bool:
     return figure.log_error is not None and figure.across_rounds and 0 < figure.value < math.inf
 
 
-def _round_variance(figures: list[Figure]) -> float:
-    """The variance of the logarithm from round to round; from several runs, without what a round's prompts do to it."""
+def _round_variance(figures: list[Figure]) -> tuple[float, int]:
+    """The variance of the logarithm from round to round, with its degrees of freedom; from several runs, without what
+    the prompts of a round do to it."""
     pairs = [
         (one.influence, other.influence)
         for one, other in pairwise(figures)
@@ -138,9 +141,11 @@ def _round_variance(figures: list[Figure]) -> float:
     ]
     # A figure's error is of its mean over rounds: from round to round it is sqrt(rounds) times as large.
     if pairs:
-        return float(np.mean([len(one) * ((one - other) ** 2).sum() / 2 for one, other in pairs]))
+        found = [len(one) * ((one - other) ** 2).sum() / 2 for one, other in pairs]
+        return float(np.mean(found)), sum(len(one) - 1 for one, _ in pairs)
     variances = [(figure.log_error or 0.0) ** 2 * figure.num_rounds for figure in figures]
-    return float(np.average(variances, weights=[figure.freedom for figure in figures]))
+    weights = [figure.freedom for figure in figures]
+    return float(np.average(variances, weights=weights)), sum(weights)
 
 
 def _row(
@@ -152,7 +157,12 @@ def _row(
     alpha: float,
     power: float,
 ) -> NoiseRow:
-    between_rounds = math.sqrt(_round_variance(figures))
+    from scipy.special import chdtri
+
+    variance, freedom = _round_variance(figures)
+    between_rounds = math.sqrt(variance)
+    # The noise floor is itself known from few rounds: rounds for what it may well be, not for the estimate.
+    cautious = between_rounds * math.sqrt(freedom / float(chdtri(freedom, CAUTION)))
     between_runs = None
     if len(figures) >= 2:
         observed = float(np.var([math.log(figure.value) for figure in figures], ddof=1))
@@ -171,7 +181,6 @@ def _row(
         between_rounds=between_rounds,
         between_runs=between_runs,
         rounds={
-            effect: rounds_needed(effect, margin, between_rounds, between_runs or 0.0, alpha, power)
-            for effect in effects
+            effect: rounds_needed(effect, margin, cautious, between_runs or 0.0, alpha, power) for effect in effects
         },
     )

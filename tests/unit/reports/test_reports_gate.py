@@ -120,4 +120,4 @@ def test_noise_is_told_with_the_rounds_it_takes() -> None:
         "a", "closed 4", {"tpot_p50": figure(10), "ttft_p50": figure(10)}, num_requests=400, num_rounds=8
     )
     said = text_of(print_noise, noise_floor([Side("r", identity, (measured,))]))
-    assert "To see a change of 5\u00a0%: 5 rounds on each side; not in TTFT p50, whose margin is larger." in said
+    assert "To see a change of 5\u00a0%: 6 rounds on each side; not in TTFT p50, whose margin is larger." in said
