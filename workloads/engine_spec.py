@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_va
 
 from llmbench.workloads.base import Argument, Frozen, Positive, Text, refuse
 
-
 # What the kernel takes as the name of a Unix socket, its final zero left out.
 _MAX_SOCKET_PATH_BYTES = 107
 

@@ -1,0 +1,101 @@
+"""Engines that run already, reached by the less usual ways: a Unix socket, and TLS with an authority of one's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmbench.results.run_directory import Run
+
+# An engine of one token per answer, as an ASGI application behind uvicorn.
+APP = """
+import json
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    if scope["method"] == "GET":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps({"version": "toy 7"}).encode()})
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    token = {"choices": [{"text": "a", "index": 0, "finish_reason": "length"}]}
+    usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+    for event in (json.dumps(token), json.dumps(usage), "[DONE]"):
+        await send({"type": "http.response.body", "body": f"data: {event}\\n\\n".encode(), "more_body": True})
+    await send({"type": "http.response.body"})
+"""
+ONE_TOKEN = {"kind": "text", "path": "prompts.txt", "output_tokens": 1}
+
+
+@pytest.fixture
+def uvicorn(workplace: Any, eventually: Callable[[Callable[[], bool]], None]) -> Any:
+    """`uvicorn(*options)` serves the application until the test is over; returns the lines of its log so far."""
+    servers: list[subprocess.Popen[bytes]] = []
+    (workplace.folder / "toy_app.py").write_text(APP)
+    log = workplace.folder / "uvicorn.log"
+
+    def start(*options: str) -> Path:
+        with log.open("wb") as out:
+            command = [sys.executable, "-m", "uvicorn", "toy_app:app", *options]
+            servers.append(subprocess.Popen(command, cwd=workplace.folder, stdout=out, stderr=out))
+        eventually(lambda: "Uvicorn running on" in log.read_text())
+        return Path(log)
+
+    yield start
+    for server in servers:
+        server.terminate()
+        server.wait()
+
+
+def test_by_a_unix_socket(workplace: Any, uvicorn: Any) -> None:
+    socket_path = workplace.folder / "e.sock"
+    uvicorn("--uds", str(socket_path))
+    workload = workplace.workload(engines=[{"openai": {"url": f"unix://{socket_path}"}}], prompts=ONE_TOKEN)
+    done = workplace.run("run", workload, "--out", "out", "--allow-invalid")
+    assert done.returncode == 0, done.stderr
+    run = Run.open(workplace.folder / "out")
+    assert run.requests["status"].to_pylist() == ["ok"] * 9
+    [engine] = run.manifest.engines
+    assert (engine.url, engine.version) == (f"unix://{socket_path}", "toy 7")
+    [trial] = run.manifest.trials
+    assert trial.instrument is not None
+    assert trial.instrument.clock == "user space"
+
+
+def test_a_unix_socket_that_is_not_there(workplace: Any) -> None:
+    workload = workplace.workload(engines=[{"openai": {"url": "unix:///no/such.sock"}}], prompts=ONE_TOKEN)
+    done = workplace.run("run", workload)
+    assert done.returncode == 4
+    assert "nobody answers at unix:///no/such.sock (No such file or directory)" in done.stderr
+
+
+def test_by_tls_with_an_authority_of_ones_own(workplace: Any, uvicorn: Any) -> None:
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "ca.pem"]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True, cwd=workplace.folder)
+    log = uvicorn("--port", "0", "--host", "localhost", "--ssl-certfile", "ca.pem", "--ssl-keyfile", "key.pem")
+    [address] = [word for word in log.read_text().split() if word.startswith("https://")]
+    engine = {"url": f"https://localhost:{address.rsplit(':', 1)[1]}", "tls_ca": "ca.pem"}
+    done = workplace.run(
+        "run", workplace.workload(engines=[{"openai": engine}], prompts=ONE_TOKEN), "--out", "out", "--allow-invalid"
+    )
+    assert done.returncode == 0, done.stderr
+    run = Run.open(workplace.folder / "out")
+    assert run.requests["status"].to_pylist() == ["ok"] * 9
+    assert run.manifest.engines[0].version == "toy 7"
+
+
+def test_an_authority_that_is_none(workplace: Any) -> None:
+    (workplace.folder / "ca.pem").write_text("hello")
+    engine = {"url": "https://localhost:1", "tls_ca": "ca.pem"}
+    done = workplace.run("run", workplace.workload(engines=[{"openai": engine}], prompts=ONE_TOKEN))
+    assert done.returncode == 2
+    assert "ca.pem holds no certificate in PEM form" in done.stderr
