@@ -1,0 +1,86 @@
+"""The hand-built JSON is JSON, whatever the text, and says what the deltas said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmbench.reference_engine.sampling import TokenLogprobs
+from llmbench.reference_engine.server.formats import AnswerFormat, ChatFormat, CompletionFormat, Usage
+from llmbench.reference_engine.server.generation import Delta
+
+
+class Names:
+    """A tokenizer that only names its tokens."""
+
+    def token_text(self, token_id: int) -> str:
+        return f"<{token_id}>"
+
+
+def completion(with_token_ids: bool = True) -> CompletionFormat:
+    return CompletionFormat('id"1', "mödel", Names(), with_token_ids, num_choices=2)  # type: ignore[arg-type]
+
+
+def chat(with_token_ids: bool = True) -> ChatFormat:
+    return ChatFormat('id"1', "mödel", Names(), with_token_ids)  # type: ignore[arg-type]
+
+
+def delta(text: str, *, end: str | None = None, stop: str | int | None = None, logprobs: bool = False) -> Delta:
+    listed = [TokenLogprobs(5, float("-inf"), ((6, -0.5),))] if logprobs else None
+    return Delta(text, [5], listed, 3, 2, end, stop)
+
+
+def event(chunk: bytes) -> dict:
+    assert chunk.startswith(b"data: ")
+    assert chunk.endswith(b"\n\n")
+    assert chunk.count(b"\n") == 2, "a line break inside would end the event"
+    return json.loads(chunk.removeprefix(b"data: "))
+
+
+@given(text=st.text(), stop=st.one_of(st.none(), st.text(min_size=1), st.integers(0, 9)))
+def test_any_text_survives_both_formats(text: str, stop: str | int | None) -> None:
+    last = delta(text, end="stop", stop=stop)
+    streamed = event(completion().chunk(1, last, None, [1, 2]))
+    assert streamed["id"] == 'cmpl-id"1'
+    assert streamed["model"] == "mödel"
+    (choice,) = streamed["choices"]
+    assert (choice["text"], choice["index"], choice["stop_reason"]) == (text, 1, stop)
+    assert (choice["token_ids"], choice["prompt_token_ids"]) == ([5], [1, 2])
+    (choice,) = event(chat().chunk(0, last, None, None))["choices"]
+    assert (choice["delta"]["content"], choice["finish_reason"]) == (text, "stop")
+
+
+@pytest.mark.parametrize("made", [completion(), chat()])
+def test_whole_answer_is_the_sum_of_its_deltas(made: AnswerFormat) -> None:
+    deltas = [delta("a", logprobs=True), delta("", logprobs=True), delta("b", end="length", logprobs=True)]
+    usage = Usage(num_prompt_tokens=4, num_prompts=1)
+    usage.note(0, deltas[-1])
+    answer = json.loads(made.whole([made.whole_choice(0, deltas, [1, 2, 3, 4])], usage.json()))
+    (choice,) = answer["choices"]
+    text = choice["text"] if "text" in choice else choice["message"]["content"]
+    assert text == "ab"
+    assert choice["token_ids"] == [5, 5, 5]
+    assert answer["usage"] == {
+        "prompt_tokens": 4,
+        "completion_tokens": 3,
+        "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+
+
+def test_impossible_token_has_a_number_that_json_can_say() -> None:
+    (choice,) = event(completion().chunk(0, delta("a", logprobs=True), None, None))["choices"]
+    assert choice["logprobs"] == {
+        "text_offset": [0],
+        "tokens": ["<5>"],
+        "token_logprobs": [-9999.0],
+        "top_logprobs": [{"<6>": -0.5, "<5>": -9999.0}],
+    }
+
+
+def test_chat_opens_with_its_role_and_completions_with_nothing() -> None:
+    assert event(chat().opening(0))["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert completion().opening(0) == b""
