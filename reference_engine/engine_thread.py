@@ -82,7 +82,11 @@ class EngineThread:
         return True
 
     def _deliver(self, output: StepOutput) -> None:
-        enough = self._waiting[output.request_id](output)
+        try:
+            enough = self._waiting[output.request_id](output)
+        except Exception:
+            logger.exception("Request %s is given up: its outputs cannot be delivered.", output.request_id)
+            enough = True
         if output.finish_reason is not None:
             del self._waiting[output.request_id]
         elif enough:

@@ -11,7 +11,19 @@ from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.tokenizer import StopStrings
 
-_SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "seed", "ignore_eos", "min_tokens")
+_WHOLE, _REAL, _TRUTH = "a whole number", "a number", "true or false"
+_SAMPLING = {
+    "max_tokens": _WHOLE,
+    "temperature": _REAL,
+    "top_k": _WHOLE,
+    "top_p": _REAL,
+    "seed": _WHOLE,
+    "ignore_eos": _TRUTH,
+    "min_tokens": _WHOLE,
+}
+_TYPES: Mapping[str, tuple[type, ...]] = {_WHOLE: (int,), _REAL: (int, float), _TRUTH: (bool,)}
+# Larger whole numbers overflow somewhere behind the sampler's own checks.
+_MAX_WHOLE = 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +49,30 @@ def read_question(inputs: Mapping[str, Any]) -> Question:
     texts = [stop] if isinstance(stop, str) else stop
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise RequestError("sampling_parameters.stop must be a text or a list of texts.")
-    unknown = [name for name in asked if name not in _SAMPLING]
-    if unknown:
-        raise RequestError(f"sampling_parameters has no {unknown[0]!r} here; it knows stop, {', '.join(_SAMPLING)}.")
+    asked = {name: value for name, value in asked.items() if value is not None}
+    for name, value in asked.items():
+        _check(name, value)
     stream = bool(inputs.get("stream", False))
     if not stream and not inputs.get("exclude_input_in_output", False):
         raise RequestError("An answer in one piece comes without its prompt here: set exclude_input_in_output.")
-    try:
-        params = SamplingParams(**{name: value for name, value in asked.items() if value is not None})
-    except TypeError as error:
-        raise RequestError(f"sampling_parameters holds a value of the wrong type: {error}.") from None
     return Question(
         prompt=inputs["text_input"],
-        params=params,
+        params=SamplingParams(**asked),
         stop=tuple(texts),
         stream=stream,
         wants_finish_reason=bool(inputs.get("return_finish_reason", False)),
         wants_num_prompt_tokens=bool(inputs.get("return_num_input_tokens", False)),
         wants_num_output_tokens=bool(inputs.get("return_num_output_tokens", False)),
     )
+
+
+def _check(name: str, value: object) -> None:
+    if name not in _SAMPLING:
+        raise RequestError(f"sampling_parameters has no {name!r} here; it knows stop, {', '.join(_SAMPLING)}.")
+    kind = _SAMPLING[name]
+    fits = isinstance(value, _TYPES[kind]) and (isinstance(value, bool) == (kind is _TRUTH))
+    if not fits or (isinstance(value, int) and abs(value) > _MAX_WHOLE):
+        raise RequestError(f"sampling_parameters.{name} must be {kind}; {str(value)[:80]} was given.")
 
 
 def _sampling(text: str) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""An engine in a thread: outputs reach who asked, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import queue
+
+import pytest
+
+pytest.importorskip("torch", reason="the extra llmbench[reference] is not installed")
+
+from llmbench.reference_engine.engine_thread import EngineThread
+from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.outputs import StepOutput
+from llmbench.reference_engine.sampling import SamplingParams
+
+PARAMS = SamplingParams(max_tokens=3)
+
+
+class CountingEngine:
+    """Gives each request the tokens 0, 1, 2 … one per step; breaks when asked for request `bomb`."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, tuple[int, SamplingParams]] = {}
+        self.aborted: list[str] = []
+
+    def add_request(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> None:
+        if not prompt_token_ids:
+            raise RequestError("The prompt is empty.")
+        self.running[request_id] = (0, params)
+
+    def has_work(self) -> bool:
+        return bool(self.running)
+
+    def step(self) -> list[StepOutput]:
+        if "bomb" in self.running:
+            raise MemoryError("boom")
+        outputs = []
+        for request_id, (count, params) in list(self.running.items()):
+            is_last = count + 1 == params.max_tokens
+            outputs.append(StepOutput(request_id, [count], "length" if is_last else None, 0, None))
+            self.running[request_id] = (count + 1, params)
+            if is_last:
+                del self.running[request_id]
+        return outputs
+
+    def abort(self, request_id: str) -> bool:
+        self.aborted.append(request_id)
+        return self.running.pop(request_id, None) is not None
+
+
+class Listener:
+    def __init__(self, enough_after: int | None = None) -> None:
+        self.heard: queue.Queue[StepOutput | Exception] = queue.Queue()
+        self._enough_after = enough_after
+        self._num_heard = 0
+
+    def __call__(self, output: StepOutput | Exception) -> bool:
+        self._num_heard += 1
+        self.heard.put(output)
+        return self._num_heard == self._enough_after
+
+    def next(self) -> StepOutput | Exception:
+        return self.heard.get(timeout=5)
+
+
+@pytest.fixture
+def engine() -> CountingEngine:
+    return CountingEngine()
+
+
+def test_outputs_come_in_order_and_to_whom_they_belong(engine: CountingEngine) -> None:
+    thread, listeners = EngineThread(engine), [Listener(), Listener()]
+    for index, listener in enumerate(listeners):
+        thread.submit(str(index), [1], PARAMS, listener)
+    for index, listener in enumerate(listeners):
+        outputs = [listener.next() for _ in range(3)]
+        assert [output.new_token_ids for output in outputs] == [[0], [1], [2]]
+        assert {output.request_id for output in outputs} == {str(index)}
+    thread.stop()
+
+
+def test_a_refused_request_is_told_and_others_go_on(engine: CountingEngine) -> None:
+    thread, refused, served = EngineThread(engine), Listener(), Listener()
+    thread.submit("a", [], PARAMS, refused)
+    thread.submit("b", [1], PARAMS, served)
+    assert isinstance(refused.next(), RequestError)
+    assert served.next().new_token_ids == [0]
+    thread.stop()
+
+
+def test_who_has_enough_is_aborted(engine: CountingEngine) -> None:
+    thread, listener = EngineThread(engine), Listener(enough_after=1)
+    thread.submit("a", [1], SamplingParams(max_tokens=1000), listener)
+    listener.next()
+    thread.stop()
+    assert engine.aborted == ["a"]
+    assert listener.heard.empty()
+
+
+def test_who_cannot_take_an_output_is_aborted_and_others_go_on(
+    engine: CountingEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(output: StepOutput | Exception) -> bool:
+        raise BrokenPipeError
+
+    thread, served = EngineThread(engine), Listener()
+    thread.submit("a", [1], PARAMS, broken)
+    thread.submit("b", [1], PARAMS, served)
+    assert [served.next().new_token_ids for _ in range(3)] == [[0], [1], [2]]
+    thread.stop()
+    assert engine.aborted == ["a"]
+    assert "Request a is given up" in caplog.text
+
+
+def test_an_engine_that_dies_fails_everyone_now_and_later(
+    engine: CountingEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread, running, later = EngineThread(engine), Listener(), Listener()
+    thread.submit("bomb", [1], PARAMS, running)
+    assert "boom" in str(running.next())
+    thread.submit("c", [1], PARAMS, later)
+    assert "boom" in str(later.next())
+    thread.stop()
+    assert "The engine died." in caplog.text
+
+
+def test_stopping_fails_what_is_not_done(engine: CountingEngine) -> None:
+    thread, listener = EngineThread(engine), Listener()
+    thread.submit("a", [1], SamplingParams(max_tokens=10**9), listener)
+    listener.next()
+    thread.stop()
+    while isinstance(last := listener.next(), StepOutput):
+        pass
+    assert "stopped" in str(last)
