@@ -56,7 +56,7 @@ def test_both_engines_answered_everything_as_asked(run: Run) -> None:
     assert len(rows) == 2 * ROUNDS * REQUESTS
     assert {row["error"] for row in rows} == {None}
     assert {row["output_tokens"] for row in rows} == {OUTPUT_TOKENS}
-    assert {row["token_source"] for row in rows} == {"usage_delta"}
+    assert {row["token_source"] for row in rows if row["engine"] == "vllm"} == {"usage_delta"}
     assert [engine.version for engine in run.manifest.engines][1].startswith("0.32.0")
 
 
