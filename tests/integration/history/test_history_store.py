@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import pwd
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sql
-from made_runs import MS, entry, manifest
+from made_runs import entry, manifest
 
 from llmbench.results.comparison_set import compare_sides
 from llmbench.results.errors import RunError
@@ -36,12 +40,12 @@ def _postgres_programs() -> Path | None:
     return None if initdb is None else Path(initdb).parent
 
 
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
     programs = _postgres_programs()
     if programs is None:
         pytest.skip("no PostgreSQL server is installed")
-    # The server refuses to run as root, and its folder must be its own.
+    # The server refuses to run as root, its folder must be its own, and a socket's path must be short.
     folder = Path("/tmp") / f"llmbench-postgres-{os.getpid()}"
     folder.mkdir(mode=0o700)
     user: dict = {}
@@ -53,21 +57,40 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             pytest.skip("PostgreSQL does not run as root, and there is no account called postgres")
         os.chown(folder, account.pw_uid, account.pw_gid)
         user = {"user": "postgres", "group": account.pw_gid, "extra_groups": []}
-    data = folder / "data"
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, cwd=folder, timeout=60, **user)
-
+    data, url = folder / "data", f"postgresql://llmbench@/postgres?host={folder}"
+    initdb = [programs / "initdb", "-D", data, "-U", "llmbench", "-A", "trust", "--no-sync"]
+    settings = ["listen_addresses=", f"unix_socket_directories={folder}", "fsync=off"]
+    server = [programs / "postgres", "-D", data, *(part for setting in settings for part in ("-c", setting))]
     try:
-        run(str(programs / "initdb"), "-D", str(data), "-U", "llmbench", "-A", "trust", "--no-sync")
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-        run(str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
+        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, timeout=60, **user)
+        with (folder / "log").open("wb") as log:
+            started = subprocess.Popen(server, stdout=log, stderr=log, cwd=folder, preexec_fn=_die_with_parent, **user)
         try:
-            yield f"postgresql://llmbench@/postgres?host={folder}"
+            _wait_until_ready(url, started)
+            yield url
         finally:
-            run(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+            started.send_signal(signal.SIGINT)
+            started.wait(timeout=30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _die_with_parent() -> None:
+    # A test run that is killed leaves no server behind.
+    ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
+
+
+def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            return
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -98,7 +121,6 @@ def made(folder: Path, name: str, *, day: int = 1, itl: float = 5, ok: bool = Tr
             rows = entry(index, due=due, sent=due, tokens=[(stamp, 1) for stamp in stamps], round=number, ok=ok)
             directory.append(*rows)
     directory.finish("complete")
-    assert MS
     return Run.open(directory.path)
 
 
