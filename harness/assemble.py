@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmbench.engines import registry
@@ -12,7 +12,7 @@ from llmbench.engines.adapter import Adapter, EngineOptions
 from llmbench.engines.wire import GenerationRequest
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.models import ModelRef, resolve_model
-from llmbench.harness.plan import RunPlan, plan
+from llmbench.harness.plan import RunPlan, Trial, plan
 from llmbench.harness.trust import tls_context
 from llmbench.workloads.prompts import TextTokenizer, load_tokenizer
 from llmbench.workloads.spec import EngineSpec, WorkloadSpec
@@ -105,7 +105,7 @@ def assemble(spec: WorkloadSpec, picked: Sequence[str] = ()) -> Assembly:
         )
     tokenizer = None if model.tokenizer_path is None else load_tokenizer(model.tokenizer_path)
     laid_out = plan(spec, spec.engines, tokenizer, model.name)
-    check_context(laid_out, model, tokenizer)
+    check_context(laid_out.trials, model, tokenizer)
     assembly = Assembly(spec, model, tokenizer, laid_out, adapters)
     for engine in spec.engines:
         assembly.api_key(engine)
@@ -125,7 +125,7 @@ def pick_engines(engines: Sequence[EngineSpec], picked: Sequence[str]) -> tuple[
     return tuple(engine for engine in engines if not picked or engine.label in picked or engine.name in picked)
 
 
-def check_context(laid_out: RunPlan, model: ModelRef, tokenizer: TextTokenizer | None) -> None:
+def check_context(trials: Iterable[Trial], model: ModelRef, tokenizer: TextTokenizer | None) -> None:
     """Raise ConfigError for the first request whose prompt and answer do not fit the model's context.
 
     In a conversation all that was said before counts too, each answer with the most tokens it may have. Words that
@@ -133,7 +133,7 @@ def check_context(laid_out: RunPlan, model: ModelRef, tokenizer: TextTokenizer |
     """
     if model.max_model_len is None:
         return
-    for trial in laid_out.trials:
+    for trial in trials:
         said_tokens: dict[str, int] = {}
         for request in (*trial.warmup, *trial.requests):
             prompt_tokens = request.prompt_tokens or 0

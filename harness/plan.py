@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmbench.engines.wire import ChatMessage, GenerationRequest
-from llmbench.workloads.arrivals import arrival_offsets_ns
+from llmbench.workloads.arrivals import Arrivals, arrival_offsets_ns
 from llmbench.workloads.prompts import (
     PlannedPrompt,
     TextTokenizer,
@@ -55,6 +55,7 @@ class Trial:
 
     engine: EngineSpec
     level: str
+    arrivals: Arrivals
     round: int
     requests: tuple[PlannedRequest, ...]
     warmup: tuple[PlannedRequest, ...]
@@ -113,6 +114,19 @@ def plan(
     return RunPlan(trials=tuple(trials), prompts_digest=prompts_digest(asked))
 
 
+def trial_at(
+    spec: WorkloadSpec, engine: EngineSpec, tokenizer: TextTokenizer | None, model_name: str, number: int, repeat: int
+) -> Trial:
+    """One trial of `spec` as it is, for who decides from trial to trial what to ask next.
+
+    `number` tells apart all trials of the engine in a run, and their prompts; `repeat`, its round, those at one load
+    level, and their schedules.
+    """
+    questions = _Questions.of(spec, tokenizer, number, repeat)
+    slug = _slugs([each.label for each in spec.engines])[[each.label for each in spec.engines].index(engine.label)]
+    return questions.trial(engine, f"{slug}-t{number}", engine.model or model_name)
+
+
 @dataclass(frozen=True, slots=True)
 class _Questions:
     """What every engine is asked in one round at one level. `offsets_ns` has one entry per scheduled question."""
@@ -153,6 +167,7 @@ class _Questions:
         return Trial(
             engine=engine,
             level=level_name(self.spec),
+            arrivals=self.spec.traffic.arrivals,
             round=self.round_index,
             requests=tuple(requests),
             warmup=tuple(warmup),

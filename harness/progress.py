@@ -21,7 +21,7 @@ class Progress:
     Tokens per second are over the phase that is on: from its first answer's sent time until now.
     """
 
-    def __init__(self, num_requests: int, draw: bool) -> None:
+    def __init__(self, num_requests: int | None, draw: bool) -> None:
         self._failed = 0
         self._phase_tokens = 0
         self._phase_begin_ns: int | None = None

@@ -25,6 +25,7 @@ from llmbench.harness.errors import HarnessError
 from llmbench.harness.plan import Trial
 from llmbench.harness.validity import Finding
 from llmbench.results.manifest import FinalStatus, Manifest
+from llmbench.results.records import RequestRecord
 
 
 class AdapterRef(NamedTuple):
@@ -36,13 +37,16 @@ class AdapterRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The first message. `adapters` has each engine's adapter by the engine's label, as `registry.get` takes it."""
+    """The first message. `adapters` has each engine's adapter by the engine's label, as `registry.get` takes it.
+
+    `num_requests` is None where nobody knows it beforehand.
+    """
 
     path: Path
     manifest: Manifest
     adapters: Mapping[str, AdapterRef]
     tokenizer_path: Path | None
-    num_requests: int
+    num_requests: int | None
     draw: bool
     lag_matters: bool
     exact_lengths: bool
@@ -59,6 +63,11 @@ class TrialBegins:
 class Answered:
     request_id: str
     timeline: Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Asks for the rows of the last trial's measured requests that have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,12 @@ class Recorder:
 
     def send(self, message: object) -> None:
         self._messages.put(message)
+
+    def recall(self) -> Sequence[RequestRecord]:
+        """The measured requests of the last trial, once all that was sent before is stored."""
+        self.send(Recall())
+        records: Sequence[RequestRecord] = self._reply()
+        return records
 
     def check(self) -> None:
         """Raise HarnessError if the recorder is no longer there: measuring on would measure for nobody."""

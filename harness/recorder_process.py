@@ -21,6 +21,7 @@ from llmbench.harness.recorder import (
     ManifestChanges,
     Opening,
     Phase,
+    Recall,
     TrialBegins,
     Verdict,
     own_stdout,
@@ -56,6 +57,9 @@ def _record(messages: Iterator[Any], replies: IO[bytes]) -> None:
         recording = Recording(opening, directory, progress)
         _answer(replies, {label: directory.log_path(label) for label in opening.adapters})
         for message in messages:
+            if isinstance(message, Recall):
+                _answer(replies, recording.recalled())
+                continue
             verdict = recording.take(message)
             if verdict is not None:
                 progress.stop()
@@ -74,11 +78,13 @@ class Recording:
         self._adapters = {label: registry.get(*adapter) for label, adapter in opening.adapters.items()}
         self._asked: dict[str, tuple[Trial, PlannedRequest]] = {}
         self._records: list[RequestRecord] = []
+        self._num_before_trial = 0
         self._count_tokens = self._counter()
 
     def take(self, message: Message) -> Verdict | None:
         match message:
             case TrialBegins(trial):
+                self._num_before_trial = len(self._records)
                 for planned in (*trial.warmup, *trial.requests):
                     self._asked[planned.request_id] = (trial, planned)
             case Answered(request_id, timeline):
@@ -103,6 +109,10 @@ class Recording:
             case _:
                 assert_never(message)
         return None
+
+    def recalled(self) -> list[RequestRecord]:
+        """The measured requests of the last trial that have ended."""
+        return [record for record in self._records[self._num_before_trial :] if not record.warmup]
 
     def _counter(self) -> Callable[[str], int] | None:
         path = self._opening.tokenizer_path

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from llmbench.harness.environment import clock, environment, utc_now
 from llmbench.harness.errors import EngineStartError, ExitCode
 from llmbench.harness.interrupts import Interrupts
 from llmbench.harness.load_crew import LoadCrew
+from llmbench.harness.load_finder import LoadFinder
 from llmbench.harness.loadgen import LoadReport, run_load
 from llmbench.harness.pace import Pace
-from llmbench.harness.plan import Trial, level_name
+from llmbench.harness.plan import Trial
 from llmbench.harness.recorder import (
     AdapterRef,
     Answered,
@@ -36,6 +38,7 @@ from llmbench.harness.redaction import Redactor, secrets_in_env
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.validity import Finding, judge_trial
 from llmbench.results.manifest import ArrivalManifest, EngineManifest, FinalStatus, Manifest, TrialManifest
+from llmbench.results.records import RequestRecord
 
 RUNS = Path("runs")
 _BROKEN = (FailureKind.CONNECT, FailureKind.TRUNCATED)
@@ -53,13 +56,20 @@ class Outcome:
 
 
 def run_session(
-    assembly: Assembly, out: Path | None, *, draw: bool = True, calibrate: bool = False, num_workers: int = 1
+    assembly: Assembly,
+    out: Path | None,
+    *,
+    draw: bool = True,
+    calibrate: bool = False,
+    num_workers: int = 1,
+    finder: LoadFinder | None = None,
 ) -> Outcome:
     """Measure every trial and leave a run directory at `out` (default: runs/TIME-WORKLOAD-DIGEST).
 
     `draw` shows a progress bar where stderr is a terminal. `calibrate` measures the instrument's own error afterwards,
     on the same schedule, with a simulated engine as fast as the fastest of those measured. `num_workers` processes
-    send the measured requests; one is this process itself.
+    send the measured requests; one is this process itself. `finder`
+    chooses the trials in place of the plan, one after the other.
 
     An engine that does not start is left out, and the others go on. Ctrl-C ends the load, keeps what was measured and
     comes back with an interrupted Outcome; a second one raises KeyboardInterrupt. Raises RunError when the directory
@@ -76,14 +86,16 @@ def run_session(
             manifest=manifest,
             adapters={engine.label: AdapterRef(engine.name, adapter_settings(engine)) for engine in spec.engines},
             tokenizer_path=assembly.model.tokenizer_path,
-            num_requests=sum(len(trial.warmup) + len(trial.requests) for trial in assembly.plan.trials),
+            num_requests=sum(len(trial.warmup) + len(trial.requests) for trial in assembly.plan.trials)
+            if finder is None
+            else None,
             draw=draw and sys.stderr.isatty(),
             lag_matters=spec.traffic.max_concurrency is None,
             exact_lengths=spec.request.ignore_eos and not spec.request.stop,
         )
     )
     try:
-        return _Session(assembly, recorder, redactor).run(calibrate, num_workers)
+        return _Session(assembly, recorder, redactor).run(calibrate, num_workers, finder)
     except BaseException:
         recorder.abandon()
         raise
@@ -104,24 +116,23 @@ class _Session:
         self._label = ""
         self._pace = Pace()
         self._crew: LoadCrew | None = None
-        self._arrivals = {
-            level_name(spec.model_copy(update={"traffic": traffic})): traffic.arrivals
-            for spec in (assembly.spec,)
-            for traffic in spec.traffic.levels()
-        }
+        self._has_begun_trial = False
 
-    def run(self, calibrate: bool, num_workers: int) -> Outcome:
+    def run(self, calibrate: bool, num_workers: int, finder: LoadFinder | None) -> Outcome:
+        trials = self._assembly.plan.trials if finder is None else finder.trials(self._recall)
         with (
             LoadCrew(num_workers) if num_workers > 1 else contextlib.nullcontext() as self._crew,
             Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
             EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,
         ):
-            for trial in self._assembly.plan.trials:
+            for trial in trials:
                 if interrupts.stop.is_set():
                     break
                 if trial.engine.label not in self._not_started:
                     self._recorder.check()
                     self._run_trial(trial, keeper, interrupts.stop)
+            if finder is not None:
+                self._recorder.send(ManifestChanges({"search": finder.manifests()}))
             self._recorder.send(Phase("stopping the engine"))
             keeper.stop()
             if calibrate and not interrupts.stop.is_set():
@@ -133,6 +144,7 @@ class _Session:
         return self._outcome(interrupted, verdict)
 
     def _run_trial(self, trial: Trial, keeper: EngineKeeper, stop: StopFlag) -> None:
+        self._has_begun_trial = False
         label = self._label = trial.engine.label
         self._recorder.send(Phase(f"{label}: starting"))
         try:
@@ -151,6 +163,7 @@ class _Session:
         # Workers encode their own.
         measured = EncodedLoad.of(trial.requests, adapter, endpoint) if self._crew is None else None
         self._recorder.send(TrialBegins(trial))
+        self._has_begun_trial = True
         where = self._where(trial)
         self._saw_broken_connections = False
         self._recorder.send(Phase(f"{where}: warming up"))
@@ -201,6 +214,10 @@ class _Session:
         self._recorder.send(ManifestChanges({"calibration": levels}))
         self._findings += [Finding(text, invalid=False) for level in levels if (text := complaint(level)) is not None]
 
+    def _recall(self) -> Sequence[RequestRecord]:
+        """The measured requests of the trial just run; none where its engine was not there."""
+        return self._recorder.recall() if self._has_begun_trial else ()
+
     def _load(self, load: EncodedLoad, concurrency: int | None, stop: StopFlag) -> LoadReport:
         return run_load(
             load.outgoing,
@@ -236,7 +253,7 @@ class _Session:
 
     def _arrival_fit(self, trial: Trial) -> ArrivalManifest | None:
         # Requests beyond a bound on those in flight are meant to wait.
-        return arrival_fit(self._arrivals[trial.level], self._sent_ns) if trial.concurrency is None else None
+        return arrival_fit(trial.arrivals, self._sent_ns) if trial.concurrency is None else None
 
     def _tell_trials(self, *unfinished: TrialManifest) -> None:
         self._recorder.send(ManifestChanges({"trials": (*self._trials, *unfinished)}))

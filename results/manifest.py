@@ -140,6 +140,36 @@ class TrialManifest(_Frozen):
     arrivals: ArrivalManifest | None = None
 
 
+class TriedLoadManifest(_Frozen):
+    """One load of a search: of `num_requests` in all its trials `num_met` met their objectives, a share that lies
+    between `low` and `high`."""
+
+    load: float
+    num_trials: int
+    num_met: int
+    num_requests: int
+    low: float
+    high: float
+    verdict: Literal["met", "missed", "undecided"]
+
+
+class SearchManifest(_Frozen):
+    """The highest load of one engine at which at least `attainment` of requests meet their objectives.
+
+    It lies between `met` and `missed`, each None where no trial showed it, and both hold at `confidence` together.
+    Loads are in `unit`; `sentence` says the result for people.
+    """
+
+    engine: str
+    attainment: float
+    confidence: float
+    unit: str
+    met: float | None
+    missed: float | None
+    sentence: str
+    tried: tuple[TriedLoadManifest, ...]
+
+
 class Manifest(_Frozen):
     """Everything about a run but its rows. `workload` is the spec as JSON; digests are sha256 hex.
 
@@ -164,6 +194,7 @@ class Manifest(_Frozen):
     problems: tuple[str, ...] = ()
     invalid: tuple[str, ...] = ()
     calibration: tuple[CalibrationManifest, ...] = ()
+    search: tuple[SearchManifest, ...] = ()
 
     def changed(self, **changes: Any) -> Manifest:
         """A validated copy with these fields replaced. Raises pydantic.ValidationError for an unknown field."""

@@ -19,6 +19,7 @@ from llmbench.harness.cli import (
     profile,
     report,
     run,
+    search,
     serve,
     workloads,
 )
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)
+app.command("search")(search.search)
 app.command("report")(report.report)
 app.command("calibrate")(calibrate.calibrate)
 app.command("profile")(profile.profile)

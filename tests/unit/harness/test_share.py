@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from llmbench.engines.wire import GenerationRequest
 from llmbench.harness.plan import PlannedRequest, Trial
 from llmbench.harness.share import shares, workers_needed
+from llmbench.workloads.arrivals import BurstArrivals
 from llmbench.workloads.spec import EngineSpec
 
 
@@ -64,7 +65,7 @@ def test_requests_are_dealt_in_proportion_to_slots() -> None:
 
 
 def trial(planned: list[PlannedRequest], concurrency: int | None = None) -> Trial:
-    return Trial(EngineSpec(name="a"), "l", 0, tuple(planned), (), concurrency)
+    return Trial(EngineSpec(name="a"), "burst", BurstArrivals(), 0, tuple(planned), (), concurrency)
 
 
 def test_workers_are_as_many_as_the_busiest_trial_needs() -> None:

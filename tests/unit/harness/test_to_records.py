@@ -17,11 +17,12 @@ from llmbench.engines.wire import (
 from llmbench.harness.plan import PlannedRequest, Trial
 from llmbench.harness.records import to_records
 from llmbench.results.records import ChunkRecord, RequestRecord
+from llmbench.workloads.arrivals import BurstArrivals
 from llmbench.workloads.spec import EngineSpec
 
 REQUEST = GenerationRequest(request_id="r", model="m", max_tokens=4, prompt="hello")
 PLANNED = PlannedRequest("r", index=7, due_offset_ns=0, generation=REQUEST, warmup=False, prompt_tokens=3)
-TRIAL = Trial(EngineSpec(name="toy"), "burst", round=1, requests=(PLANNED,), warmup=(), concurrency=None)
+TRIAL = Trial(EngineSpec(name="toy"), "burst", BurstArrivals(), 1, requests=(PLANNED,), warmup=(), concurrency=None)
 EVENTS = (TokenEvent(0, 0, ""), TokenEvent(1, 2, "ab"), TokenEvent(2, 1, "c"), TokenEvent(3, 0, ""))
 
 

@@ -1,0 +1,78 @@
+"""`llmbench search` against an engine whose limit is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmbench.results.metrics import meets_slo
+from llmbench.results.run_directory import Run
+from llmbench.results.samples import samples
+
+# One request at a time and 20 ms for each: 50/s at most, which constant arrivals reach without waiting.
+QUEUE = {
+    "engines": [{"simulated": {"settings": {"ttft_ms": 20}}}],
+    "prompts": {"kind": "text", "path": "prompts.txt", "output_tokens": 1},
+    "traffic": {
+        "requests": 60,
+        "warmup_requests": 1,
+        "max_concurrency": 1,
+        "arrivals": {"kind": "constant", "rate": 20},
+    },
+    "measure": {"slo": {"e2e_ms": 100}},
+}
+
+
+def test_the_highest_load_is_found_and_every_trial_is_recorded(workplace: Any) -> None:
+    asked = ("search", workplace.workload(**QUEUE), "--highest", "200", "--tolerance", "0.5", "--max-trials", "10")
+    done = workplace.run(*asked, "--out", "out")
+    assert done.returncode in (0, 5), done.stderr
+    run = Run.open(workplace.folder / "out")
+    [found] = run.manifest.search
+    assert found.missed is not None, "far beyond 50/s, where answers come ever later"
+    assert found.missed <= 160
+    assert found.met is None or found.met < 60
+    assert f"simulated: {found.sentence}" in done.stdout
+    assert "at 0.95 confidence" in found.sentence
+    assert done.stdout.splitlines()[-1] == "out/report.html"
+    trials = run.manifest.trials
+    assert sum(level.num_trials for level in found.tried) == len(trials)
+    assert {trial.level for trial in trials} == {f"constant {level.load:g}/s" for level in found.tried}
+    ids = run.requests["request_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 61 * len(trials)
+    for level in found.tried:
+        assert level.num_requests == 60 * level.num_trials
+        of_level = samples(run, "simulated", f"constant {level.load:g}/s")
+        assert of_level is not None
+        met = meets_slo(of_level)
+        assert met is not None
+        assert int(met.sum()) == level.num_met, "the report counts as the search did"
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "said"),
+    [
+        ({"measure": {}}, [], "measure.slo: nothing to meet"),
+        ({"traffic": {"arrivals": {"kind": "burst"}}}, [], "arrivals of kind burst have no one number"),
+        ({"traffic": {"arrivals": {"kind": "poisson", "rate": 1}, "sweep": [1, 2]}}, [], "traffic.sweep"),
+        ({"request": {"stream": False}, "measure": {"slo": {"ttft_ms": 9}}}, [], "without request.stream"),
+        ({"traffic": {"requests": 2}}, [], "give at least 17"),
+        ({}, ["--attainment", "1"], "--attainment 1: give a share between 0 and 1"),
+        ({}, ["--lowest", "30"], "give loads above 0 that rise in this order"),
+        ({"traffic": {"arrivals": {"kind": "closed", "concurrency": 2}}}, ["--start", "2.5"], "whole number"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(workplace: Any, changes: Any, arguments: list[str], said: str) -> None:
+    done = workplace.run("search", workplace.workload(**{**QUEUE, **changes}), *arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (workplace.folder / "runs").exists()
+
+
+def test_an_engine_that_does_not_start_ends_the_search(workplace: Any) -> None:
+    engines = [{"openai": {"url": "http://127.0.0.1:9"}}]
+    done = workplace.run("search", workplace.workload(**{**QUEUE, "engines": engines}))
+    assert done.returncode == 4
+    assert "nobody answers" in done.stderr
