@@ -147,6 +147,22 @@ def test_the_server_is_the_one_of_the_recipe_and_its_numpy_is_old_enough(server)
     assert numpy.startswith("numpy==1.")
 
 
+def test_a_second_server_beside_the_first_is_killed_and_leaves_nothing(ask, start, server, model, expected) -> None:
+    second = start("triton", settings={"kernels": "torch"}, startup_timeout_s=240.0)
+    for port in (second.plan.ready_port, server.plan.ready_port):  # their shared memory does not meet
+        [answer] = ask(adapter("http"), Endpoint("127.0.0.1", port), [question(model.name, PROMPTS[0])])
+        assert (answer.text, answer.failure) == (expected[0], None)
+    family = [psutil.Process(second.pid), *psutil.Process(second.pid).children(recursive=True)]
+    assert len(family) > 1
+    family[0].kill()
+    give_up = time.monotonic() + 30
+    while second.poll() is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    assert second.ending() == "was ended by signal 9"
+    assert not psutil.wait_procs(family, timeout=20)[1]
+
+
 def test_a_stub_that_dies_is_a_failed_request_and_does_not_hold_up_the_end(ask, server, model) -> None:
     """Last: it takes the server's engine away."""
     for child in psutil.Process(server.pid).children(recursive=True):
