@@ -13,6 +13,8 @@ from llmbench.engines.wire import DecodedAnswer, Failure, FailureKind, Timeline
 
 MAX_COUNT = 2**31 - 1
 _DONE = b"[DONE]"
+# Failures that a server states itself.
+_EXPLANATIONS = frozenset({FailureKind.SERVER_ERROR, FailureKind.HTTP_STATUS, FailureKind.RATE_LIMITED})
 
 
 class Answer:
@@ -127,9 +129,10 @@ def whole_text(text: str) -> str:
 
 
 def _graver(seen: Failure | None, said: Failure | None) -> Failure | None:
-    # A server that reports an error and hangs up has explained itself; the cut alone would hide the reason.
-    if seen is not None and seen.kind is FailureKind.TRUNCATED and said is not None:
-        return said if said.kind is not FailureKind.TRUNCATED else seen
+    # A server that reports an error and hangs up has explained itself; the cut alone would hide the reason. What else
+    # is wrong with an answer that was cut is the cut's doing.
+    if seen is not None and seen.kind is FailureKind.TRUNCATED and said is not None and said.kind in _EXPLANATIONS:
+        return said
     return seen or said
 
 

@@ -19,11 +19,12 @@ def to_records(
 ) -> tuple[RequestRecord, list[ChunkRecord]]:
     """The request's row and one row per stamped read, decoded by the engine's adapter.
 
-    What the transport saw go wrong comes before what decoding found wrong. Tokens that arrived before a failure stay
-    counted. The prompt's length is the engine's own count where it gives one, else the planned one.
+    The failure is the adapter's, which has seen the transport's and knows whether the server explained it; where it
+    names none, the transport's. Tokens that arrived before a failure stay counted. The prompt's length is the engine's
+    own count where it gives one, else the planned one.
     """
     answer = adapter.decode(planned.generation, timeline, count_tokens)
-    failure = timeline.failure or answer.failure
+    failure = answer.failure or timeline.failure
     chunks = [
         ChunkRecord(
             request_id=planned.request_id,

@@ -83,8 +83,10 @@ class TlsConnection(Connection):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            kind = FailureKind.TLS if self._shaking_hands else FailureKind.TRUNCATED
-            self._fail(kind, f"The connection broke before the answer was whole: {error}.")
+            if self._shaking_hands:
+                self._fail(FailureKind.TLS, f"{self._host} broke off the TLS handshake: {error.strerror or error}.")
+            else:
+                self._fail(FailureKind.TRUNCATED, f"The connection broke before the answer was whole: {error}.")
             return
         read_ns = perf_counter_ns()
         if data:

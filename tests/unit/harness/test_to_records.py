@@ -75,13 +75,13 @@ def test_the_truest_stamp_counts_and_the_read_stands_beside_it() -> None:
     assert [chunk.coalesced for chunk in chunks] == [False, True, False, False]
 
 
-def test_what_the_transport_saw_go_wrong_comes_first_and_tokens_before_it_count() -> None:
-    cut, malformed = (Failure(kind, str(kind)) for kind in (FailureKind.TRUNCATED, FailureKind.MALFORMED))
-    record, _ = records(DecodedAnswer(EVENTS, output_tokens=3, failure=malformed), timeline(failure=cut))
-    assert (record.status, record.error_kind, record.output_tokens) == ("failed", "truncated", 3)
+def test_what_the_adapter_makes_of_a_failure_comes_first_and_tokens_before_it_count() -> None:
+    cut, explained = (Failure(kind, str(kind)) for kind in (FailureKind.TRUNCATED, FailureKind.SERVER_ERROR))
+    record, _ = records(DecodedAnswer(EVENTS, output_tokens=3, failure=explained), timeline(failure=cut))
+    assert (record.status, record.error_kind, record.output_tokens) == ("failed", "server_error", 3)
     assert record.output_sha256 is None
-    record, _ = records(DecodedAnswer(EVENTS, failure=malformed), timeline())
-    assert record.error_kind == "malformed"
+    record, _ = records(DecodedAnswer(EVENTS), timeline(failure=cut))
+    assert (record.status, record.error_kind) == ("failed", "truncated")
 
 
 def test_nothing_seen_is_none_and_the_planned_prompt_length_stands_in() -> None:
