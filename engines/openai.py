@@ -22,7 +22,7 @@ class Dialect:
 
     `extra_body` goes into every request that does not say otherwise, `stream_options` into every streamed one.
     `ignore_eos` says that the engine takes a field of that name. `exact_token_counts` says that these extras make it
-    count its tokens chunk by chunk.
+    count its tokens chunk by chunk. `zero_is_greedy` is false where temperature 0 is refused: greedy is top_k 1 then.
     """
 
     name: str = "openai"
@@ -30,6 +30,7 @@ class Dialect:
     stream_options: Mapping[str, Any] = field(default_factory=lambda: {"include_usage": True})
     ignore_eos: bool = True
     exact_token_counts: bool = False
+    zero_is_greedy: bool = True
 
 
 class OpenAIAdapter:
@@ -65,6 +66,8 @@ class OpenAIAdapter:
         body |= {"seed": request.seed, "stop": list(request.stop) or None, "stream": request.stream}
         if request.top_k is not None:
             body["top_k"] = request.top_k
+        if request.temperature == 0 and not self.dialect.zero_is_greedy:
+            body |= {"temperature": 1.0, "top_k": 1}
         if request.stream:
             body["stream_options"] = dict(self.dialect.stream_options) or None
         if request.ignore_eos and self.capabilities.ignore_eos:

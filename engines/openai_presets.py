@@ -45,3 +45,9 @@ TGI_OPENAI = partial(
     OpenAIAdapter,
     Dialect(name="tgi-openai", ignore_eos=False),
 )
+
+# DeepSpeed-MII's server always samples, knows no usage in a stream, and ends at the end token whatever is asked.
+MII_OPENAI = partial(
+    OpenAIAdapter,
+    Dialect(name="mii-openai", stream_options={}, ignore_eos=False, zero_is_greedy=False),
+)

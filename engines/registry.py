@@ -65,6 +65,7 @@ _TABLE: Mapping[str, _Entry] = {
     "llamacpp": _Entry("llmbench.engines.openai_presets:LLAMACPP", "llama.cpp's llama-server."),
     "lmdeploy": _Entry("llmbench.engines.openai_presets:LMDEPLOY", "LMDeploy's api_server."),
     "mii": _Entry("llmbench.engines.mii:MiiAdapter", "DeepSpeed-MII's persistent deployment, by gRPC."),
+    "mii-openai": _Entry("llmbench.engines.openai_presets:MII_OPENAI", "DeepSpeed-MII's OpenAI server."),
     "mii-rest": _Entry("llmbench.engines.mii_rest:MiiRestAdapter", "DeepSpeed-MII's RESTful gateway; no streaming."),
     "ollama": _Entry("llmbench.engines.openai_presets:OLLAMA", "Ollama's OpenAI routes."),
     "sglang": _Entry("llmbench.engines.openai_presets:SGLANG", "SGLang's OpenAI server."),

@@ -47,3 +47,12 @@ def test_lmdeploys_token_ids_are_counted_in_completions_and_chat(timeline, strea
         body = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\ndata: [DONE]\n\n"
         answer = registry.get("lmdeploy").decode(streamed, timeline(body))
         assert (answer.output_tokens, answer.token_source) == (2, TokenSource.TOKEN_IDS)
+
+
+def test_where_temperature_zero_is_refused_greedy_is_the_best_one_alone() -> None:
+    greedy = sent("mii-openai")
+    assert (greedy["temperature"], greedy["top_k"]) == (1.0, 1)
+    assert "stream_options" not in greedy
+    sampled = sent("mii-openai", temperature=0.5, top_k=7)
+    assert (sampled["temperature"], sampled["top_k"]) == (0.5, 7)
+    assert sent("sglang")["temperature"] == 0.0
