@@ -12,6 +12,7 @@ DTypeName = Literal["float32", "bfloat16"]
 QuantizationName = Literal["int8", "int4"]
 EvictionName = Literal["lru", "fifo", "age"]
 BatchingName = Literal["continuous", "dynamic", "static"]
+PreemptionName = Literal["recompute", "swap"]
 StepOrder = Literal["decode-first", "prefill-first"]
 
 # Field to the names that it takes.
@@ -20,6 +21,7 @@ _NAMES = {
     "quantization": get_args(QuantizationName),
     "eviction": get_args(EvictionName),
     "batching": get_args(BatchingName),
+    "preemption": get_args(PreemptionName),
     "step_order": get_args(StepOrder),
 }
 
@@ -45,6 +47,8 @@ class EngineConfig:
     quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
     prefix_cache: keep computed KV blocks for as long as nobody needs their place, for prompts with the same beginning.
     eviction: which cached block gives way first; see cache/eviction.py.
+    preemption: what becomes of the KV blocks of a sequence that has to wait again: computed again later, or copied to
+        host memory and back, which has room for num_swap_blocks, None for as many as the KV cache.
     batching: when waiting requests may join the running ones; see batching.py. max_batch_delay_ms is the time that a
         dynamic batch waits for more requests.
     step_order: whether a step begins with decodes or with prefills; see scheduler.py.
@@ -67,6 +71,8 @@ class EngineConfig:
     quantization: QuantizationName | None = None
     prefix_cache: bool = True
     eviction: EvictionName = "lru"
+    preemption: PreemptionName = "recompute"
+    num_swap_blocks: int | None = None
     batching: BatchingName = "continuous"
     max_batch_delay_ms: float = 5.0
     step_order: StepOrder = "decode-first"
@@ -87,6 +93,7 @@ class EngineConfig:
             "max_model_len",
             "num_threads",
             "num_speculative_tokens",
+            "num_swap_blocks",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -97,6 +104,8 @@ class EngineConfig:
             raise ConfigError(
                 f'speculative must be "ngram" or the path of a draft model; {self.speculative!r} was given.'
             )
+        if self.num_swap_blocks is not None and self.preemption != "swap":
+            raise ConfigError('num_swap_blocks is the room for preemption = "swap"; give both, or neither.')
         # `not >` and not `<=`: nan must be refused too.
         if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < float("inf"):
             raise ConfigError(f"kv_cache_gib must be a finite number above 0; {self.kv_cache_gib} was given.")

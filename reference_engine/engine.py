@@ -23,6 +23,7 @@ import torch
 
 from llmbench.reference_engine.cache.block_pool import BlockPool
 from llmbench.reference_engine.cache.block_tables import BlockTables
+from llmbench.reference_engine.cache.host_swap import HostSwap
 from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import RequestError
@@ -66,7 +67,14 @@ class Engine:
         self.max_model_len = plan.max_model_len
         self.eos_token_ids = model.config.eos_token_ids
         self._pool = BlockPool(plan.num_blocks, config.eviction)
-        self._tables = BlockTables(self._pool, config.block_size, config.prefix_cache)
+        num_swap_blocks = 0 if config.preemption == "recompute" else config.num_swap_blocks or plan.num_blocks
+        self._tables = BlockTables(
+            self._pool,
+            config.block_size,
+            config.prefix_cache,
+            model.config.sliding_window,
+            HostSwap(num_swap_blocks) if num_swap_blocks else None,
+        )
         self._scheduler = Scheduler(
             self._tables,
             config.max_num_seqs,
@@ -75,7 +83,7 @@ class Engine:
             max_delay_ns=round(config.max_batch_delay_ms * 1e6),
             order=config.step_order,
         )
-        kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype)
+        kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype, num_swap_blocks)
         self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
         self._proposer = self._make_proposer(dtype)
         self._sequences: dict[str, Sequence] = {}
@@ -232,6 +240,7 @@ class Engine:
             num_cache_queried_tokens=self._tables.num_queried_tokens,
             num_cache_hit_tokens=self._tables.num_hit_tokens,
             num_evicted_blocks=self._pool.num_evicted,
+            num_swapped_blocks=0 if self._tables.swap is None else self._tables.swap.num_swapped_blocks,
             num_draft_tokens=self._num_draft_tokens,
             num_accepted_tokens=self._num_accepted_tokens,
         )

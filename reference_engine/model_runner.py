@@ -41,6 +41,7 @@ class ModelRunner:
 
         A chunk with k drafts has k + 1 rows: of the sequence's last token, and of each draft.
         """
+        self.kv_cache.swap_blocks(plan.swap)
         self.kv_cache.copy_blocks(plan.copies)
         hidden = self.model(self._batch(plan))
         last_rows: list[int] = []
@@ -72,7 +73,8 @@ class ModelRunner:
             token_ids=torch.from_numpy(np.array(token_ids, dtype=np.int64)),
             positions=torch.from_numpy(np.array(positions, dtype=np.int64)),
             spans=torch.from_numpy(np.array(spans, dtype=np.int64)),
-            block_tables=torch.from_numpy(np.array(padded, dtype=np.int64)),
+            # Places without a block are negative; kernels may read there what they do not use.
+            block_tables=torch.from_numpy(np.array(padded, dtype=np.int64).clip(0)),
             num_decodes=plan.num_decodes,
             kv_cache=self.kv_cache,
             rotary=self.rotary,

@@ -26,8 +26,9 @@ class EngineStats(NamedTuple):
     """Gauges (the first five) as of now, counters since the engine was made.
 
     num_cache_queried_tokens: tokens of all requests that were looked up in the prefix cache; num_cache_hit_tokens of
-    them were found. num_evicted_blocks lost their cached content to somebody else's. num_draft_tokens
-    were verified, num_accepted_tokens of them became output.
+    them were found. num_evicted_blocks lost their cached content to somebody else's. num_swapped_blocks were copied to
+    host memory when their sequence was preempted. num_draft_tokens were verified, num_accepted_tokens of them became
+    output.
     """
 
     num_running: int
@@ -45,5 +46,6 @@ class EngineStats(NamedTuple):
     num_cache_queried_tokens: int
     num_cache_hit_tokens: int
     num_evicted_blocks: int
+    num_swapped_blocks: int
     num_draft_tokens: int
     num_accepted_tokens: int

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from llmbench.reference_engine import batching
 from llmbench.reference_engine.cache.block_tables import BlockTables
+from llmbench.reference_engine.cache.host_swap import SwapPlan
 from llmbench.reference_engine.config import StepOrder
 from llmbench.reference_engine.sequence import Sequence
 
@@ -38,13 +39,15 @@ class Chunk(NamedTuple):
 class StepPlan(NamedTuple):
     """One step's work. The first `num_decodes` chunks are one token each; verifications and prefill chunks follow.
 
-    `copies` are pairs of blocks: before anything is computed, the first's content goes to the second, one by one.
+    Before anything is computed, content moves as `swap` says, and then from the first to the second block of each of
+    `copies`, one by one.
     """
 
     chunks: tuple[Chunk, ...]
     num_decodes: int
     preempted: tuple[str, ...]
     copies: tuple[tuple[int, int], ...] = ()
+    swap: SwapPlan = SwapPlan()
 
     @property
     def num_tokens(self) -> int:
@@ -120,7 +123,8 @@ class Scheduler:
         plain = [chunk for chunk in decodes if not chunk.draft_token_ids]
         verifications = [chunk for chunk in decodes if chunk.draft_token_ids]
         chunks = (*plain, *verifications, *prefills)
-        return StepPlan(chunks, len(plain), tuple(preempted), self.tables.take_copies())
+        swap = SwapPlan() if self.tables.swap is None else self.tables.swap.take_plan()
+        return StepPlan(chunks, len(plain), tuple(preempted), self.tables.take_copies(), swap)
 
     def commit(self, plan: StepPlan) -> None:
         """Note that the plan's keys and values are in the cache; those of drafts do not count yet."""
@@ -203,9 +207,9 @@ class Scheduler:
         return sequence
 
     def _preempt_last(self) -> str:
-        """Take the blocks of the last running sequence; it waits for its turn and is recomputed later."""
+        """Take the blocks of the last running sequence; it waits for its turn, to be swapped back in or recomputed."""
         sequence = self.running.pop()
-        self.tables.release(sequence)
+        self.tables.suspend(sequence)
         sequence.draft_token_ids = []
         insort(self.waiting, sequence, key=_rank)
         self.num_preemptions += 1
@@ -213,9 +217,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raise RuntimeError unless every used block is in exactly as many tables as its reference count says."""
-        if any(sequence.block_table for sequence in self.waiting):
-            raise RuntimeError("a waiting sequence holds blocks")
-        self.tables.check_integrity(self.running)
+        self.tables.check_integrity(self.running, self.waiting)
 
 
 def _rank(sequence: Sequence) -> int:

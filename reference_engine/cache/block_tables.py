@@ -6,21 +6,36 @@ from collections import Counter
 from collections.abc import Iterable
 
 from llmbench.reference_engine.cache.block_pool import BlockPool
+from llmbench.reference_engine.cache.host_swap import HostSwap
 from llmbench.reference_engine.cache.prefix_cache import extend_keys, find_prefix
 from llmbench.reference_engine.sequence import Sequence
+
+# In a table in place of a block that no token to come can see, and of one whose content is in the swap space.
+RELEASED, SWAPPED = -1, -2
 
 
 class BlockTables:
     """Fills and empties the sequences' tables with blocks of one pool; no step may overwrite what another one reads.
 
-    `prefix_cache` lets a sequence begin with the blocks of an equal beginning that was computed before. `copies` are
-    the blocks whose content must be copied before the step computes anything, in this order; the scheduler takes them.
+    `prefix_cache` lets a sequence begin with the blocks of an equal beginning that was computed before. With a `window`
+    tokens see that many of the last ones, themselves included, and blocks out of sight are freed. With a `swap`
+    preempted sequences find their blocks' content there. `copies` are the blocks whose content must be copied before
+    the step computes anything, in this order; the scheduler takes them.
     """
 
-    def __init__(self, pool: BlockPool, block_size: int, prefix_cache: bool = False) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_size: int,
+        prefix_cache: bool = False,
+        window: int | None = None,
+        swap: HostSwap | None = None,
+    ) -> None:
         self.pool = pool
         self.block_size = block_size
         self.prefix_cache = prefix_cache
+        self.window = window
+        self.swap = swap
         self.copies: list[tuple[int, int]] = []
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
@@ -28,6 +43,8 @@ class BlockTables:
     def begin(self, sequence: Sequence, num_spare: int) -> bool:
         """Give a sequence blocks for all its tokens, the cached ones among them; False, and nothing changed, if the
         pool would be left with fewer than num_spare free blocks."""
+        if self.swap is not None and self.swap.holds(sequence):
+            return self._resume(self.swap, sequence, num_spare)
         cached = self._find_cached(sequence)
         num_new = self._num_blocks(sequence.num_tokens) - len(cached)
         num_revived = sum(self.pool.ref_count(block_id) == 0 for block_id in cached)
@@ -67,21 +84,32 @@ class BlockTables:
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Let the child, equal to the parent so far, read the parent's blocks; the first to write copies."""
-        self.pool.share(parent.block_table)
+        self.pool.share(_held(parent))
         child.block_table = list(parent.block_table)
         child.num_computed_tokens = parent.num_computed_tokens
         child.num_cached_tokens = parent.num_cached_tokens
 
     def commit(self, sequence: Sequence, num_computed_tokens: int) -> None:
         """Note that the keys and values of so many tokens are in the sequence's blocks, or that only so many count."""
-        num_full = sequence.num_computed_tokens // self.block_size
+        num_full, num_full_now = (n // self.block_size for n in (sequence.num_computed_tokens, num_computed_tokens))
         sequence.num_computed_tokens = num_computed_tokens
-        if not self.prefix_cache or num_computed_tokens // self.block_size <= num_full:
+        if num_full_now <= num_full:
             return
-        keys = sequence.block_keys
-        extend_keys(keys, sequence.token_ids, self.block_size)
-        for index in range(num_full, num_computed_tokens // self.block_size):
-            self.pool.store(keys[index], sequence.block_table[index])
+        if self.prefix_cache:
+            keys = sequence.block_keys
+            extend_keys(keys, sequence.token_ids, self.block_size)
+            for index in range(num_full, num_full_now):
+                self.pool.store(keys[index], sequence.block_table[index])
+        if self.window is not None:
+            self._release_unseen(sequence, self.window)
+
+    def _release_unseen(self, sequence: Sequence, window: int) -> None:
+        """Free the blocks before the oldest token that the next one sees."""
+        index = (sequence.num_computed_tokens - window + 1) // self.block_size - 1
+        while index >= 0 and sequence.block_table[index] != RELEASED:
+            self.pool.free([sequence.block_table[index]])
+            sequence.block_table[index] = RELEASED
+            index -= 1
 
     def trim(self, sequence: Sequence) -> None:
         """Free the blocks beyond the sequence's last token."""
@@ -91,9 +119,35 @@ class BlockTables:
 
     def release(self, sequence: Sequence) -> None:
         # The last block first: evicted in this order, what is left of the content is still a beginning.
-        self.pool.free(reversed(sequence.block_table))
+        self.pool.free(reversed(_held(sequence)))
         sequence.block_table = []
         sequence.num_computed_tokens = 0
+        if self.swap is not None:
+            self.swap.forget(sequence)
+
+    def suspend(self, sequence: Sequence) -> None:
+        """Take a sequence's blocks; if there is room in the swap space, their content will be back when it begins
+        again, or else computed again."""
+        blocks = _held(sequence)
+        if self.swap is None or not self.swap.save(sequence, blocks):
+            self.release(sequence)
+            return
+        self.pool.free(reversed(blocks))
+        sequence.block_table = [RELEASED if place == RELEASED else SWAPPED for place in sequence.block_table]
+
+    def _resume(self, swap: HostSwap, sequence: Sequence, num_spare: int) -> bool:
+        """The blocks of a suspended sequence, at the same places of its table, and those of its further tokens."""
+        num_new = self._num_blocks(sequence.num_tokens) - len(sequence.block_table)
+        num_swapped = sequence.block_table.count(SWAPPED)
+        if num_swapped + max(num_new, 0) + num_spare > self.pool.num_free:
+            return False
+        blocks = self.pool.allocate(num_swapped)
+        swap.restore(sequence, blocks)
+        places = iter(blocks)
+        sequence.block_table = [next(places) if place == SWAPPED else place for place in sequence.block_table]
+        if num_new > 0:
+            sequence.block_table += self.pool.allocate(num_new)
+        return True
 
     def take_copies(self) -> tuple[tuple[int, int], ...]:
         """The copies that the next step begins with, from block to block; they are the caller's now."""
@@ -114,11 +168,16 @@ class BlockTables:
     def _num_blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
-    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
-        """Raise RuntimeError unless every used block is in exactly as many of these tables as its count says."""
+    def check_integrity(self, running: Iterable[Sequence], waiting: Iterable[Sequence] = ()) -> None:
+        """Raise RuntimeError unless every used block is in exactly as many tables of the running sequences as its count
+        says, and swapped blocks belong to waiting ones."""
         self.pool.check_integrity()
-        sequences = list(sequences)
-        references = Counter(block_id for sequence in sequences for block_id in sequence.block_table)
+        sequences, waiting = list(running), list(waiting)
+        if self.swap is not None:
+            self.swap.check_integrity(waiting)
+        if any(_held(sequence) for sequence in waiting):
+            raise RuntimeError("a waiting sequence holds blocks")
+        references = Counter(block_id for sequence in sequences for block_id in _held(sequence))
         if len(references) != self.pool.num_used:
             raise RuntimeError(f"{self.pool.num_used} blocks are used, {len(references)} are in block tables")
         for block_id, count in references.items():
@@ -127,3 +186,8 @@ class BlockTables:
         for sequence in sequences:
             if not self.covers(sequence, sequence.num_computed_tokens):
                 raise RuntimeError(f"{sequence.request_id} has computed tokens without a block")
+
+
+def _held(sequence: Sequence) -> list[int]:
+    """The blocks of a sequence's table, without the places of those that it does not have."""
+    return [block_id for block_id in sequence.block_table if block_id >= 0]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from llmbench.reference_engine.cache.host_swap import SwapPlan
 from llmbench.reference_engine.config import DEFAULT_KV_CACHE_GIB, EngineConfig
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.models.config import ModelConfig
@@ -51,9 +52,12 @@ class KVCache:
 
     Token position p of a sequence is in slot `block_table[p // block_size] * block_size + p % block_size`. Kernels may
     order the numbers within a block as they like: nobody else reads them, and a block is copied as a whole.
+    `host_data` is the same for the blocks of preempted sequences, in host memory.
     """
 
-    def __init__(self, model: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, num_host_blocks: int = 0
+    ) -> None:
         self.block_size = block_size
         # Zeros and not empty: a padded gather reads slots never written, and 0 × nan is nan in spite of the mask.
         self.data = torch.zeros(
@@ -61,6 +65,15 @@ class KVCache:
         )
         # Keys and values of each layer, [num_blocks, block_size, num_kv_heads, head_dim]; views, cut once.
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = [(layer[0], layer[1]) for layer in self.data]
+
+        self.host_data = torch.empty((*self.data.shape[:2], num_host_blocks, *self.data.shape[3:]), dtype=dtype)
+
+    def swap_blocks(self, plan: SwapPlan) -> None:
+        """Copy whole blocks to the host and from there, in all layers."""
+        for source, target in plan.out:
+            self.host_data[:, :, target] = self.data[:, :, source]
+        for source, target in plan.back:
+            self.data[:, :, target] = self.host_data[:, :, source]
 
     def copy_blocks(self, copies: Iterable[tuple[int, int]]) -> None:
         """Copy whole blocks, the first of each pair to the second, in this order and in all layers."""

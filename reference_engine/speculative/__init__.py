@@ -9,7 +9,7 @@ draft is kept while it is what was chosen. So a step brings one token more than 
   drafts or not: the same output for the same seed, and so the same distribution. Deciding by agreement under shared
   randomness is "drafter-invariant" speculative decoding: Daliri, Musco, Suresh, arXiv:2408.07978.
 - For drafts that are certain, as those of an n-gram are, it accepts with the probability that the rule of Leviathan et
-  al. (arXiv:2211.17192 §2.3) and Chen et al. (arXiv:2302.01318 §2.3) has: the model's own probability of the draft.
+  al. (arXiv:2211.17192 §2.3) and Chen et al. (arXiv:2302.01318) has: the model's own probability of the draft.
   A draft model draws with the model's random numbers, which makes agreement likely where the two distributions are
   alike. Their rule may accept a little more often then, but its output depends on what was drafted, and so on load.
 """

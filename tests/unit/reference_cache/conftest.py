@@ -26,16 +26,17 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Seed to the folder of a random Llama with 64 tokens in its vocabulary; made once per session."""
-    made: dict[int, Path] = {}
+    """Seed and sliding window to the folder of a random Mistral with 64 tokens in its vocabulary; made once."""
+    made: dict[tuple[int, int | None], Path] = {}
 
-    def make(seed: int = 20) -> Path:
-        from transformers import LlamaConfig, LlamaForCausalLM
+    def make(seed: int = 20, window: int | None = None) -> Path:
+        from transformers import MistralConfig, MistralForCausalLM
 
-        if seed not in made:
-            made[seed] = tmp_path_factory.mktemp(f"tiny{seed}")
+        if (seed, window) not in made:
+            made[seed, window] = tmp_path_factory.mktemp(f"tiny{seed}")
             torch.manual_seed(seed)
-            config = LlamaConfig(
+            config = MistralConfig(
+                sliding_window=window,
                 vocab_size=64,
                 hidden_size=32,
                 intermediate_size=48,
@@ -46,16 +47,18 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
                 # Ten times the usual spread: logits are far apart, so that rounding does not decide a greedy choice.
                 initializer_range=0.2,
             )
-            LlamaForCausalLM(config).save_pretrained(made[seed])
-        return made[seed]
+            MistralForCausalLM(config).save_pretrained(made[seed, window])
+        return made[seed, window]
 
     return make
 
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_checkpoint: Callable[..., Path]) -> Callable[..., Engine]:
-    def make(**settings: Any) -> Engine:
-        return Engine(EngineConfig(model_path=tiny_checkpoint(), **{"block_size": 4, "kernels": "torch", **settings}))
+    def make(window: int | None = None, **settings: Any) -> Engine:
+        return Engine(
+            EngineConfig(model_path=tiny_checkpoint(window=window), **{"block_size": 4, "kernels": "torch", **settings})
+        )
 
     return make
 
