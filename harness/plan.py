@@ -123,7 +123,8 @@ def trial_at(
     level, and their schedules.
     """
     questions = _Questions.of(spec, tokenizer, number, repeat)
-    slug = _slugs([each.label for each in spec.engines])[[each.label for each in spec.engines].index(engine.label)]
+    labels = [each.label for each in spec.engines]
+    slug = dict(zip(labels, _slugs(labels), strict=True))[engine.label]
     return questions.trial(engine, f"{slug}-t{number}", engine.model or model_name)
 
 

@@ -18,7 +18,7 @@ from llmbench.engines.wire import (
     WireRequest,
 )
 from llmbench.harness.conversation import Conversations, continued
-from llmbench.harness.plan import PlannedRequest, RunPlan, plan
+from llmbench.harness.plan import PlannedRequest, RunPlan, plan, trial_at
 from llmbench.workloads.loader import loads
 
 TRACE = Path(__file__).parents[1] / "data" / "traces" / "azure_2023.csv"
@@ -137,6 +137,22 @@ def test_a_trace_is_replayed_at_its_times_and_lengths() -> None:
 )
 def test_stages_are_named_by_their_rates(stages: str, level: str) -> None:
     assert laid_out(f"{{arrivals: {{kind: stages, stages: {stages}}}, requests: 3}}").trials[0].level == level
+
+
+def test_trials_chosen_one_by_one_ask_nothing_twice() -> None:
+    spec = loads("name: t\nmodel: m\nengines: [a, b]\ntraffic: {requests: 3, arrivals: {kind: poisson, rate: 2}}\n")
+    tokenizer = Letters()
+    first, again, other = (
+        trial_at(spec, spec.engines[engine], tokenizer, "m", number=number, repeat=repeat)
+        for engine, number, repeat in ((0, 0, 0), (0, 1, 1), (1, 1, 1))
+    )
+    ids = [request.request_id for trial in (first, again, other) for request in (*trial.requests, *trial.warmup)]
+    assert len(set(ids)) == len(ids)
+    asked = [[(one.due_offset_ns, one.generation.prompt) for one in trial.requests] for trial in (first, again, other)]
+    assert asked[1] == asked[2], "all engines are asked the same"
+    assert not {due for due, _ in asked[0]} & {due for due, _ in asked[1]}
+    assert not {text for _, text in asked[0]} & {text for _, text in asked[1]}
+    assert again.round == 1
 
 
 # ------------------------------------------------------------------------------------------------- the words so far

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from llmbench.engines.wire import Endpoint, FailureKind
-from llmbench.harness.loadgen import StopFlag
+from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, Timeline, WireRequest
+from llmbench.harness.conversation import Conversations
+from llmbench.harness.loadgen import Outgoing, StopFlag, run_load
+from llmbench.harness.plan import PlannedRequest
+from llmbench.workloads.spec import TimeoutSpec
 
 
 def answer_all(peer: Any) -> None:
@@ -220,3 +223,35 @@ def test_no_requests(load: Any) -> None:
 def test_many_failures_at_once_do_not_recurse(load: Any) -> None:
     _, done = load(Endpoint("no-such-host.invalid", 80), 5_000, concurrency=1)
     assert len(done) == 5_000
+
+
+def test_turns_not_reached_when_stopped_are_unsent(serve: Any) -> None:
+    wire = WireRequest("http", serve(answer_all).endpoint, b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n")
+    talks = [
+        PlannedRequest(name, 0, None, GenerationRequest(name, "m", 1, prompt="x"), False, None, None, after, think_ns)
+        for name, after, think_ns in [
+            ("0", None, 0),
+            ("0b", "0", 0),
+            ("0c", "0b", 60_000_000_000),
+            ("1", None, 0),
+            ("1b", "1", 0),
+        ]
+    ]
+    stop, done = StopFlag(), {}
+
+    def keep(request_id: str, timeline: Timeline) -> None:
+        done[request_id] = timeline
+        if request_id == "0b":
+            stop.set()
+
+    report = run_load(
+        [Outgoing(name, None, wire) for name in "01"],
+        concurrency=1,
+        timeouts=TimeoutSpec(),
+        on_done=keep,
+        stop=stop,
+        conversations=Conversations(talks, lambda _: wire, lambda *_: DecodedAnswer(events=())),
+    )
+    assert list(done) == ["0", "0b"], "the user of the first slot is still thinking"
+    assert done["0b"].due_ns == done["0"].end_ns
+    assert report.num_unsent == 3
