@@ -25,6 +25,8 @@ _FLAGS = (
     "no_prefix_cache",
     "num_blocks",
     "num_speculative_tokens",
+    "num_swap_blocks",
+    "preemption",
     "quantization",
     "seed",
     "speculative",

@@ -47,6 +47,12 @@ def serve(
     eviction: Annotated[
         Literal["lru", "fifo", "age"], typer.Option(help="Which cached KV block gives way first.")
     ] = "lru",
+    preemption: Annotated[
+        Literal["recompute", "swap"], typer.Option(help="What becomes of KV blocks that an older request needs.")
+    ] = "recompute",
+    num_swap_blocks: Annotated[
+        int | None, typer.Option(help="Room for swapped KV blocks.", show_default="as many as the KV cache has")
+    ] = None,
     batching: Annotated[
         Literal["continuous", "dynamic", "static"], typer.Option(help="When waiting requests may join.")
     ] = "continuous",
@@ -86,6 +92,8 @@ def serve(
         num_threads=threads,
         prefix_cache=prefix_cache,
         eviction=eviction,
+        preemption=preemption,
+        num_swap_blocks=num_swap_blocks,
         batching=batching,
         max_batch_delay_ms=max_batch_delay_ms,
         step_order=step_order,
