@@ -1,6 +1,7 @@
-"""DeepSpeed-MII's own scheduler, samplers, gRPC server and load balancer over a model that runs on a CPU.
+"""DeepSpeed-MII's own scheduler, samplers, gRPC server, load balancer and gateway over a model that runs on a CPU.
 
-    python mii_deployment.py MODEL_FOLDER REPLICA_PORT LOAD_BALANCER_PORT REST_PORT
+    python mii_deployment.py serve MODEL_FOLDER REPLICA_PORT LOAD_BALANCER_PORT
+    python mii_deployment.py gateway MODEL_FOLDER LOAD_BALANCER_PORT REST_PORT
 
 FastGen's engine is CUDA alone, so this one takes its place: the calls that MII's scheduler makes, answered by
 transformers. For the interpreter of an environment with deepspeed-mii; nothing of llmbench is imported.
@@ -19,9 +20,12 @@ from deepspeed.accelerator import get_accelerator  # noqa: E402
 
 get_accelerator().current_device = lambda: 0
 
+import mii  # noqa: E402
+from mii.backend import MIIClient  # noqa: E402
 from mii.batching import MIIAsyncPipeline  # noqa: E402
-from mii.config import ModelConfig, ReplicaConfig  # noqa: E402
+from mii.config import MIIConfig, ModelConfig, ReplicaConfig  # noqa: E402
 from mii.grpc_related.modelresponse_server import serve_inference, serve_load_balancing  # noqa: E402
+from mii.grpc_related.restful_gateway import RestfulGatewayThread  # noqa: E402
 from mii.modeling.tokenizers import load_tokenizer  # noqa: E402
 from transformers import AutoModelForCausalLM, DynamicCache  # noqa: E402
 
@@ -62,8 +66,7 @@ class CpuEngine:
         self.caches.pop(uid, None)
 
 
-def main():
-    folder, replica_port, balancer_port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def serve(folder, replica_port, balancer_port):
     torch.set_num_threads(1)
     config = ModelConfig(model_name_or_path=folder, tokenizer=folder, zmq_port_number=replica_port + 1000)
     pipeline = MIIAsyncPipeline(CpuEngine(folder), load_tokenizer(config), config)
@@ -73,5 +76,16 @@ def main():
     serve_load_balancing(config, balancer_port)
 
 
+def gateway(folder, balancer_port, rest_port):
+    """The gateway finds its deployment by a file that `mii.serve` writes; here it is told."""
+    model_config = ModelConfig(model_name_or_path=folder, tokenizer=folder)
+    found = MIIConfig(deployment_name="tiny", model_config=model_config, port_number=balancer_port)
+    mii.client = lambda name: MIIClient(found)
+    thread = RestfulGatewayThread("tiny", "127.0.0.1", rest_port, rest_procs=4)
+    thread.start()
+    thread.join()
+
+
 if __name__ == "__main__":
-    main()
+    what, folder, *ports = sys.argv[1:]
+    {"serve": serve, "gateway": gateway}[what](folder, *map(int, ports))
