@@ -23,6 +23,7 @@ class Answer(NamedTuple):
     """What one HTTP request asked for: some generations, and how to write them down."""
 
     generations: Sequence[Generation]
+    num_prompt_tokens: int
     format: AnswerFormat
     request_id: str
     include_usage: bool
@@ -34,8 +35,7 @@ class Answer(NamedTuple):
         return [(b"x-request-id", self.request_id.encode("latin-1"))]
 
     def usage(self) -> Usage:
-        num_prompt_tokens = sum(len(generation.prompt_token_ids) for generation in self.generations)
-        return Usage(num_prompt_tokens, len(self.generations))
+        return Usage(self.num_prompt_tokens, len(self.generations))
 
 
 class WholeResponse(Response):

@@ -73,7 +73,7 @@ class Service:
         max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         params = body.sampling_params(max_tokens, body.logprobs)
         answer_format = CompletionFormat(
-            _request_id(request), self.model_name, self.tokenizer, body.return_token_ids, len(prompts)
+            _request_id(request), self.model_name, self.tokenizer, body.return_token_ids, len(prompts) * body.n
         )
         return self._respond(request, body, prompts, params, answer_format)
 
@@ -101,17 +101,20 @@ class Service:
         request: Request,
         body: GenerationBody,
         prompts: Sequence[list[int]],
-        params: SamplingParams,
+        params: Sequence[SamplingParams],
         answer_format: AnswerFormat,
     ) -> Response:
-        if self.engine.num_requests + len(prompts) > self.max_requests:
+        """`params` are one per answer to each prompt; choices are numbered prompt by prompt."""
+        if self.engine.num_requests + len(prompts) * len(params) > self.max_requests:
             message = f"{self.max_requests} requests are running or waiting, which is the limit; try again later."
             raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after_s=1)
         answer = Answer(
             generations=[
-                Generation(self.engine, self.tokenizer, self.metrics, prompt, params, body.stops, body.priority)
+                Generation(self.engine, self.tokenizer, self.metrics, prompt, each, body.stops, body.priority)
                 for prompt in prompts
+                for each in params
             ],
+            num_prompt_tokens=sum(map(len, prompts)),
             format=answer_format,
             request_id=_request_id(request),
             include_usage=body.include_usage,

@@ -19,13 +19,13 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Usage:
-    """Token counts over all prompts of one HTTP request, and how long it took since this was made."""
+    """Token counts over all choices of one HTTP request, each prompt counted once, and the time since this was made."""
 
-    def __init__(self, num_prompt_tokens: int, num_prompts: int) -> None:
+    def __init__(self, num_prompt_tokens: int, num_choices: int) -> None:
         self.num_prompt_tokens = num_prompt_tokens
         self._begun_ns = time.perf_counter_ns()
-        self._num_output_tokens = [0] * num_prompts
-        self._num_cached_tokens = [0] * num_prompts
+        self._num_output_tokens = [0] * num_choices
+        self._num_cached_tokens = [0] * num_choices
 
     def note(self, index: int, delta: Delta) -> None:
         self._num_output_tokens[index] = delta.num_output_tokens

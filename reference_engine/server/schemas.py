@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,6 +21,7 @@ from llmbench.reference_engine.sampling import SamplingParams
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
+MAX_CHOICES = 16
 
 
 def _only(neutral: object) -> AfterValidator:
@@ -88,8 +90,7 @@ class GenerationBody(BaseModel):
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
     # Says who asks; changes nothing.
     user: str | None = None
-    # Clients send these with the value that asks for nothing, which is honoured; any other is refused.
-    n: Annotated[int, _only(1)] = 1
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -103,9 +104,9 @@ class GenerationBody(BaseModel):
     def continuous_usage(self) -> bool:
         return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
-    def sampling_params(self, max_tokens: int, logprobs: int | None) -> SamplingParams:
-        """Raises RequestError for a value out of range."""
-        return SamplingParams(
+    def sampling_params(self, max_tokens: int, logprobs: int | None) -> list[SamplingParams]:
+        """One for each of the `n` answers to a prompt. Raises RequestError for a value out of range."""
+        first = SamplingParams(
             max_tokens=max_tokens,
             temperature=self.temperature,
             # vLLM's -1 and llama.cpp's 0 mean no limit.
@@ -122,6 +123,10 @@ class GenerationBody(BaseModel):
             min_tokens=self.min_tokens,
             logprobs=logprobs,
         )
+        if self.seed is None:
+            return [first] * self.n
+        # The first answer is the one that a request without `n` gets.
+        return [first, *(replace(first, seed=(self.seed + index) % 2**64) for index in range(1, self.n))]
 
 
 class CompletionBody(GenerationBody):
@@ -131,6 +136,7 @@ class CompletionBody(GenerationBody):
     max_tokens: int | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     add_special_tokens: bool = True
+    # Clients send these with the value that asks for nothing, which is honoured; any other is refused.
     best_of: Annotated[int | None, _only(1)] = None
     echo: Annotated[bool, _only(False)] = False
     suffix: Annotated[str | None, _only("")] = None

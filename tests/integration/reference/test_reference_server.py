@@ -123,6 +123,23 @@ def test_batch_of_prompts_is_answered_by_index(server) -> None:
     assert streamed == [choice["text"] for choice in batch["choices"]]
 
 
+def test_several_answers_to_one_prompt(client, server) -> None:
+    several = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "Hi"}], n=3, seed=5, max_tokens=8
+    )
+    texts = [choice.message.content for choice in several.choices]
+    assert [choice.index for choice in several.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    alone = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "Hi"}], seed=5, max_tokens=8
+    )
+    assert alone.choices[0].message.content == texts[0]
+    assert alone.usage.prompt_tokens == several.usage.prompt_tokens
+    body = {"model": "tiny", "prompt": ["a", "b"], "n": 2, "temperature": 0, "max_tokens": 4}
+    first, again, other, _ = server.ask("/v1/completions", body).json()["choices"]
+    assert first["text"] == again["text"] != other["text"]
+
+
 def test_usage_grows_with_every_event_if_asked(server) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     body = {"model": "tiny", "prompt": "a", "max_tokens": 5, "ignore_eos": True, "stream": True}

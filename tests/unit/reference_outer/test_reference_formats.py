@@ -56,7 +56,7 @@ def test_any_text_survives_both_formats(text: str, stop: str | int | None) -> No
 @pytest.mark.parametrize("made", [completion(), chat()])
 def test_whole_answer_is_the_sum_of_its_deltas(made: AnswerFormat) -> None:
     deltas = [delta("a", logprobs=True), delta("", logprobs=True), delta("b", end="length", logprobs=True)]
-    usage = Usage(num_prompt_tokens=4, num_prompts=1)
+    usage = Usage(num_prompt_tokens=4, num_choices=1)
     usage.note(0, deltas[-1])
     answer = json.loads(made.whole([made.whole_choice(0, deltas, [1, 2, 3, 4])], usage.json()))
     (choice,) = answer["choices"]
