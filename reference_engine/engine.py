@@ -21,6 +21,7 @@ from itertools import islice
 
 import torch
 
+from llmbench.reference_engine.beam_search import Beam, BeamParams, BeamSearch
 from llmbench.reference_engine.cache.block_pool import BlockPool
 from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.host_swap import HostSwap
@@ -115,18 +116,7 @@ class Engine:
         """
         if request_id in self._sequences:
             raise RequestError(f"Request id {request_id!r} is already being served.")
-        if not prompt_token_ids:
-            raise RequestError("The prompt is empty; at least one token is needed.")
-        num_tokens = len(prompt_token_ids) + params.max_tokens
-        if num_tokens > self.max_model_len:
-            raise RequestError(
-                f"The context length is {self.max_model_len} tokens; {len(prompt_token_ids)} prompt tokens and "
-                f"max_tokens = {params.max_tokens} make {num_tokens}."
-            )
-        vocab_size = self.model_config.vocab_size
-        for token_id in (min(prompt_token_ids), max(prompt_token_ids), *params.stop_token_ids, *params.logit_bias):
-            if not 0 <= token_id < vocab_size:
-                raise RequestError(f"Token id {token_id} is outside the vocabulary of {vocab_size} tokens.")
+        self._check(prompt_token_ids, params.max_tokens, (*params.stop_token_ids, *params.logit_bias))
         drawn_seed = self._request_seeds.getrandbits(64)
         seed = drawn_seed if params.seed is None else params.seed
         sequence = Sequence(request_id, prompt_token_ids, params, seed, priority)
@@ -134,6 +124,21 @@ class Engine:
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
         self._num_prompt_tokens += sequence.num_prompt_tokens
+
+    def _check(self, prompt_token_ids: SequenceOf[int], max_tokens: int, token_ids: SequenceOf[int]) -> None:
+        """Raises RequestError for a prompt or a length that does not fit, or token ids outside the vocabulary."""
+        if not prompt_token_ids:
+            raise RequestError("The prompt is empty; at least one token is needed.")
+        num_tokens = len(prompt_token_ids) + max_tokens
+        if num_tokens > self.max_model_len:
+            raise RequestError(
+                f"The context length is {self.max_model_len} tokens; {len(prompt_token_ids)} prompt tokens and "
+                f"max_tokens = {max_tokens} make {num_tokens}."
+            )
+        vocab_size = self.model_config.vocab_size
+        for token_id in (min(prompt_token_ids), max(prompt_token_ids), *token_ids):
+            if not 0 <= token_id < vocab_size:
+                raise RequestError(f"Token id {token_id} is outside the vocabulary of {vocab_size} tokens.")
 
     def step(self) -> list[StepOutput]:
         """Compute one step. One output per request that got a token; a prefill that is not done yet brings none."""
@@ -193,6 +198,15 @@ class Engine:
         )
         self._num_draft_tokens += len(drafts)
         self._num_accepted_tokens += num_accepted
+
+    def beam_search(self, prompt_token_ids: SequenceOf[int], params: BeamParams) -> list[Beam]:
+        """The most probable answers, best first, found before this returns; requests that are served stand still.
+
+        Raises RequestError for a prompt that cannot be served, or if the free KV blocks do not hold so many beams.
+        """
+        self._check(prompt_token_ids, params.max_tokens, ())
+        search = BeamSearch(self._tables, self._runner, self.config.max_num_batched_tokens, self.eos_token_ids)
+        return search.search(prompt_token_ids, params)
 
     def finish(self, request_id: str, reason: FinishReason = "stop") -> bool:
         """End a request from outside, as a stop string does; no StepOutput follows.
