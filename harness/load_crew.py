@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import pickle
 import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import IO, Self
+from typing import Protocol, Self
 
 from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline
 from llmbench.harness.load_orders import Assignment, Go, Halt, Ready
 from llmbench.harness.loadgen import ClockChoice, LoadReport, OnDone
+from llmbench.harness.local_worker import Inbox, LocalWorker
 from llmbench.harness.merged_load import merged
 from llmbench.harness.plan import PlannedRequest
 from llmbench.harness.recorder import AdapterRef, Answered
@@ -27,16 +22,34 @@ from llmbench.workloads.spec import TimeoutSpec
 # From the last worker's Ready to the start of the schedule: for the word to arrive, and for each to clear its memory.
 LEAD_NS = 300_000_000
 _STOP_CHECK_S = 0.05
-_END_S = 5.0
+
+
+class Worker(Protocol):
+    """One load worker, wherever it runs. `is_lost` once `ending` has been asked, which is after its last reply."""
+
+    number: int
+    is_lost: bool
+
+    def tell(self, order: object) -> None:
+        """Hand over an Assignment, Go or Halt. A worker that is gone is noticed by its last reply, None."""
+        ...
+
+    def ending(self) -> str:
+        """How it ended, in words."""
+        ...
+
+    def close(self) -> None:
+        """End it and wait until it has ended."""
+        ...
 
 
 class LoadCrew:
-    """`num_workers` processes, started once and kept for all trials of a session; `with` ends them."""
+    """`num_workers` workers, started once and kept for all trials of a session; `with` ends them."""
 
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self, num_workers: int, start: Callable[[int, Inbox], Worker] = LocalWorker) -> None:
         assert num_workers >= 1
-        self._inbox: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
-        self._workers = [_Worker(number, self._inbox) for number in range(num_workers)]
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._workers = [start(number, self._inbox) for number in range(num_workers)]
 
     def __enter__(self) -> Self:
         return self
@@ -46,10 +59,6 @@ class LoadCrew:
     ) -> None:
         for worker in self._workers:
             worker.close()
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return tuple(worker.process.pid for worker in self._workers)
 
     def run_load(
         self,
@@ -149,49 +158,3 @@ class _CrewTrial:
 
     def report(self) -> LoadReport:
         return merged(self._reports, self._lost, self.start_ns)
-
-
-class _Worker:
-    def __init__(self, number: int, inbox: queue.SimpleQueue[tuple[int, object]]) -> None:
-        self.number = number
-        self.is_lost = False
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "llmbench.harness.load_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # Not in the terminal's process group: Ctrl-C is the session's to handle.
-            start_new_session=True,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._stdin: IO[bytes] = self.process.stdin
-        self._listener = threading.Thread(target=self._listen, args=(self.process.stdout, inbox.put), daemon=True)
-        self._listener.start()
-
-    def tell(self, order: object) -> None:
-        # A worker that is gone is noticed by who reads its replies.
-        with contextlib.suppress(BrokenPipeError):
-            pickle.dump(order, self._stdin, protocol=pickle.HIGHEST_PROTOCOL)
-            self._stdin.flush()
-
-    def ending(self) -> str:
-        """How the process ended, in words."""
-        self.is_lost = True
-        code = self.process.wait()
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended early with code {code}"
-
-    def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
-        try:
-            self.process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._listener.join()
-
-    def _listen(self, pipe: IO[bytes], put: Callable[[tuple[int, object]], None]) -> None:
-        with pipe, contextlib.suppress(EOFError, pickle.UnpicklingError):
-            while True:
-                put((self.number, pickle.load(pipe)))  # noqa: S301 (our own child's)
-        put((self.number, None))

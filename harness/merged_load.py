@@ -39,6 +39,8 @@ def merged(reports: Sequence[LoadReport], lost_workers: Sequence[str], start_ns:
             num_coalesced=sum(worker.num_coalesced or 0 for worker in workers),
             cpu_s=sum(worker.cpu_s or 0.0 for worker in workers),
             workers=workers,
+            # Two workers may be off to different sides.
+            clock_error_ns=sum(sorted(worker.clock_error_ns or 0 for worker in workers)[-2:]),
         ),
         lags=lags,
         lost_workers=tuple(lost_workers),

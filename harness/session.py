@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +62,16 @@ def run_session(
     draw: bool = True,
     calibrate: bool = False,
     num_workers: int = 1,
+    on: str | None = None,
     finder: LoadFinder | None = None,
 ) -> Outcome:
     """Measure every trial and leave a run directory at `out` (default: runs/TIME-WORKLOAD-DIGEST).
 
     `draw` shows a progress bar where stderr is a terminal. `calibrate` measures the instrument's own error afterwards,
     on the same schedule, with a simulated engine as fast as the fastest of those measured. `num_workers` processes
-    send the measured requests; one is this process itself. `finder`
-    chooses the trials in place of the plan, one after the other.
+    send the measured requests; one is this process itself. `on` is
+    the Ray cluster that runs them all, as `ray_worker.joined` takes it. `finder` chooses the trials in place of the
+    plan, one after the other.
 
     An engine that does not start is left out, and the others go on. Ctrl-C ends the load, keeps what was measured and
     comes back with an interrupted Outcome; a second one raises KeyboardInterrupt. Raises RunError when the directory
@@ -95,7 +97,7 @@ def run_session(
         )
     )
     try:
-        return _Session(assembly, recorder, redactor).run(calibrate, num_workers, finder)
+        return _Session(assembly, recorder, redactor).run(calibrate, num_workers, on, finder)
     except BaseException:
         recorder.abandon()
         raise
@@ -118,10 +120,10 @@ class _Session:
         self._crew: LoadCrew | None = None
         self._has_begun_trial = False
 
-    def run(self, calibrate: bool, num_workers: int, finder: LoadFinder | None) -> Outcome:
+    def run(self, calibrate: bool, num_workers: int, on: str | None, finder: LoadFinder | None) -> Outcome:
         trials = self._assembly.plan.trials if finder is None else finder.trials(self._recall)
         with (
-            LoadCrew(num_workers) if num_workers > 1 else contextlib.nullcontext() as self._crew,
+            _crew(num_workers, on) as self._crew,
             Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
             EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,
         ):
@@ -275,6 +277,21 @@ class _Session:
             why = "the reason is given above" if num == 1 else f"the {num} reasons are given above"
             return Outcome(path, f"the measurement is invalid, {why}.", ExitCode.INVALID)
         return Outcome(path, None, ExitCode.OK)
+
+
+@contextlib.contextmanager
+def _crew(num_workers: int, on: str | None) -> Iterator[LoadCrew | None]:
+    """Who sends the requests in place of this process; None where it does so itself."""
+    if on is not None:
+        from llmbench.harness.ray_worker import RayWorker, joined
+
+        with joined(on), LoadCrew(num_workers, RayWorker) as crew:
+            yield crew
+    elif num_workers > 1:
+        with LoadCrew(num_workers) as crew:
+            yield crew
+    else:
+        yield None
 
 
 def _manifest(assembly: Assembly, redactor: Redactor) -> Manifest:

@@ -49,7 +49,8 @@ class InstrumentManifest(_Frozen):
     `realtime` where the system let the load generator run before other work, else `ordinary`.
 
     Where several processes sent the requests, `workers` has each one's own figures; the delays beside it are quantiles
-    of all their samples together, counts and `cpu_s` their sums.
+    of all their samples together, counts and `cpu_s` their sums. `clock_error_ns` bounds how far their stamps may lie
+    apart that were made at one instant; it is 0 on one host, and touches no latency, as each is taken by one clock.
     """
 
     event_loop: str
@@ -62,6 +63,7 @@ class InstrumentManifest(_Frozen):
     cpu_s: float | None = None
     scheduling: str | None = None
     workers: tuple[InstrumentManifest, ...] = ()
+    clock_error_ns: int | None = None
 
 
 class ArrivalManifest(_Frozen):

@@ -75,6 +75,15 @@ def run(
             "measured to stamp truly (default: 1).",
         ),
     ] = "1",
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray|HOST:PORT|ray://HOST:PORT",
+            show_default=False,
+            help="Run the workers on the nodes of a Ray cluster: the one that runs here, or the one at an address "
+            "(default: on this host, without Ray).",
+        ),
+    ] = None,
     open_: Annotated[
         bool, typer.Option("--open", show_default=False, help="Open the report in a browser (default: off).")
     ] = False,
@@ -101,7 +110,7 @@ def run(
     from llmbench.harness.cli.write_report import open_in_browser, write_report
     from llmbench.harness.session import run_session
 
-    outcome = run_session(assembly, out, calibrate=calibrate, num_workers=_num_workers(workers, assembly))
+    outcome = run_session(assembly, out, calibrate=calibrate, num_workers=_num_workers(workers, assembly), on=on)
     report = write_report(outcome.path, outcome.path / "report.html", console)
     if outcome.message is not None:
         typer.echo(f"llmbench: {outcome.message}", err=True)

@@ -115,7 +115,7 @@ def _row(rate: float, num_workers: int, loads: list[tuple[list[int], list[int]]]
         ks_p.append(stats.kstest(np.diff(sent_s) * rate, "expon").pvalue)
     lags_ms = np.concatenate([np.array(sent_ns) - np.array(due_ns) for sent_ns, due_ns in loads]) / 1e6
     gaps = np.concatenate([np.diff(np.sort(sent_ns)) for sent_ns, _ in loads]) / 1e9
-    dispersion, num_rejected = float(np.mean(indices)), sum(p <= MIN_P for p in ks_p)
+    dispersion, num_rejected = float(np.mean(indices)), sum(int(p <= MIN_P) for p in ks_p)
     return {
         "rate": rate,
         "workers": num_workers,
@@ -127,7 +127,7 @@ def _row(rate: float, num_workers: int, loads: list[tuple[list[int], list[int]]]
         "ks_rejected": num_rejected,
         "ks_distance": float(stats.kstest(gaps * rate, "expon").statistic),
         "send_lag_ms": np.quantile(lags_ms, (0.5, 0.99)).tolist(),
-        "holds": abs(dispersion - 1) <= TOLERANCE and num_rejected <= stats.binom.ppf(0.999, len(ks_p), MIN_P),
+        "holds": bool(abs(dispersion - 1) <= TOLERANCE and num_rejected <= stats.binom.ppf(0.999, len(ks_p), MIN_P)),
     }
 
 
