@@ -1,4 +1,4 @@
-"""Answers read from a `Timeline`: what all protocols share, of JSON over HTTP, streamed or not, and of gRPC."""
+"""Answers read from a `Timeline`: what all protocols share, of JSON over HTTP and WebSocket, and of gRPC."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from llmbench.engines.wire import DecodedAnswer, Failure, FailureKind, Timeline
 
 MAX_COUNT = 2**31 - 1
 _DONE = b"[DONE]"
+# The status of an answer by WebSocket.
+_SWITCHING_PROTOCOLS = 101
 # Failures that a server states itself.
 _EXPLANATIONS = frozenset({FailureKind.SERVER_ERROR, FailureKind.HTTP_STATUS, FailureKind.RATE_LIMITED})
 
@@ -68,7 +70,9 @@ def read_answer(
 ) -> DecodedAnswer:
     """`answer`, still empty, filled from a timeline that was asked for as a stream or in one piece. Never raises."""
     answer.failure = status_failure(timeline)
-    if answer.failure is None:
+    if answer.failure is None and timeline.status == _SWITCHING_PROTOCOLS:
+        (_read_json_messages if streamed else _read_body)(answer, timeline)
+    elif answer.failure is None:
         content_type = (header(timeline, "content-type") or "").lower()
         is_stream = "event-stream" in content_type or (streamed and "json" not in content_type)
         (_read_stream if is_stream else _read_body)(answer, timeline)
@@ -145,6 +149,17 @@ def _read_stream(answer: Answer, timeline: Timeline) -> None:
         # An event without its blank line counts if it is whole; half of one is what a cut leaves, and no garbage.
         if event.data.strip() == _DONE or _json_object(answer, event.data) is not None:
             _take_event(answer, event, len(timeline.chunk_bytes) - 1)
+    _check_end(answer, timeline)
+
+
+def _read_json_messages(answer: Answer, timeline: Timeline) -> None:
+    """By WebSocket each message is what an SSE event carries, [DONE] included."""
+    for chunk, data in enumerate(timeline.chunk_bytes):
+        _take_event(answer, SseEvent(data), chunk)
+    _check_end(answer, timeline)
+
+
+def _check_end(answer: Answer, timeline: Timeline) -> None:
     missing = answer.missing_end()
     if answer.num_events == 0:
         num_bytes = sum(map(len, timeline.chunk_bytes))

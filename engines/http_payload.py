@@ -21,6 +21,7 @@ def post_json(
 ) -> WireRequest:
     """`body` as JSON, POSTed to `path` below the endpoint's base path, with `x-request-id` and the api key if any.
 
+    Over WebSocket `body` is the one message to that path, and `headers` and the id are left out.
     Raises EngineError for a header or a body that cannot be sent as it is.
     """
     try:
@@ -28,6 +29,11 @@ def post_json(
         encoded = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise EngineError(f"Request {request_id} cannot be written as JSON: {error}.") from None
+    target = f"{endpoint.base_path.rstrip('/')}{path}"
+    if not target.isascii() or not target.isprintable() or " " in target:
+        raise EngineError(f"The path {target!r} holds characters that a URL does not; percent-encode them.")
+    if endpoint.websocket:
+        return WireRequest("websocket", endpoint, encoded, target)
     fields = {
         "host": _host(endpoint),
         "content-type": "application/json",
@@ -41,9 +47,6 @@ def post_json(
     }
     if endpoint.api_key is not None:
         fields["authorization"] = f"Bearer {endpoint.api_key}"
-    target = f"{endpoint.base_path.rstrip('/')}{path}"
-    if not target.isascii() or not target.isprintable() or " " in target:
-        raise EngineError(f"The path {target!r} holds characters that a URL does not; percent-encode them.")
     head = [f"POST {target} HTTP/1.1", *(_header(name, value) for name, value in fields.items())]
     return WireRequest("http", endpoint, "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + encoded)
 

@@ -146,7 +146,7 @@ def describe() -> list[EngineInfo]:
 
 
 def url_endpoint(url: str, api_key: str | None = None, tls_ca: str | None = None) -> Endpoint:
-    """Where `http(s)://host[:port][/path]`, the same with grpc(s), or `unix:///path/to.sock` points.
+    """Where `http(s)://host[:port][/path]`, the same with grpc(s) or ws(s), or `unix:///path/to.sock` points.
 
     Raises EngineError for anything else.
     """
@@ -160,14 +160,15 @@ def url_endpoint(url: str, api_key: str | None = None, tls_ca: str | None = None
         port = parts.port
     except ValueError as error:
         raise EngineError(f"The url {url!r} cannot be read ({error}); give http://host:port.") from None
-    if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname or port == 0:
+    if parts.scheme not in ("http", "https", "grpc", "grpcs", "ws", "wss") or not parts.hostname or port == 0:
         raise EngineError(f"The url {url!r} names no server; give http://host:port or https://host:port.")
     if parts.username is not None or parts.query or parts.fragment:
         raise EngineError("An engine's url holds scheme, host, port and path only: no password, query or fragment.")
-    tls = parts.scheme in ("https", "grpcs")
+    tls = parts.scheme in ("https", "grpcs", "wss")
     default = 443 if tls else 80
     port = default if port is None else port
-    return Endpoint(parts.hostname, port, parts.path.rstrip("/"), tls, api_key, tls_ca)
+    websocket = parts.scheme in ("ws", "wss")
+    return Endpoint(parts.hostname, port, parts.path.rstrip("/"), tls, api_key, tls_ca, websocket=websocket)
 
 
 def _imported(reference: str) -> Any:

@@ -81,7 +81,7 @@ class Endpoint:
     """Where an engine listens. `api_key` is sent, and never written to a log, a manifest or a report.
 
     `tls_ca` is a PEM file of the authorities to trust in place of the system's. With `unix_path` the engine listens on
-    that Unix socket, and `host` is only what it is called in a request.
+    that Unix socket, and `host` is only what it is called in a request. `websocket` asks for requests over WebSocket.
     """
 
     host: str
@@ -91,6 +91,7 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     tls_ca: str | None = None
     unix_path: str | None = None
+    websocket: bool = False
 
     @property
     def is_plain_tcp(self) -> bool:
@@ -102,19 +103,21 @@ class Endpoint:
         if self.unix_path is not None:
             return f"unix://{self.unix_path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.base_path}"
+        scheme = "ws" if self.websocket else "http"
+        return f"{scheme}{'s' if self.tls else ''}://{host}:{self.port}{self.base_path}"
 
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
     """Bytes ready to send. By http `payload` is the whole HTTP/1.1 request, head and body; by grpc it is the only
-    message of a call to `method` (/package.Service/Method).
+    message of a call to `method` (/package.Service/Method); by websocket the only message, of text, sent to the path
+    `method`.
 
     `may_cancel` is false where a server comes to harm when it loses a client: then a call that has been given up goes
     on unheard.
     """
 
-    transport: Literal["http", "grpc"]
+    transport: Literal["http", "grpc", "websocket"]
     endpoint: Endpoint
     payload: bytes
     method: str = ""
@@ -128,8 +131,8 @@ class Timeline:
     `due_ns` is when the schedule wanted the request sent, `connect_ns` when a connected socket was at hand (reused or
     new), `sent_ns` when its bytes had been handed to the kernel, `first_byte_ns` when the first byte of the answer was
     there. `chunk_ns[i]` stamps the return of the read that delivered `chunk_bytes[i]`: body bytes with HTTP chunk
-    framing removed, one entry per read, however many server events it carried; by gRPC one message. `end_ns` is when
-    the answer was complete or given up.
+    framing removed, one entry per read, however many server events it carried; by gRPC and WebSocket one message.
+    `end_ns` is when the answer was complete or given up.
 
     `arrival_ns[i]`, where the platform tells, is when the network stack received the last byte of `chunk_bytes[i]`; it
     is the truer stamp, and `chunk_ns[i]` minus it is how late the reader was. `coalesced[i]` says that several network

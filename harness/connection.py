@@ -15,7 +15,6 @@ from typing import Protocol
 from llmbench.engines.wire import Failure, FailureKind
 from llmbench.harness.packet_clock import Flow, PacketClock
 from llmbench.harness.read_poller import ReadPoller
-from llmbench.harness.response_reader import ResponseReader
 from llmbench.harness.wall_offset import MAX_WAIT_NS, WallOffset
 
 READ_BYTES = 64 * 1024
@@ -33,11 +32,21 @@ AddressOfFamily = tuple[str, int] | tuple[str, int, int, int] | str
 Address = tuple[int, AddressOfFamily]
 
 
+class Reader(Protocol):
+    """What takes the bytes of an answer as they are read."""
+
+    def feed(self, data: bytes, read_ns: int, arrival_ns: int | None = None) -> bool:
+        """True once the answer is complete or has failed; then feed no more."""
+        ...
+
+    def end_of_stream(self, read_ns: int) -> None: ...
+
+
 class Listener(Protocol):
     """What a connection tells the request that uses it. It fills `reader` itself."""
 
     @property
-    def reader(self) -> ResponseReader: ...
+    def reader(self) -> Reader: ...
 
     def connected(self, now_ns: int) -> None: ...
 
@@ -92,7 +101,7 @@ class Connection:
         self.flow: Flow | None = None
         self._on_idle_close = on_idle_close
         self._listener: Listener | None = None
-        self._reader: ResponseReader | None = None
+        self._reader: Reader | None = None
         self._socket: socket.socket | None = None
         self._unsent = memoryview(b"")
         self._num_reads = 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable, Iterable
 
-from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline, WireRequest
+from llmbench.engines.wire import Endpoint, Failure, Timeline, WireRequest
 from llmbench.harness.connection import Address, Connection
 from llmbench.harness.exchange import Exchange
 from llmbench.harness.packet_clock import PacketClock
 from llmbench.harness.read_poller import create_read_poller
+from llmbench.harness.resolution import resolve
 from llmbench.harness.tls_connection import TlsConnection
 from llmbench.harness.trust import tls_context
 from llmbench.harness.unix_connection import UnixConnection
@@ -44,7 +44,7 @@ class HttpTransport:
         self._addresses: dict[Endpoint, list[Address] | Failure] = {}
         self._idle: dict[Endpoint, list[Connection]] = {}
         for endpoint in set(endpoints):
-            self._addresses[endpoint] = _resolve(endpoint) if endpoint.unix_path is None else []
+            self._addresses[endpoint] = resolve(endpoint) if endpoint.unix_path is None else []
             self._idle[endpoint] = []
             if endpoint.tls:
                 context = self._tls_contexts[endpoint] = tls_context(endpoint.tls_ca)
@@ -88,12 +88,3 @@ class HttpTransport:
 
     def _keep(self, connection: Connection, endpoint: Endpoint) -> None:
         self._idle[endpoint].append(connection)
-
-
-def _resolve(endpoint: Endpoint) -> list[Address] | Failure:
-    try:
-        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Failure(FailureKind.DNS, f"The host name {endpoint.host} could not be resolved: {reason}.")
-    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]

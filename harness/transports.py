@@ -23,7 +23,7 @@ class UnderWay(Protocol):
 
 
 class Transports:
-    """What `wires` need, connected to the endpoints they name. Raises MissingExtraError for gRPC without its package.
+    """What `wires` need, connected to the endpoints they name. Raises MissingExtraError for one without its package.
 
     `wall_offset` and `packet_clock` are for the sockets that llmbench reads itself: those of HTTP.
     """
@@ -36,7 +36,7 @@ class Transports:
         wall_offset: WallOffset | None,
         packet_clock: PacketClock | None,
     ) -> None:
-        endpoints: dict[str, set[Endpoint]] = {"http": set(), "grpc": set()}
+        endpoints: dict[str, set[Endpoint]] = {"http": set(), "grpc": set(), "websocket": set()}
         for wire in wires:
             endpoints[wire.transport].add(wire.endpoint)
         self._http = HttpTransport(loop, endpoints["http"], timeouts, wall_offset, packet_clock)
@@ -49,11 +49,23 @@ class Transports:
                     f'gRPC needs grpcio, which cannot be imported ({error}): pip install "llmbench[grpc]"'
                 ) from None
             self._grpc = GrpcTransport(loop, endpoints["grpc"], timeouts)
+        self._websocket = None
+        if endpoints["websocket"]:
+            try:
+                from llmbench.harness.websocket_transport import WebSocketTransport
+            except ImportError as error:
+                raise MissingExtraError(
+                    f'WebSocket needs wsproto, which cannot be imported ({error}): pip install "llmbench[websocket]"'
+                ) from None
+            self._websocket = WebSocketTransport(loop, endpoints["websocket"], timeouts)
 
     def start(self, wire: WireRequest, timeline: Timeline, on_done: Callable[[UnderWay], None]) -> UnderWay:
         """The request under way. `on_done` is called once, possibly before this returns, with `timeline` complete."""
         if wire.transport == "http":
             return self._http.start(wire, timeline, on_done)
+        if wire.transport == "websocket":
+            assert self._websocket is not None
+            return self._websocket.start(wire, timeline, on_done)
         assert self._grpc is not None
         return self._grpc.start(wire, timeline, on_done)
 

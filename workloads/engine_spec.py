@@ -20,7 +20,7 @@ def _engine_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         usable = (
-            parts.scheme in ("http", "https", "grpc", "grpcs")
+            parts.scheme in ("http", "https", "grpc", "grpcs", "ws", "wss")
             and bool(parts.hostname)
             and (parts.port is None or parts.port > 0)
         )
@@ -52,8 +52,8 @@ class EngineFields(Frozen):
     )
     url: Annotated[str, AfterValidator(_engine_url)] | None = Field(
         default=None,
-        description="Where a running server listens, as http://host:port, https://, grpc://, grpcs:// or "
-        "unix:///path/to.sock; default: the engine is started here.",
+        description="Where a running server listens, as http://host:port, https://, grpc://, grpcs://, ws://, "
+        "wss:// or unix:///path/to.sock; default: the engine is started here.",
     )
     tls_ca: Text | None = Field(
         default=None,
@@ -76,8 +76,8 @@ class EngineFields(Frozen):
 
     @model_validator(mode="after")
     def _check_tls_ca(self) -> Self:
-        if self.tls_ca is not None and not (self.url or "").startswith(("https:", "grpcs:")):
-            refuse("tls_ca", "there is nothing to trust without TLS: give an https:// or grpcs:// url with it")
+        if self.tls_ca is not None and not (self.url or "").startswith(("https:", "grpcs:", "wss:")):
+            refuse("tls_ca", "there is nothing to trust without TLS: give an https://, grpcs:// or wss:// url with it")
         return self
 
 
