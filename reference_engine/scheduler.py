@@ -83,6 +83,8 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # by rank, as is `running`
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        # The budget goes to the one that computes it anyway. A closed batch would start without the one that waits.
+        self._waits_for_prefix = batching_policy == "continuous"
         self._may_admit = batching.POLICIES[batching_policy]
         self._max_delay_ns = max_delay_ns
         self._order = order
@@ -200,7 +202,7 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self.max_num_seqs:
             return None
         sequence = self.waiting[0]
-        if not self.tables.begin(sequence, num_spare=len(self.running)):
+        if not self.tables.begin(sequence, len(self.running), self._waits_for_prefix):
             return None
         del self.waiting[0]
         insort(self.running, sequence, key=_rank)

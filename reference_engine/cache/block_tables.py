@@ -37,15 +37,22 @@ class BlockTables:
         self.window = window
         self.swap = swap
         self.copies: list[tuple[int, int]] = []
+        # Names of blocks that admitted sequences have yet to fill.
+        self._computing: dict[bytes, Sequence] = {}
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
 
-    def begin(self, sequence: Sequence, num_spare: int) -> bool:
-        """Give a sequence blocks for all its tokens, the cached ones among them; False, and nothing changed, if the
-        pool would be left with fewer than num_spare free blocks."""
+    def begin(self, sequence: Sequence, num_spare: int, wait_for_prefix: bool = False) -> bool:
+        """Give a sequence blocks for all its tokens, the cached ones among them.
+
+        False, and nothing changed, if the pool would be left with fewer than num_spare free blocks; or, where
+        wait_for_prefix says so, if another sequence is computing at this time what this one would begin with.
+        """
         if self.swap is not None and self.swap.holds(sequence):
             return self._resume(self.swap, sequence, num_spare)
         cached = self._find_cached(sequence)
+        if wait_for_prefix and self._is_being_computed(sequence, len(cached)):
+            return False
         num_new = self._num_blocks(sequence.num_tokens) - len(cached)
         num_revived = sum(self.pool.ref_count(block_id) == 0 for block_id in cached)
         if num_new + num_revived + num_spare > self.pool.num_free:
@@ -53,6 +60,8 @@ class BlockTables:
         self.pool.share(cached)
         sequence.block_table = cached + self.pool.allocate(num_new)
         sequence.num_computed_tokens = len(cached) * self.block_size
+        for key in sequence.block_keys[len(cached) :]:
+            self._computing.setdefault(key, sequence)
         if sequence.num_cached_tokens is None:  # only now: after a preemption a sequence finds what it computed itself
             sequence.num_cached_tokens = sequence.num_computed_tokens
             if self.prefix_cache:
@@ -100,6 +109,7 @@ class BlockTables:
             extend_keys(keys, sequence.token_ids, self.block_size)
             for index in range(num_full, num_full_now):
                 self.pool.store(keys[index], sequence.block_table[index])
+                self._computing.pop(keys[index], None)
         if self.window is not None:
             self._release_unseen(sequence, self.window)
 
@@ -120,6 +130,7 @@ class BlockTables:
     def release(self, sequence: Sequence) -> None:
         # The last block first: evicted in this order, what is left of the content is still a beginning.
         self.pool.free(reversed(_held(sequence)))
+        self._stop_computing(sequence)
         sequence.block_table = []
         sequence.num_computed_tokens = 0
         if self.swap is not None:
@@ -133,6 +144,7 @@ class BlockTables:
             self.release(sequence)
             return
         self.pool.free(reversed(blocks))
+        self._stop_computing(sequence)
         sequence.block_table = [RELEASED if place == RELEASED else SWAPPED for place in sequence.block_table]
 
     def _resume(self, swap: HostSwap, sequence: Sequence, num_spare: int) -> bool:
@@ -165,6 +177,15 @@ class BlockTables:
         # One token at least is left to compute: the cache holds keys and values, and no logits to choose a token from.
         return find_prefix(self.pool, sequence.block_keys[: (sequence.num_tokens - 1) // self.block_size])
 
+    def _is_being_computed(self, sequence: Sequence, num_cached: int) -> bool:
+        usable = (sequence.num_tokens - 1) // self.block_size
+        return num_cached < min(usable, len(sequence.block_keys)) and sequence.block_keys[num_cached] in self._computing
+
+    def _stop_computing(self, sequence: Sequence) -> None:
+        for key in sequence.block_keys[sequence.num_computed_tokens // self.block_size :]:
+            if self._computing.get(key) is sequence:
+                del self._computing[key]
+
     def _num_blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
@@ -183,6 +204,8 @@ class BlockTables:
         for block_id, count in references.items():
             if count != self.pool.ref_count(block_id):
                 raise RuntimeError(f"block {block_id} is in {count} tables, counted {self.pool.ref_count(block_id)}")
+        if not set(map(id, self._computing.values())) <= set(map(id, sequences)):
+            raise RuntimeError("a sequence that does not run is said to compute a block")
         for sequence in sequences:
             if not self.covers(sequence, sequence.num_computed_tokens):
                 raise RuntimeError(f"{sequence.request_id} has computed tokens without a block")

@@ -99,6 +99,33 @@ def test_preemption_does_not_count_as_a_hit(tiny_engine: MakeEngine, serve: Serv
     assert engine.stats().num_cache_hit_tokens == 0
 
 
+@pytest.mark.parametrize("max_num_batched_tokens", [16, 64])
+def test_what_arrives_together_is_computed_once(
+    tiny_engine: MakeEngine, serve: Serve, max_num_batched_tokens: int
+) -> None:
+    engine = tiny_engine(max_num_seqs=8, max_num_batched_tokens=max_num_batched_tokens)
+    prompt = [token % 64 for token in range(40)]
+    params = SamplingParams(max_tokens=2, temperature=1.0, ignore_eos=True)
+    serve(engine, {f"r{index}": ([*prompt, index], params) for index in range(6)})
+    # 41 tokens once, one more of each other prompt; and each answer's first token, from which its second is chosen.
+    assert engine.stats().num_computed_tokens == 41 + 5 + 6
+
+
+def test_who_waits_for_a_beginning_goes_on_when_it_is_given_up(tiny_engine: MakeEngine) -> None:
+    engine = tiny_engine(max_num_seqs=4, max_num_batched_tokens=8)
+    params = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
+    for name in "ab":
+        engine.add_request(name, [3] * 40, params)
+    engine.step()
+    engine.abort("a")
+    engine.check_integrity()
+    tokens = []
+    while engine.has_work():
+        tokens += [token for output in engine.step() for token in output.new_token_ids]
+    assert len(tokens) == 2
+    assert engine.stats().num_cache_hit_tokens == 8  # what the other one had computed
+
+
 class Reader:
     """Sequences that come and go over one pool, as a scheduler would have them."""
 
