@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from llmbench.harness.loadgen import LoadReport
 from llmbench.harness.local_worker import Inbox, LocalWorker
 from llmbench.harness.recorder import Answered
 
+_CONNECT_S = 10.0
 _START_S = 60.0
 _TAKE_S = 0.2
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -171,6 +173,7 @@ def joined(address: str) -> Iterator[None]:
         import ray
     except ImportError:
         raise MissingExtraError('--on ray needs Ray, which is not installed: pip install "llmbench[ray]"') from None
+    _refuse_silence(address)
     try:
         ray.init(address="auto" if address == "ray" else address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -182,3 +185,16 @@ def joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    # Ray itself takes minutes to find that nobody listens.
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--on {address}: no Ray cluster answers ({error}); start one with ray start --head, or give its address."
+        ) from None

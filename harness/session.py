@@ -82,32 +82,34 @@ def run_session(
     in_env = [secret for engine in spec.engines for secret in secrets_in_env(engine.env)]
     redactor = Redactor([*(key for key in keys if key is not None), *in_env])
     manifest = _manifest(assembly, redactor)
-    recorder = Recorder(
-        Opening(
-            path=out or _default_path(manifest.run_id),
-            manifest=manifest,
-            adapters={engine.label: AdapterRef(engine.name, adapter_settings(engine)) for engine in spec.engines},
-            tokenizer_path=assembly.model.tokenizer_path,
-            num_requests=sum(len(trial.warmup) + len(trial.requests) for trial in assembly.plan.trials)
-            if finder is None
-            else None,
-            draw=draw and sys.stderr.isatty(),
-            lag_matters=spec.traffic.max_concurrency is None,
-            exact_lengths=spec.request.ignore_eos and not spec.request.stop,
-        )
+    opening = Opening(
+        path=out or _default_path(manifest.run_id),
+        manifest=manifest,
+        adapters={engine.label: AdapterRef(engine.name, adapter_settings(engine)) for engine in spec.engines},
+        tokenizer_path=assembly.model.tokenizer_path,
+        num_requests=sum(len(trial.warmup) + len(trial.requests) for trial in assembly.plan.trials)
+        if finder is None
+        else None,
+        draw=draw and sys.stderr.isatty(),
+        lag_matters=spec.traffic.max_concurrency is None,
+        exact_lengths=spec.request.ignore_eos and not spec.request.stop,
     )
-    try:
-        return _Session(assembly, recorder, redactor).run(calibrate, num_workers, on, finder)
-    except BaseException:
-        recorder.abandon()
-        raise
+    # First the crew: where there is no cluster to run it on, no run directory is left behind.
+    with _crew(num_workers, on) as crew:
+        recorder = Recorder(opening)
+        try:
+            return _Session(assembly, recorder, redactor, crew).run(calibrate, finder)
+        except BaseException:
+            recorder.abandon()
+            raise
 
 
 class _Session:
-    def __init__(self, assembly: Assembly, recorder: Recorder, redactor: Redactor) -> None:
+    def __init__(self, assembly: Assembly, recorder: Recorder, redactor: Redactor, crew: LoadCrew | None) -> None:
         self._assembly = assembly
         self._recorder = recorder
         self._redactor = redactor
+        self._crew = crew
         self._trials: list[TrialManifest] = []
         self._not_started: dict[str, EngineStartError] = {}
         self._findings: list[Finding] = []
@@ -117,13 +119,11 @@ class _Session:
         self._sent_ns = array("q")
         self._label = ""
         self._pace = Pace()
-        self._crew: LoadCrew | None = None
         self._has_begun_trial = False
 
-    def run(self, calibrate: bool, num_workers: int, on: str | None, finder: LoadFinder | None) -> Outcome:
+    def run(self, calibrate: bool, finder: LoadFinder | None) -> Outcome:
         trials = self._assembly.plan.trials if finder is None else finder.trials(self._recall)
         with (
-            _crew(num_workers, on) as self._crew,
             Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
             EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,
         ):
