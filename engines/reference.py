@@ -10,6 +10,9 @@ from llmbench.engines.launch_flags import flags
 from llmbench.engines.openai import Dialect, OpenAIAdapter
 from llmbench.engines.wire import Endpoint
 
+# The first start compiles the kernels, which takes half a minute on free cores and minutes on taken ones.
+STARTUP_TIMEOUT_S = 300.0
+
 DIALECT = Dialect(name="reference")
 _FLAGS = (
     "batching",
@@ -58,5 +61,5 @@ class ReferenceAdapter(OpenAIAdapter):
             argv=(*argv, *options.args),
             endpoint=Endpoint("127.0.0.1", port),
             env=options.env,
-            startup_timeout_s=options.startup_timeout_s,
+            startup_timeout_s=max(options.startup_timeout_s, STARTUP_TIMEOUT_S),
         )

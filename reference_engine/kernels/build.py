@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -19,6 +20,8 @@ import torch
 
 from llmbench.reference_engine.cache_root import cache_root
 from llmbench.reference_engine.errors import KernelsUnavailableError
+
+log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "csrc"
 COMMON_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi")
@@ -68,6 +71,7 @@ def _cached_library() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "lock"):  # two engines that start at once compile once
             if not library.exists():
+                log.info("Compiling the C++ kernels, once for this version of them: half a minute on two free cores.")
                 _compile(command, library)
     return library
 
