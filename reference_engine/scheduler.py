@@ -197,12 +197,13 @@ class Scheduler:
         """Move the first waiting sequence to `running` with blocks for all its tokens; None if it has to wait.
 
         Blocks for the whole prompt, not only for its first chunk: then a prefill once begun never lacks blocks. One
-        block per running sequence stays free: each will soon need one, and would preempt the newcomer for it.
+        block stays free for each running sequence that will need more: it would preempt the newcomer for it.
         """
         if not self.waiting or len(self.running) >= self.max_num_seqs:
             return None
         sequence = self.waiting[0]
-        if not self.tables.begin(sequence, len(self.running), self._waits_for_prefix):
+        num_spare = sum(not self.tables.covers(other, other.max_num_tokens) for other in self.running)
+        if not self.tables.begin(sequence, num_spare, self._waits_for_prefix):
             return None
         del self.waiting[0]
         insort(self.running, sequence, key=_rank)

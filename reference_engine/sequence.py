@@ -76,6 +76,11 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
+    def max_num_tokens(self) -> int:
+        """Prompt and the longest output."""
+        return self.num_prompt_tokens + self.params.max_tokens
+
+    @property
     def num_uncomputed_tokens(self) -> int:
         """1 while decoding: the token chosen last is the input of the next step."""
         return len(self.token_ids) - self.num_computed_tokens

@@ -200,3 +200,11 @@ def test_urgent_requests_go_first_and_others_are_not_forgotten() -> None:
         if "patient" in world.ended:
             break
     assert len(world.ended) == QUEUE_PLACES_PER_PRIORITY
+
+
+def test_no_block_is_kept_free_for_sequences_that_have_all_they_need() -> None:
+    """One region per sequence, as large as the context: a contiguous cache runs as many sequences as it has regions."""
+    scheduler = Scheduler(BlockTables(BlockPool(4), MAX_LEN), 8, 64)
+    for number in range(5):
+        scheduler.add(make_sequence(str(number), [1], 4))
+    assert len(scheduler.schedule().chunks) == 4
