@@ -14,7 +14,12 @@ from safetensors.torch import save_file
 
 from llmbench.reference_engine.cache_root import cache_root
 from llmbench.reference_engine.errors import ConfigError
-from llmbench.reference_engine.models.checkpoint_layout import LlamaShape, train_tokenizer, write_description, write_json
+from llmbench.reference_engine.models.checkpoint_layout import (
+    LlamaShape,
+    train_tokenizer,
+    write_description,
+    write_json,
+)
 from llmbench.reference_engine.models.synthetic_text import lines
 
 PREFIX = "synthetic:"
