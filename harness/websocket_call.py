@@ -101,7 +101,7 @@ class WebSocketCall:
                 self._take(event, read_ns)
                 if self.timeline.end_ns is not None:
                     break
-        except ProtocolError as error:
+        except (ProtocolError, ValueError) as error:  # ValueError: the library takes header values for ASCII
             self._end(read_ns, FailureKind.MALFORMED, f"The server does not speak WebSocket: {clean(str(error))}.")
         num_messages = len(self.timeline.chunk_ns) - num_before
         if num_messages:
