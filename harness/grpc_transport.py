@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from time import perf_counter_ns
 
 import grpc.aio
@@ -194,12 +195,19 @@ async def _open_channels(endpoints: Iterable[Endpoint]) -> dict[Endpoint, grpc.a
     channels = {}
     for endpoint in set(endpoints):
         target = f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
+        if endpoint.unix_path is not None:
+            target = f"unix:{endpoint.unix_path}"
         if endpoint.tls:
-            credentials = grpc.ssl_channel_credentials()
-            channels[endpoint] = grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+            channels[endpoint] = grpc.aio.secure_channel(target, _credentials(endpoint), options=_CHANNEL_OPTIONS)
         else:
             channels[endpoint] = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
     return channels
+
+
+def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
+    roots = None if endpoint.tls_ca is None else Path(endpoint.tls_ca).read_bytes()
+    credentials: grpc.ChannelCredentials = grpc.ssl_channel_credentials(root_certificates=roots)
+    return credentials
 
 
 def _metadata(request: WireRequest) -> tuple[tuple[str, str], ...]:

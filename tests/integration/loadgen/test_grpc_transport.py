@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,16 @@ class Handler(grpc.GenericRpcHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Script], Endpoint]]:
+    """`serve(script, credentials=…, address=…)` starts a server that is gone after the test."""
     servers = []
 
-    def start(script: Script) -> Endpoint:
+    def start(script: Script, credentials: Any = None, address: str = "127.0.0.1:0") -> Endpoint:
         server = grpc.server(ThreadPoolExecutor(16))
         server.add_generic_rpc_handlers((Handler(script),))
-        port = server.add_insecure_port("127.0.0.1:0")
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
         server.start()
         servers.append(server)
         return Endpoint("127.0.0.1", port, api_key="secret")
@@ -81,6 +86,31 @@ def test_messages_come_stamped_and_as_they_were_sent(serve) -> None:
         assert stamps == sorted(stamps)
     assert asked == [(b"question", "Bearer secret")] * 8
     assert report.instrument.clock == "user space"
+
+
+def answer(question: bytes, context: Any) -> Iterator[bytes]:
+    yield b"answer"
+
+
+def test_tls_with_an_authority_of_ones_own(serve, tmp_path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    port = serve(answer, credentials, "localhost:0").port
+    [timeline], _ = load(Endpoint("localhost", port, tls=True, tls_ca=str(certificate)))
+    assert (timeline.chunk_bytes, timeline.failure) == ([b"answer"], None)
+    # The system trusts nobody of that name.
+    [timeline], _ = load(Endpoint("localhost", port, tls=True))
+    assert timeline.failure.kind is FailureKind.CONNECT
+
+
+def test_a_unix_socket(serve, tmp_path) -> None:
+    path = str(tmp_path / "grpc.sock")
+    serve(answer, address=f"unix:{path}")
+    [timeline], _ = load(Endpoint("localhost", 1, unix_path=path))
+    assert (timeline.chunk_bytes, timeline.failure) == ([b"answer"], None)
 
 
 def test_a_stall_shows_in_the_stamps(serve) -> None:
