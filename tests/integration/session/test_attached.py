@@ -1,4 +1,4 @@
-"""Engines that run already, reached by the less usual ways: a Unix socket, and TLS with an authority of one's own."""
+"""Engines that run already, reached by the less usual ways: a Unix socket, WebSocket, TLS with one's own authority."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ from llmbench.results.run_directory import Run
 APP = """
 import json
 
+TOKEN = {"choices": [{"text": "a", "index": 0, "finish_reason": "length"}]}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+EVENTS = (json.dumps(TOKEN), json.dumps(USAGE), "[DONE]")
+
 async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        asked = json.loads((await receive())["text"])
+        assert scope["path"] == "/v1/completions" and asked["stream"]
+        for event in EVENTS:
+            await send({"type": "websocket.send", "text": event})
+        await send({"type": "websocket.close", "code": 1000})
     if scope["type"] != "http":
         return
     if scope["method"] == "GET":
@@ -26,9 +38,7 @@ async def app(scope, receive, send):
     while (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-    token = {"choices": [{"text": "a", "index": 0, "finish_reason": "length"}]}
-    usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
-    for event in (json.dumps(token), json.dumps(usage), "[DONE]"):
+    for event in EVENTS:
         await send({"type": "http.response.body", "body": f"data: {event}\\n\\n".encode(), "more_body": True})
     await send({"type": "http.response.body"})
 """
@@ -75,6 +85,22 @@ def test_a_unix_socket_that_is_not_there(workplace: Any) -> None:
     done = workplace.run("run", workload)
     assert done.returncode == 4
     assert "nobody answers at unix:///no/such.sock (No such file or directory)" in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_by_websocket(workplace: Any, uvicorn: Any, workers: str) -> None:
+    log = uvicorn("--port", "0", "--ws", "wsproto")
+    [address] = [word for word in log.read_text().split() if word.startswith("http://")]
+    engine = {"url": address.replace("http", "ws")}
+    workload = workplace.workload(engines=[{"openai": engine}], prompts=ONE_TOKEN)
+    done = workplace.run("run", workload, "--workers", workers, "--out", "out", "--allow-invalid")
+    assert done.returncode == 0, done.stderr
+    run = Run.open(workplace.folder / "out")
+    assert run.requests["status"].to_pylist() == ["ok"] * 9
+    assert set(run.requests["output_tokens"].to_pylist()) == {1}
+    [trial] = run.manifest.trials
+    assert trial.instrument is not None
+    assert trial.instrument.clock == "user space"
 
 
 def test_by_tls_with_an_authority_of_ones_own(workplace: Any, uvicorn: Any) -> None:
