@@ -13,6 +13,7 @@ from llmbench.results.records import RequestRecord
 
 SEND_LAG_BUDGET_NS = 5_000_000
 CLIENT_LAG_BUDGET_NS = 5_000_000
+CLOCK_ERROR_BUDGET_NS = 5_000_000
 MAX_COALESCED_SHARE = 0.01
 MAX_CPU_SHARE = 0.9
 MAX_WRONG_LENGTH_SHARE = 0.01
@@ -70,6 +71,11 @@ def judge_trial(trial: TrialManifest, where: str) -> list[Finding]:
         # A worker that was starved does not show in the quantiles of all.
         for number, worker in enumerate(instrument.workers, start=1):
             findings += _judge_instrument(worker, duration_s, f"{where}: load worker {number}")
+        if instrument.clock_error_ns is not None and instrument.clock_error_ns > CLOCK_ERROR_BUDGET_NS:
+            findings.append(
+                f"{where}: the clocks of the load workers' hosts may be {instrument.clock_error_ns / 1e6:.1f} ms apart "
+                f"(budget {CLOCK_ERROR_BUDGET_NS / 1e6:.0f} ms), and so may their requests."
+            )
     return [Finding(text, invalid=True) for text in findings]
 
 

@@ -15,6 +15,7 @@ from llmbench.reports.sections.load_curves import LOAD_CURVES
 from llmbench.reports.sections.metrics import METRICS_EXPLAINED
 from llmbench.reports.sections.overview import OVERVIEW
 from llmbench.reports.sections.reproduce import REPRODUCE
+from llmbench.reports.sections.search import SEARCH
 from llmbench.reports.sections.summary import SUMMARY
 from llmbench.reports.sections.throughput import THROUGHPUT
 from llmbench.reports.sections.validity import VALIDITY
@@ -23,6 +24,7 @@ from llmbench.reports.sections.waterfall import WATERFALL
 SECTIONS: tuple[Section, ...] = (
     ANSWER,
     VALIDITY,
+    SEARCH,
     OVERVIEW,
     LOAD_CURVES,
     SUMMARY,

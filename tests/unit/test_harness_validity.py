@@ -146,6 +146,12 @@ def test_arrivals_of_another_rate_are_invalid() -> None:
     assert "4 requests/s instead of 8" in finding.text
 
 
+def test_hosts_whose_clocks_are_not_known_well_make_a_trial_invalid() -> None:
+    [finding] = judge_trial(trial(clock="kernel", clock_error_ns=7 * MS), "a")
+    assert "may be 7.0 ms apart (budget 5 ms)" in finding.text
+    assert judge_trial(trial(clock="kernel", clock_error_ns=MS), "a") == []
+
+
 def test_one_starved_worker_makes_a_trial_invalid() -> None:
     calm, starved = (InstrumentManifest(event_loop="uvloop", clock="kernel", cpu_s=cpu_s) for cpu_s in (1.0, 9.5))
     [finding] = judge_trial(trial(clock="kernel", cpu_s=10.5, workers=(calm, starved)), "a")

@@ -36,6 +36,8 @@ def test_the_highest_load_is_found_and_every_trial_is_recorded(workplace: Any) -
     assert f"simulated: {found.sentence}" in done.stdout
     assert "at 0.95 confidence" in found.sentence
     assert done.stdout.splitlines()[-1] == "out/report.html"
+    report = (workplace.folder / "out" / "report.html").read_text()
+    assert found.sentence in report
     trials = run.manifest.trials
     assert sum(level.num_trials for level in found.tried) == len(trials)
     assert {trial.level for trial in trials} == {f"constant {level.load:g}/s" for level in found.tried}
