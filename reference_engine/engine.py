@@ -171,8 +171,7 @@ class Engine:
             num_new += 1
             if sequence.finish_reason is not None or num_new > len(drafts) or token.token_id != drafts[num_new - 1]:
                 break
-        if drafts:
-            self._note_drafts(chunk, num_new)
+        num_accepted = self._note_drafts(chunk, num_new) if drafts else 0
         self._num_generated_tokens += num_new
         if sequence.finish_reason is not None:
             self._forget(sequence)
@@ -185,9 +184,12 @@ class Engine:
             sequence.finish_reason,
             sequence.num_cached_tokens,
             None if sequence.params.logprobs is None else [token.logprobs for token in new if token.logprobs],
+            len(drafts),
+            num_accepted,
         )
 
-    def _note_drafts(self, chunk: Chunk, num_new: int) -> None:
+    def _note_drafts(self, chunk: Chunk, num_new: int) -> int:
+        """How many of the chunk's drafts are among the num_new tokens that were appended."""
         sequence, drafts = chunk.sequence, chunk.draft_token_ids
         # The last new token was accepted too if it ended the sequence as the draft that it is.
         is_last_accepted = num_new <= len(drafts) and sequence.token_ids[-1] == drafts[num_new - 1]
@@ -198,6 +200,7 @@ class Engine:
         )
         self._num_draft_tokens += len(drafts)
         self._num_accepted_tokens += num_accepted
+        return num_accepted
 
     def beam_search(self, prompt_token_ids: SequenceOf[int], params: BeamParams) -> list[Beam]:
         """The most probable answers, best first, found before this returns; requests that are served stand still.

@@ -12,7 +12,8 @@ class StepOutput(NamedTuple):
 
     `finish_reason` is "stop" or "length" with the last token and None before. An end-of-sequence or stop token is
     delivered, as the last token. `num_cached_tokens` counts prompt tokens that were found in the cache instead of being
-    computed. `logprobs` has one entry per new token if the request asked for them.
+    computed. `logprobs` has one entry per new token if the request asked for them. `num_draft_tokens` were verified in
+    this step, `num_accepted_tokens` of them are among the new tokens.
     """
 
     request_id: str
@@ -20,6 +21,8 @@ class StepOutput(NamedTuple):
     finish_reason: str | None
     num_cached_tokens: int
     logprobs: list[TokenLogprobs] | None
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class EngineStats(NamedTuple):

@@ -26,10 +26,14 @@ class Usage:
         self._begun_ns = time.perf_counter_ns()
         self._num_output_tokens = [0] * num_choices
         self._num_cached_tokens = [0] * num_choices
+        self._num_draft_tokens = 0
+        self._num_accepted_tokens = 0
 
     def note(self, index: int, delta: Delta) -> None:
         self._num_output_tokens[index] = delta.num_output_tokens
         self._num_cached_tokens[index] = delta.num_cached_tokens
+        self._num_draft_tokens += delta.num_draft_tokens
+        self._num_accepted_tokens += delta.num_accepted_tokens
 
     def log(self, request_id: str) -> None:
         """One line for a request that was answered to its end."""
@@ -48,7 +52,17 @@ class Usage:
         return (
             f'{{"prompt_tokens":{self.num_prompt_tokens},"total_tokens":{self.num_prompt_tokens + num_output_tokens},'
             f'"completion_tokens":{num_output_tokens},'
-            f'"prompt_tokens_details":{{"cached_tokens":{sum(self._num_cached_tokens)}}}}}'
+            f'"prompt_tokens_details":{{"cached_tokens":{sum(self._num_cached_tokens)}}}{self._speculation_json()}}}'
+        )
+
+    def _speculation_json(self) -> str:
+        """How the drafts fared, under the names that OpenAI has for predicted outputs; nothing if there were none."""
+        if self._num_draft_tokens == 0:
+            return ""
+        num_rejected = self._num_draft_tokens - self._num_accepted_tokens
+        return (
+            f',"completion_tokens_details":{{"accepted_prediction_tokens":{self._num_accepted_tokens},'
+            f'"rejected_prediction_tokens":{num_rejected}}}'
         )
 
 

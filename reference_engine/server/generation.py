@@ -19,8 +19,8 @@ _request_numbers = itertools.count()
 class Delta(NamedTuple):
     """What one step added. `text` may be empty: a character or a stop string may not be decided yet.
 
-    `num_output_tokens` counts from the beginning of the answer. `stop_reason` is the stop string or the id of the stop
-    token that ended it, None for every other end.
+    `num_output_tokens` counts from the beginning of the answer, drafts are those of this step. `stop_reason` is the
+    stop string or the id of the stop token that ended it, None for every other end.
     """
 
     text: str
@@ -30,6 +30,8 @@ class Delta(NamedTuple):
     num_cached_tokens: int
     finish_reason: str | None
     stop_reason: str | int | None
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class Generation:
@@ -99,6 +101,8 @@ class Generation:
                     num_cached_tokens=output.num_cached_tokens,
                     finish_reason=finish_reason,
                     stop_reason=stopped_by if stopped_by is not None or finish_reason != "stop" else stop_token,
+                    num_draft_tokens=output.num_draft_tokens,
+                    num_accepted_tokens=output.num_accepted_tokens,
                 )
         finally:
             if finish_reason is None:

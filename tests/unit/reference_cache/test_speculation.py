@@ -102,7 +102,9 @@ def test_a_perfect_draft_model_saves_the_steps_it_should(
     engine.add_request("a", [1, 2, 3], params)
     sizes = []
     while engine.has_work():
-        sizes += [len(output.new_token_ids) for output in engine.step()]
+        for output in engine.step():
+            sizes.append(len(output.new_token_ids))
+            assert output.num_draft_tokens == output.num_accepted_tokens == sizes[-1] - 1
     assert sizes == [1] + [5] * 8
     assert engine.stats().num_accepted_tokens == engine.stats().num_draft_tokens == 32
 

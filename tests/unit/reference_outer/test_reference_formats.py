@@ -71,6 +71,16 @@ def test_whole_answer_is_the_sum_of_its_deltas(made: AnswerFormat) -> None:
     }
 
 
+def test_usage_tells_how_drafts_fared() -> None:
+    usage = Usage(num_prompt_tokens=4, num_choices=1)
+    for num_accepted in (3, 1):
+        usage.note(0, delta("a")._replace(num_draft_tokens=4, num_accepted_tokens=num_accepted))
+    assert json.loads(usage.json())["completion_tokens_details"] == {
+        "accepted_prediction_tokens": 4,
+        "rejected_prediction_tokens": 4,
+    }
+
+
 def test_impossible_token_has_a_number_that_json_can_say() -> None:
     (choice,) = event(completion().chunk(0, delta("a", logprobs=True), None, None))["choices"]
     assert choice["logprobs"] == {
