@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbench.engines import registry
@@ -121,6 +121,7 @@ def test_a_grpc_url_is_an_endpoint() -> None:
     assert registry.url_endpoint("grpcs://host:1").tls
 
 
+@settings(deadline=None)  # the first example imports the messages
 @given(st.lists(st.binary(max_size=40), max_size=3), st.booleans())
 def test_bytes_of_any_kind_never_raise(messages: list[bytes], stream: bool) -> None:
     decoded(*messages, stream=stream).text.encode()

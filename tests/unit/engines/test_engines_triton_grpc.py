@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbench.engines import registry
@@ -128,11 +128,13 @@ def test_what_no_tensor_can_hold_is_refused() -> None:
         registry.get("triton", {"protocol": "GRPC"})
 
 
+@settings(deadline=None)  # the first example imports the messages
 @given(st.lists(st.binary(max_size=40), max_size=3), st.sampled_from(["vllm", "trtllm", "llmapi"]))
 def test_bytes_of_any_kind_never_raise(messages: list[bytes], schema: str) -> None:
     decoded(*messages, schema=schema).text.encode()
 
 
+@settings(deadline=None)  # the first example imports the messages
 @given(st.data())
 def test_a_real_answer_with_bytes_changed_never_raises(data: st.DataObject) -> None:
     message = bytearray(
