@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from wsproto.events import (
 from llmbench.engines import registry
 from llmbench.engines.openai import OpenAIAdapter
 from llmbench.engines.wire import Endpoint, FailureKind, GenerationRequest, Timeline, TokenSource
+from llmbench.harness.errors import MissingExtraError
 from llmbench.harness.loadgen import Outgoing, StopFlag, run_load
 from llmbench.workloads.spec import TimeoutSpec
 
@@ -267,3 +269,11 @@ def test_many_at_once(ask: Any) -> None:
             speaker.say(*messages(LAST, "[DONE]"), close())
 
     assert ask(answer, num=20).failure is None
+
+
+def test_without_the_package_its_install_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("websocket_transport", "websocket_call"):
+        monkeypatch.delitem(sys.modules, f"llmbench.harness.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "wsproto", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "llmbench\[websocket\]"'):
+        load(Endpoint("127.0.0.1", 1, websocket=True))
