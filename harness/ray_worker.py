@@ -16,6 +16,7 @@ from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any
 
+from llmbench.engines.wire import Endpoint
 from llmbench.harness.errors import ConfigError, MissingExtraError
 from llmbench.harness.host_clock import ClockOffset, boot_id, measured_offset, shift
 from llmbench.harness.load_orders import Assignment, Go, Ready
@@ -90,7 +91,7 @@ class RayWorker:
         self._listener.start()
 
     def tell(self, order: object) -> None:
-        if isinstance(order, Assignment) and order.endpoint.host in _LOOPBACK and not self._is_here():
+        if isinstance(order, Assignment) and _is_local(order.endpoint) and not self._is_here():
             raise ConfigError(
                 f"--on: a load worker runs on another host than {order.endpoint.url}, which only this one reaches; "
                 "give the engine a url with this host's address, or keep the workers here."
@@ -185,6 +186,10 @@ def joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    return endpoint.unix_path is not None or endpoint.host in _LOOPBACK
 
 
 def _refuse_silence(address: str) -> None:
