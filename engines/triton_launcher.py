@@ -14,6 +14,9 @@ from pathlib import Path
 
 # A server whose stub has died waits this long for it when it is asked to end; its own default is 30 s.
 EXIT_TIMEOUT_S = 5
+# Then the process id, which is still the server's when it has taken this program's place: two servers on one machine
+# must not meet in shared memory.
+SHARED_MEMORY = "llmbench-triton-"
 
 
 def main() -> None:
@@ -47,10 +50,7 @@ def write_backend(folder: Path, server: Path) -> None:
 
 
 def _server_options(arguments: argparse.Namespace, package: Path) -> list[str]:
-    # Shared memory is named by the port, so that two servers on one machine never meet in it.
-    shared_memory = f"llmbench-triton-{arguments.http_port}-"
-    for leftover in Path("/dev/shm").glob(f"{shared_memory}*"):  # noqa: S108 - where shm_open puts it
-        leftover.unlink(missing_ok=True)  # of a server that was killed: this port is ours now
+    _remove_leftovers()
     options = {
         "model-repository": arguments.folder / "models",
         "backend-directory": arguments.folder / "backends",
@@ -60,11 +60,19 @@ def _server_options(arguments: argparse.Namespace, package: Path) -> list[str]:
         "allow-grpc": "true" if arguments.grpc_port else "false",
         "allow-metrics": "false",
         "exit-timeout-secs": EXIT_TIMEOUT_S,
-        "backend-config": f"python,shm-region-prefix-name={shared_memory}",
+        "backend-config": f"python,shm-region-prefix-name={SHARED_MEMORY}{os.getpid()}-",
     }
     if arguments.grpc_port:
         options |= {"grpc-address": "127.0.0.1", "grpc-port": arguments.grpc_port}
     return [f"--{name}={value}" for name, value in options.items()]
+
+
+def _remove_leftovers() -> None:
+    """Take away the shared memory of servers that are gone: one that is killed leaves it behind."""
+    for region in Path("/dev/shm").glob(f"{SHARED_MEMORY}*"):  # noqa: S108 - where shm_open puts it
+        pid = region.name.removeprefix(SHARED_MEMORY).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            region.unlink(missing_ok=True)
 
 
 def _environment(package: Path) -> dict[str, str]:
