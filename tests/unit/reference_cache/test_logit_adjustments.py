@@ -125,10 +125,10 @@ def test_min_p_draws_from_transformers_distribution(filters: dict[str, Any]) -> 
 def test_min_p_over_a_vocabulary_larger_than_the_candidates() -> None:
     logits = torch.zeros(1, 3000)
     logits[0, 2000:] = -1  # e^-1 = 0.37 of the most probable
-    uniforms = torch.rand(4000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    uniforms = torch.rand(800, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for top_p, highest in ((1.0, 2000), (0.999, 2000)):
-        drawn = sample_rows(logits.expand(4000, -1), [SamplingParams(min_p=0.5, top_p=top_p)] * 4000, uniforms)
-        assert highest - 50 < int(drawn.max()) < highest
+        drawn = sample_rows(logits.expand(800, -1), [SamplingParams(min_p=0.5, top_p=top_p)] * 800, uniforms)
+        assert highest - 100 < int(drawn.max()) < highest
 
 
 def test_a_request_feels_its_penalties(
