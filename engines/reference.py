@@ -33,6 +33,7 @@ _FLAGS = (
     "quantization",
     "seed",
     "speculative",
+    "speculative_max_seqs",
     "step_order",
     "threads",
 )

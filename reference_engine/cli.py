@@ -64,6 +64,9 @@ def serve(
         str | None, typer.Option(help="Source of drafts: ngram, or a draft model as in --model.", show_default="none")
     ] = None,
     num_speculative_tokens: Annotated[int, typer.Option(help="Most drafts verified per step and sequence.")] = 4,
+    speculative_max_seqs: Annotated[
+        int | None, typer.Option(help="No drafts while more sequences decode.", show_default="any number")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="one per core")] = None,
     kernels: Annotated[str, typer.Option(help="Kernel backend; auto takes the fastest that runs here.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of sampled requests that bring none.")] = 0,
@@ -99,6 +102,7 @@ def serve(
         step_order=step_order,
         speculative=_draft_source(speculative),
         num_speculative_tokens=num_speculative_tokens,
+        speculative_max_seqs=speculative_max_seqs,
         kernels=kernels,
         seed=seed,
     )

@@ -54,7 +54,8 @@ class EngineConfig:
     step_order: whether a step begins with decodes or with prefills; see scheduler.py.
     speculative: where drafts of the next tokens come from: "ngram" for the text itself, or the folder of a draft model
         with the same vocabulary; None decodes one by one. num_speculative_tokens is the largest number of drafts that
-        one step verifies for one sequence.
+        one step verifies for one sequence. While more than speculative_max_seqs sequences decode, none are drafted:
+        a large batch keeps the processor busy without them. None drafts for any number.
     seed: decides the output of sampled requests that bring no seed of their own, together with their order of arrival.
     """
 
@@ -78,6 +79,7 @@ class EngineConfig:
     step_order: StepOrder = "decode-first"
     speculative: Literal["ngram"] | Path | None = None
     num_speculative_tokens: int = 4
+    speculative_max_seqs: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class EngineConfig:
             "max_model_len",
             "num_threads",
             "num_speculative_tokens",
+            "speculative_max_seqs",
             "num_swap_blocks",
         ):
             value = getattr(self, name)

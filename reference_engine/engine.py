@@ -143,7 +143,7 @@ class Engine:
     def step(self) -> list[StepOutput]:
         """Compute one step. One output per request that got a token; a prefill that is not done yet brings none."""
         if self._proposer is not None:
-            self._proposer.propose([seq for seq in self._scheduler.running if seq.num_uncomputed_tokens == 1])
+            self._draft(self._proposer)
         plan = self._scheduler.schedule()
         if not plan.chunks:
             if self.has_work():
@@ -161,6 +161,15 @@ class Engine:
         drafts = None if self._proposer is None else [chunk.draft_token_ids for chunk in chunks]
         tokens = iter(sample(logits, sequences, self.eos_token_ids, self._kernels.argmax, drafts))
         return [self._deliver(chunk, list(islice(tokens, 1 + len(chunk.draft_token_ids)))) for chunk in chunks]
+
+    def _draft(self, proposer: Proposer) -> None:
+        decoding = [sequence for sequence in self._scheduler.running if sequence.num_uncomputed_tokens == 1]
+        most = self.config.speculative_max_seqs
+        if most is None or len(decoding) <= most:
+            proposer.propose(decoding)
+            return
+        for sequence in decoding:
+            sequence.draft_token_ids = []
 
     def _deliver(self, chunk: Chunk, tokens: list[SampledToken]) -> StepOutput:
         """Append what was chosen: up to the first token that is not the draft whose place it has, or the last one."""

@@ -229,6 +229,23 @@ def test_drafts_never_cost_another_request_budget_or_blocks() -> None:
     scheduler.check_integrity()
 
 
+def test_no_drafts_in_a_batch_that_is_large_enough(
+    tiny_engine: MakeEngine, tiny_checkpoint: Callable[..., Path], serve: Serve
+) -> None:
+    params = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
+    asked = {"short": ([1, 2], SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)), "long": ([3, 4], params)}
+    engine = tiny_engine(speculative=tiny_checkpoint(), num_speculative_tokens=4, speculative_max_seqs=1)
+    for name, (prompt, chosen) in asked.items():
+        engine.add_request(name, prompt, chosen)
+    tokens: dict[str, list[int]] = {"short": [], "long": []}
+    while engine.has_work():
+        for output in engine.step():
+            tokens[output.request_id] += output.new_token_ids
+            assert output.num_draft_tokens == 0 or len(tokens["short"]) == 6
+    assert tokens == serve(tiny_engine(), asked)
+    assert engine.stats().num_accepted_tokens > 0
+
+
 def test_draft_models_that_do_not_fit_are_refused(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, tiny_engine: MakeEngine
 ) -> None:
