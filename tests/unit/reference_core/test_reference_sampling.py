@@ -29,7 +29,7 @@ def reference_distribution(logits: np.ndarray, temperature: float, top_k: int | 
     for token in kept:
         result[token] = probs[token]
         mass += probs[token]
-        if mass >= top_p:
+        if top_p < 1 and mass >= top_p:  # at 1 no token is left out, though rounding may reach 1 before the last
             break
     return result / result.sum()
 
