@@ -74,7 +74,7 @@ class ModelRunner:
             positions=torch.from_numpy(np.array(positions, dtype=np.int64)),
             spans=torch.from_numpy(np.array(spans, dtype=np.int64)),
             # Places without a block are negative; kernels may read there what they do not use.
-            block_tables=torch.from_numpy(np.array(padded, dtype=np.int64).clip(0)),
+            block_tables=torch.from_numpy(np.maximum(np.array(padded, dtype=np.int64), 0)),
             num_decodes=plan.num_decodes,
             kv_cache=self.kv_cache,
             rotary=self.rotary,
