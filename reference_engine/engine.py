@@ -29,6 +29,7 @@ from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.kernels import dispatch
+from llmbench.reference_engine.limits import Limits
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.models.loader import load_model
@@ -66,6 +67,7 @@ class Engine:
         )
         self.model_config: ModelConfig = model.config
         self.max_model_len = plan.max_model_len
+        self.limits = Limits(plan.max_model_len, model.config.vocab_size)
         self.eos_token_ids = model.config.eos_token_ids
         self._pool = BlockPool(plan.num_blocks, config.eviction)
         num_swap_blocks = 0 if config.preemption == "recompute" else config.num_swap_blocks or plan.num_blocks
@@ -116,7 +118,7 @@ class Engine:
         """
         if request_id in self._sequences:
             raise RequestError(f"Request id {request_id!r} is already being served.")
-        self._check(prompt_token_ids, params.max_tokens, (*params.stop_token_ids, *params.logit_bias))
+        self.limits.check(prompt_token_ids, params.max_tokens, params.named_token_ids)
         drawn_seed = self._request_seeds.getrandbits(64)
         seed = drawn_seed if params.seed is None else params.seed
         sequence = Sequence(request_id, prompt_token_ids, params, seed, priority)
@@ -124,21 +126,6 @@ class Engine:
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
         self._num_prompt_tokens += sequence.num_prompt_tokens
-
-    def _check(self, prompt_token_ids: SequenceOf[int], max_tokens: int, token_ids: SequenceOf[int]) -> None:
-        """Raises RequestError for a prompt or a length that does not fit, or token ids outside the vocabulary."""
-        if not prompt_token_ids:
-            raise RequestError("The prompt is empty; at least one token is needed.")
-        num_tokens = len(prompt_token_ids) + max_tokens
-        if num_tokens > self.max_model_len:
-            raise RequestError(
-                f"The context length is {self.max_model_len} tokens; {len(prompt_token_ids)} prompt tokens and "
-                f"max_tokens = {max_tokens} make {num_tokens}."
-            )
-        vocab_size = self.model_config.vocab_size
-        for token_id in (min(prompt_token_ids), max(prompt_token_ids), *token_ids):
-            if not 0 <= token_id < vocab_size:
-                raise RequestError(f"Token id {token_id} is outside the vocabulary of {vocab_size} tokens.")
 
     def step(self) -> list[StepOutput]:
         """Compute one step. One output per request that got a token; a prefill that is not done yet brings none."""
@@ -216,7 +203,7 @@ class Engine:
 
         Raises RequestError for a prompt that cannot be served, or if the free KV blocks do not hold so many beams.
         """
-        self._check(prompt_token_ids, params.max_tokens, ())
+        self.limits.check(prompt_token_ids, params.max_tokens, ())
         search = BeamSearch(self._tables, self._runner, self.config.max_num_batched_tokens, self.eos_token_ids)
         return search.search(prompt_token_ids, params)
 

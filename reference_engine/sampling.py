@@ -81,6 +81,11 @@ class SamplingParams:
             raise RequestError(f"logprobs must be at least 0; {self.logprobs} was given.")
 
     @property
+    def named_token_ids(self) -> tuple[int, ...]:
+        """Every token id that the request names beside its prompt."""
+        return (*self.stop_token_ids, *self.logit_bias)
+
+    @property
     def is_greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW_TEMPERATURE
 

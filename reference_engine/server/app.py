@@ -88,8 +88,8 @@ class Service:
         max_tokens = body.token_limit
         if max_tokens is None:
             assert self.engine.ready is not None
-            # At least one, so that it is the engine that says the prompt is too long.
-            max_tokens = max(1, self.engine.ready.max_model_len - len(prompt))
+            # At least one, so that the prompt is what is said to be too long.
+            max_tokens = max(1, self.engine.ready.limits.max_model_len - len(prompt))
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(HTTPStatus.BAD_REQUEST, "top_logprobs needs logprobs: true.", "top_logprobs")
         params = body.sampling_params(max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
@@ -108,6 +108,11 @@ class Service:
         if self.engine.num_requests + len(prompts) * len(params) > self.max_requests:
             message = f"{self.max_requests} requests are running or waiting, which is the limit; try again later."
             raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after_s=1)
+        # All of them before any: a stream that has begun can no longer be refused.
+        assert self.engine.ready is not None
+        for prompt in prompts:
+            for each in params:
+                self.engine.ready.limits.check(prompt, each.max_tokens, each.named_token_ids)
         answer = Answer(
             generations=[
                 Generation(self.engine, self.tokenizer, self.metrics, prompt, each, body.stops, body.priority)
@@ -130,7 +135,7 @@ class Service:
             "object": "model",
             "created": 0,
             "owned_by": "llmbench",
-            "max_model_len": None if ready is None else ready.max_model_len,
+            "max_model_len": None if ready is None else ready.limits.max_model_len,
         }
         return JSONResponse({"object": "list", "data": [model]})
 

@@ -11,6 +11,7 @@ import socket
 import struct
 from typing import Any, NamedTuple
 
+from llmbench.reference_engine.limits import Limits
 from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.sampling import SamplingParams
 
@@ -37,7 +38,7 @@ class Finish(NamedTuple):
 class Ready(NamedTuple):
     """From the engine, once: the model is loaded."""
 
-    max_model_len: int
+    limits: Limits
     stats: EngineStats
 
 

@@ -40,7 +40,7 @@ def main() -> int:
         except ReferenceEngineError as error:
             channel.send(CannotStart(str(error)))
             return 2
-        channel.send(Ready(engine.max_model_len, engine.stats()))
+        channel.send(Ready(engine.limits, engine.stats()))
         serve(engine, channel)
     except EOFError:
         return 0
