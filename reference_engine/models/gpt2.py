@@ -13,10 +13,10 @@ from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
-from llmbench.reference_engine.layers.linear import Linear
 from llmbench.reference_engine.layers.mlp import MLP
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int
+from llmbench.reference_engine.models.decoder import Decoder, Names
 from llmbench.reference_engine.step_batch import StepBatch
 
 
@@ -75,53 +75,20 @@ class GPT2Layer:
         }
 
 
-class GPT2:
-    """A decoder-only transformer; see models/base.py for the contract of the methods."""
+class GPT2(Decoder):
+    # The causal mask was once saved as a weight.
+    names = Names("transformer.", "wte", "h", "ln_f", "lm_head", ignorable=(".attn.bias", ".attn.masked_bias"))
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        self.config = config
-        self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        layers = [GPT2Layer(config, index, dtype) for index in range(config.num_layers)]
+        super().__init__(config, dtype, layers, Norm(config.hidden_size, config.norm_eps, dtype, bias=True))
         self.positions = torch.empty(config.max_position_embeddings, config.hidden_size, dtype=dtype)
-        self.activation_dtype = dtype
-        self.layers = [GPT2Layer(config, index, dtype) for index in range(config.num_layers)]
-        self.norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
-        self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=self.norm)
-        if config.tie_word_embeddings:
-            self.head.weight = self.embedding
 
-    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
-        self.activation_dtype = kernels.activation_dtype(self.embedding.dtype)
-        for layer in self.layers:
-            layer.prepare(kernels, quantization)
-        self.head.prepare(kernels, quantization)
-
-    def __call__(self, batch: StepBatch) -> torch.Tensor:
-        x = F.embedding(batch.token_ids, self.embedding) + F.embedding(batch.positions, self.positions)
-        x = x.to(self.activation_dtype)
-        for layer in self.layers:
-            x = layer(x, batch)
-        return x
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.head(hidden)
+    def embed(self, batch: StepBatch) -> torch.Tensor:
+        return super().embed(batch) + F.embedding(batch.positions, self.positions)
 
     def checkpoint_views(self) -> dict[str, torch.Tensor]:
-        views = {"transformer.wte.weight": self.embedding, "transformer.wpe.weight": self.positions}
-        for index, layer in enumerate(self.layers):
-            views |= layer.views(f"transformer.h.{index}")
-        views |= self.norm.views("transformer.ln_f")
-        if not self.config.tie_word_embeddings:
-            views |= self.head.views("lm_head")
-        return views
-
-    @property
-    def base_prefix(self) -> str:
-        return "transformer."
-
-    def is_ignorable(self, name: str) -> bool:
-        # The causal mask was once saved as a weight.
-        is_mask = name.endswith((".attn.bias", ".attn.masked_bias"))
-        return is_mask or (self.config.tie_word_embeddings and name == "lm_head.weight")
+        return super().checkpoint_views() | {"transformer.wpe.weight": self.positions}
 
 
 def _transposed(views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
@@ -19,6 +18,7 @@ from llmbench.reference_engine.layers.attention import PagedAttention
 from llmbench.reference_engine.layers.linear import FusedLinear, Linear
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int, read_rope
+from llmbench.reference_engine.models.decoder import Decoder, Names
 from llmbench.reference_engine.step_batch import StepBatch
 
 
@@ -108,48 +108,10 @@ class LlamaLayer:
         }
 
 
-class Llama:
-    """A decoder-only transformer; see models/base.py for the contract of the methods."""
+class Llama(Decoder):
+    # The rotation's frequencies were once saved as weights.
+    names = Names("model.", "embed_tokens", "layers", "norm", "lm_head", ignorable=("rotary_emb.inv_freq",))
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        self.config = config
-        self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
-        self.activation_dtype = dtype
-        self.layers = [LlamaLayer(config, index, dtype) for index in range(config.num_layers)]
-        self.norm = Norm(config.hidden_size, config.norm_eps, dtype)
-        self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=self.norm)
-        if config.tie_word_embeddings:
-            self.head.weight = self.embedding
-
-    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
-        self.activation_dtype = kernels.activation_dtype(self.embedding.dtype)
-        for layer in self.layers:
-            layer.prepare(kernels, quantization)
-        self.head.prepare(kernels, quantization)
-
-    def __call__(self, batch: StepBatch) -> torch.Tensor:
-        x = F.embedding(batch.token_ids, self.embedding).to(self.activation_dtype)
-        for layer in self.layers:
-            x = layer(x, batch)
-        return x
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.head(hidden)
-
-    def checkpoint_views(self) -> dict[str, torch.Tensor]:
-        views: dict[str, torch.Tensor] = {"model.embed_tokens.weight": self.embedding}
-        for index, layer in enumerate(self.layers):
-            views |= layer.views(f"model.layers.{index}")
-        views |= self.norm.views("model.norm")
-        if not self.config.tie_word_embeddings:
-            views |= self.head.views("lm_head")
-        return views
-
-    @property
-    def base_prefix(self) -> str:
-        return "model."
-
-    def is_ignorable(self, name: str) -> bool:
-        # Written by old versions of transformers, and by some tools beside tied embeddings; both are recomputed here.
-        tied_head = self.config.tie_word_embeddings and name == "lm_head.weight"
-        return tied_head or name.endswith("rotary_emb.inv_freq")
+        layers = [LlamaLayer(config, index, dtype) for index in range(config.num_layers)]
+        super().__init__(config, dtype, layers, Norm(config.hidden_size, config.norm_eps, dtype))

@@ -1,0 +1,92 @@
+"""The decoder-only transformer around a family's layers: embedding, layers, final norm, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.kernels.contract import Kernels
+from llmbench.reference_engine.layers.linear import Linear
+from llmbench.reference_engine.layers.norm import Norm
+from llmbench.reference_engine.models.config import ModelConfig
+from llmbench.reference_engine.step_batch import StepBatch
+
+
+class Layer(Protocol):
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None: ...
+
+    def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor: ...
+
+    def views(self, prefix: str) -> dict[str, torch.Tensor]: ...
+
+
+class Names(NamedTuple):
+    """A family's names for its weights: `base` with its dot before all but the head's, the others without `.weight`.
+
+    `ignorable` are endings of tensors that old checkpoints hold and that are computed here.
+    """
+
+    base: str
+    embedding: str
+    layers: str
+    norm: str
+    head: str
+    ignorable: tuple[str, ...]
+
+
+class Decoder:
+    """See models/base.py for the contract of the methods."""
+
+    names: Names
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, layers: Sequence[Layer], norm: Norm) -> None:
+        self.config = config
+        self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        self.activation_dtype = dtype
+        self.layers = layers
+        self.norm = norm
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=norm)
+        if config.tie_word_embeddings:
+            self.head.weight = self.embedding
+
+    def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
+        self.activation_dtype = kernels.activation_dtype(self.embedding.dtype)
+        for layer in self.layers:
+            layer.prepare(kernels, quantization)
+        self.head.prepare(kernels, quantization)
+
+    def embed(self, batch: StepBatch) -> torch.Tensor:
+        """What the first layer sees, [T, hidden_size] in the weights' dtype."""
+        return F.embedding(batch.token_ids, self.embedding)
+
+    def __call__(self, batch: StepBatch) -> torch.Tensor:
+        x = self.embed(batch).to(self.activation_dtype)
+        for layer in self.layers:
+            x = layer(x, batch)
+        return x
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(hidden)
+
+    def checkpoint_views(self) -> dict[str, torch.Tensor]:
+        names = self.names
+        views = {f"{names.base}{names.embedding}.weight": self.embedding}
+        for index, layer in enumerate(self.layers):
+            views |= layer.views(f"{names.base}{names.layers}.{index}")
+        views |= self.norm.views(f"{names.base}{names.norm}")
+        if not self.config.tie_word_embeddings:
+            views |= self.head.views(names.head)
+        return views
+
+    @property
+    def base_prefix(self) -> str:
+        return self.names.base
+
+    def is_ignorable(self, name: str) -> bool:
+        # Some tools write the head beside tied embeddings: it is the embedding again.
+        tied_head = self.config.tie_word_embeddings and name == f"{self.names.head}.weight"
+        return tied_head or name.endswith(self.names.ignorable)
