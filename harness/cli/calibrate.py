@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from llmbench.harness.cli.options import Overrides
+
 
 def calibrate(
     workload: Annotated[
@@ -19,15 +21,7 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            show_default=False,
-            help="Override one field, e.g. traffic.arrivals.rate=8; may be repeated (default: none).",
-        ),
-    ] = None,
+    set_: Overrides = None,
     ttft_ms: Annotated[
         float, typer.Option(min=0, show_default=False, help="Time to the simulated first chunk, in ms (default: 20).")
     ] = 20.0,

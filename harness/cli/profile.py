@@ -7,33 +7,16 @@ from typing import Annotated
 
 import typer
 
+from llmbench.harness.cli.options import Overrides, PickedEngines, RunFolder
+
 
 def profile(
     workload: Annotated[
         str, typer.Argument(help="A workload to run, or a run directory that is there already.", show_default=False)
     ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            show_default=False,
-            help="Override one field of the workload; may be repeated (default: none).",
-        ),
-    ] = None,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine",
-            metavar="NAME",
-            show_default=False,
-            help="Ask only this engine of the workload's; may be repeated (default: all of them).",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(show_default=False, help="The run directory (default: runs/TIME-WORKLOAD-DIGEST)."),
-    ] = None,
+    set_: Overrides = None,
+    engine: PickedEngines = None,
+    out: RunFolder = None,
     trace: Annotated[
         Path | None,
         typer.Option(show_default=False, help="The trace to write, for ui.perfetto.dev (default: RUN/trace.json)."),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from llmbench.harness.cli.options import Overrides, PickedEngines, RunFolder
 
 if TYPE_CHECKING:
     from llmbench.harness.assemble import Assembly
@@ -17,24 +18,8 @@ def run(
     workload: Annotated[
         str, typer.Argument(help="A workload file, or the name of a shipped workload (llmbench workloads list).")
     ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            show_default=False,
-            help="Override one field, e.g. traffic.arrivals.rate=8; may be repeated (default: none).",
-        ),
-    ] = None,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine",
-            metavar="NAME",
-            show_default=False,
-            help="Ask only this engine of the workload's; may be repeated (default: all of them).",
-        ),
-    ] = None,
+    set_: Overrides = None,
+    engine: PickedEngines = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -44,10 +29,7 @@ def run(
             "(default: off).",
         ),
     ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(show_default=False, help="The run directory (default: runs/TIME-WORKLOAD-DIGEST)."),
-    ] = None,
+    out: RunFolder = None,
     allow_invalid: Annotated[
         bool,
         typer.Option(

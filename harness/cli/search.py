@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from llmbench.harness.cli.options import Overrides, PickedEngines, RunFolder
 
 if TYPE_CHECKING:
     from llmbench.harness.search import SearchGoal
@@ -52,28 +53,9 @@ def search(
     max_trials: Annotated[
         int, typer.Option(min=1, show_default=False, help="End after this many trials (default: 40).")
     ] = 40,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            show_default=False,
-            help="Override one field, e.g. measure.slo.ttft_ms=500; may be repeated (default: none).",
-        ),
-    ] = None,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine",
-            metavar="NAME",
-            show_default=False,
-            help="Ask only this engine of the workload's; may be repeated (default: all of them).",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(show_default=False, help="The run directory (default: runs/TIME-WORKLOAD-DIGEST)."),
-    ] = None,
+    set_: Overrides = None,
+    engine: PickedEngines = None,
+    out: RunFolder = None,
 ) -> None:
     """Find the highest load at which enough requests meet their objectives, and say how sure that is."""
     from rich.console import Console
