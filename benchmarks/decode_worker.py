@@ -13,6 +13,7 @@ import json
 import random
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,11 +93,11 @@ class Reference:
         return time.perf_counter() - start
 
 
-class WholeGenerations:
+class WholeGenerations(ABC):
     """For engines that take prompts and a number of tokens, and come back when all is done."""
 
-    def run(self, prompts: list[list[int]], num_tokens: int) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self, prompts: list[list[int]], num_tokens: int) -> float: ...
 
     def generate(self, prompts: list[list[int]], num_tokens: int) -> float:
         first = self.run(prompts, 1)

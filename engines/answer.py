@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ _SWITCHING_PROTOCOLS = 101
 _EXPLANATIONS = frozenset({FailureKind.SERVER_ERROR, FailureKind.HTTP_STATUS, FailureKind.RATE_LIMITED})
 
 
-class Answer:
+class Answer(ABC):
     """What the events so far have said. A protocol is a subclass with its own `take`.
 
     `has_answer` turns true with the first event that is part of an answer, `is_done` with [DONE]. `failure` is the
@@ -36,9 +37,9 @@ class Answer:
         self.has_answer = False
         self.is_done = False
 
+    @abstractmethod
     def take(self, body: dict[str, Any], chunk: int) -> None:
         """Add one event's JSON, or a whole answer's. It is no error report, and may be anything else."""
-        raise NotImplementedError
 
     def unwrap(self, value: Any) -> dict[str, Any] | None:
         """The JSON object that `take` is to be given, None if `value` is or holds none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import abstractmethod
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -70,13 +71,13 @@ class _TruncatedLengths(Frozen):
             )
         return self
 
+    @abstractmethod
     def standardised(self, tokens: float) -> float:
         """How many standard deviations of the underlying normal `tokens` lies above its mean."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokens_at(self, z: float) -> float:
         """The inverse of `standardised`."""
-        raise NotImplementedError
 
     def probability_range(self) -> tuple[float, float]:
         """The cumulative probabilities at both ends. Half a token is added on each side, as rounding will take off."""

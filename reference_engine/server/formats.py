@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ class Usage:
         )
 
 
-class AnswerFormat:
+class AnswerFormat(ABC):
     """The JSON around the text of one HTTP request's answer; a subclass per endpoint fills in the choice."""
 
     id_prefix: str
@@ -115,11 +116,11 @@ class AnswerFormat:
             choice += f',"token_ids":{_ids(token_ids)},"prompt_token_ids":{_ids(prompt_token_ids)}'
         return choice + "}"
 
-    def _chunk_choice(self, index: int, delta: Delta) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _chunk_choice(self, index: int, delta: Delta) -> str: ...
 
-    def _whole_choice(self, index: int, deltas: Sequence[Delta]) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _whole_choice(self, index: int, deltas: Sequence[Delta]) -> str: ...
 
 
 class CompletionFormat(AnswerFormat):
