@@ -23,20 +23,27 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
 # Runs in place of the reader: presses buttons, then leaves what it saw in the title.
 READER = """
 <script type="module">
-  await new Promise((done) => setTimeout(done, 800));
+  const isDrawn = (plot) => plot.querySelector("svg.main-svg");
+  // Pictures are drawn once a frame has shown that they are near: a busy machine takes its time over a frame.
+  const drawing = async (plots) => {
+    for (let i = 0; i < 200 && !plots.every(isDrawn); i++) {
+      await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)));
+    }
+    return plots.filter(isDrawn).length;
+  };
   const visible = [...document.querySelectorAll(".plot")].filter((plot) => plot.offsetParent);
+  const drawn = await drawing(visible);
   const failed = [...document.querySelectorAll("table.sortable thead button")].find((b) => b.innerText == "Failed");
   failed.click();
   const up = [...document.querySelectorAll("table.sortable tbody tr")].map((row) => row.cells[3].dataset.sort);
   failed.click();
   const down = [...document.querySelectorAll("table.sortable tbody tr")].map((row) => row.cells[3].dataset.sort);
-  const drawn = visible.filter((plot) => plot.querySelector("svg.main-svg")).length;
   document.querySelector("[data-show-level='1']").click();
-  await new Promise((done) => setTimeout(done, 800));
   const second = [...document.querySelectorAll(".panel[data-level='1'] .plot")];
+  const secondDrawn = await drawing(second);
   document.title = "seen:" + JSON.stringify({
     visible: visible.length, drawn, up, down,
-    second: second.length, secondDrawn: second.filter((plot) => plot.querySelector("svg.main-svg")).length,
+    second: second.length, secondDrawn,
     wide: document.documentElement.scrollWidth, window: innerWidth, ran: window.ran ?? null,
   });
 </script>
@@ -60,7 +67,7 @@ def browse(page: Path, width: int) -> dict[str, Any]:
         "--disable-gpu",
         f"--user-data-dir={page.parent / 'profile'}",
         f"--window-size={width},20000",
-        "--virtual-time-budget=3000",
+        "--virtual-time-budget=30000",
         "--dump-dom",
         probed.as_uri(),
     ]
