@@ -17,6 +17,7 @@ DIALECT = Dialect(name="reference")
 _FLAGS = (
     "batching",
     "block_size",
+    "device",
     "dtype",
     "eviction",
     "kernels",

@@ -28,6 +28,9 @@ def serve(
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of weights, activations and KV cache.")
     ] = "float32",
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Where it computes; HIP devices are cuda too.")
+    ] = "cpu",
     quantization: Annotated[
         Literal["int8", "int4"] | None, typer.Option(help="Of the linear layers' weights.", show_default="none")
     ] = None,
@@ -85,6 +88,7 @@ def serve(
     config = EngineConfig(
         model_path=model_path,
         dtype=dtype,
+        device=device,
         quantization=quantization,
         block_size=block_size,
         num_blocks=num_blocks,

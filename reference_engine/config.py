@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from llmbench.reference_engine.errors import ConfigError
 
 DTypeName = Literal["float32", "bfloat16"]
+DeviceName = Literal["cpu", "cuda"]
 QuantizationName = Literal["int8", "int4"]
 EvictionName = Literal["lru", "fifo", "age"]
 BatchingName = Literal["continuous", "dynamic", "static"]
@@ -18,6 +19,7 @@ StepOrder = Literal["decode-first", "prefill-first"]
 # Field to the names that it takes.
 _NAMES = {
     "dtype": get_args(DTypeName),
+    "device": get_args(DeviceName),
     "quantization": get_args(QuantizationName),
     "eviction": get_args(EvictionName),
     "batching": get_args(BatchingName),
@@ -34,6 +36,7 @@ class EngineConfig:
 
     model_path: folder with config.json and *.safetensors in Hugging Face layout.
     dtype: weights, activations and KV cache; attention and sampling accumulate in float32 either way.
+    device: of weights, KV cache and computation; a HIP device is called cuda too, as torch calls it.
     block_size: tokens per KV block.
     num_blocks, kv_cache_gib: size of the KV cache; at most one is given, neither means 1 GiB, and never more than
         max_num_seqs sequences of max_model_len can use.
@@ -61,6 +64,7 @@ class EngineConfig:
 
     model_path: Path
     dtype: DTypeName = "float32"
+    device: DeviceName = "cpu"
     block_size: int = 16
     num_blocks: int | None = None
     kv_cache_gib: float | None = None

@@ -27,6 +27,7 @@ from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.host_swap import HostSwap
 from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
 from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.device import making_tensors_on, resolve_device
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.limits import Limits
@@ -58,9 +59,12 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        self._kernels = dispatch.load(config.kernels, config.num_threads)
+        device = resolve_device(config.device)
+        self._on_device = making_tensors_on(device)
+        self._kernels = dispatch.load(config.kernels, config.num_threads, device)
         dtype = DTYPES[config.dtype]
-        model = load_model(config.model_path, dtype)
+        with self._on_device:
+            model = load_model(config.model_path, dtype)
         plan = plan_kv_cache(config, model.config, dtype)
         self.config = dataclasses.replace(
             config, num_blocks=plan.num_blocks, kv_cache_gib=None, max_model_len=plan.max_model_len
@@ -86,9 +90,10 @@ class Engine:
             max_delay_ns=round(config.max_batch_delay_ms * 1e6),
             order=config.step_order,
         )
-        kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype, num_swap_blocks)
-        self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
-        self._proposer = self._make_proposer(dtype)
+        with self._on_device:
+            kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype, num_swap_blocks)
+            self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
+            self._proposer = self._make_proposer(dtype)
         self._sequences: dict[str, Sequence] = {}
         self._request_seeds = random.Random(config.seed)
         self._num_steps = 0
@@ -129,6 +134,10 @@ class Engine:
 
     def step(self) -> list[StepOutput]:
         """Compute one step. One output per request that got a token; a prefill that is not done yet brings none."""
+        with self._on_device:
+            return self._step()
+
+    def _step(self) -> list[StepOutput]:
         if self._proposer is not None:
             self._draft(self._proposer)
         plan = self._scheduler.schedule()
@@ -205,7 +214,8 @@ class Engine:
         """
         self.limits.check(prompt_token_ids, params.max_tokens, ())
         search = BeamSearch(self._tables, self._runner, self.config.max_num_batched_tokens, self.eos_token_ids)
-        return search.search(prompt_token_ids, params)
+        with self._on_device:
+            return search.search(prompt_token_ids, params)
 
     def finish(self, request_id: str, reason: FinishReason = "stop") -> bool:
         """End a request from outside, as a stop string does; no StepOutput follows.

@@ -50,6 +50,8 @@ class ModelRunner:
             end += chunk.num_tokens
             if chunk.samples:
                 last_rows += range(end - 1 - len(chunk.draft_token_ids), end)
+        if not last_rows:
+            return hidden.new_empty(0, self.model.config.vocab_size)
         # While all sequences decode, every row is sampled and nothing is to be picked.
         return self.model.logits(hidden if len(last_rows) == end else hidden[last_rows])
 
@@ -70,12 +72,15 @@ class ModelRunner:
         padded = [table + [0] * (width - len(table)) for table in tables]
         return StepBatch(
             # By way of numpy: it reads a list of Python ints several times faster than torch does.
-            token_ids=torch.from_numpy(np.array(token_ids, dtype=np.int64)),
-            positions=torch.from_numpy(np.array(positions, dtype=np.int64)),
-            spans=torch.from_numpy(np.array(spans, dtype=np.int64)),
+            token_ids=self._tensor(np.array(token_ids, dtype=np.int64)),
+            positions=self._tensor(np.array(positions, dtype=np.int64)),
+            spans=self._tensor(np.array(spans, dtype=np.int64)),
             # Places without a block are negative; kernels may read there what they do not use.
-            block_tables=torch.from_numpy(np.maximum(np.array(padded, dtype=np.int64), 0)),
+            block_tables=self._tensor(np.maximum(np.array(padded, dtype=np.int64), 0)),
             num_decodes=plan.num_decodes,
             kv_cache=self.kv_cache,
             rotary=self.rotary,
         )
+
+    def _tensor(self, numbers: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> torch.Tensor:
+        return torch.from_numpy(numbers).to(self.kv_cache.data.device)

@@ -10,6 +10,9 @@ import torch
 from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.layers.rotary import RotaryTable
 
+# Queries that one program of a tiled prefill kernel takes.
+TILE_ROWS = 64
+
 
 @dataclass(frozen=True, eq=False)
 class StepBatch:
@@ -27,7 +30,7 @@ class StepBatch:
     kv_cache: KVCache
     rotary: RotaryTable | None
 
-    # The rest is read by the torch kernels alone, and computed once for all layers.
+    # The rest is read by the torch and Triton kernels, and computed once for all layers.
 
     @cached_property
     def span_list(self) -> list[list[int]]:
@@ -35,10 +38,17 @@ class StepBatch:
         return spans
 
     @cached_property
+    def context_lens(self) -> torch.Tensor:
+        """Tokens of each sequence up to and including its last one in this step, [S] int64, contiguous."""
+        return self.spans[:, 2].contiguous()
+
+    @cached_property
     def slots(self) -> torch.Tensor:
         """Where each token's key and value go, [T] int64: block id * block_size + offset."""
-        owners = torch.repeat_interleave(self.spans[:, 1])
         size = self.kv_cache.block_size
+        # While all sequences decode, token i is sequence i's: to count their tokens would make the host wait for a GPU.
+        all_decode = self.num_decodes == len(self.spans)
+        owners = torch.arange(self.num_decodes) if all_decode else torch.repeat_interleave(self.spans[:, 1])
         return self.block_tables[owners, self.positions // size] * size + self.positions % size
 
     @cached_property
@@ -46,3 +56,14 @@ class StepBatch:
         """Cosines and sines [T, 1, rotary_dim] of the tokens' positions."""
         assert self.rotary is not None
         return self.rotary.at(self.positions)
+
+    @cached_property
+    def prefill_tiles(self) -> torch.Tensor:
+        """[num_tiles, 2] int64 (row of spans, first query in it): TILE_ROWS at a time, all that is not a decode."""
+        tiles = [
+            (index, first)
+            for index, (_, num_tokens, _) in enumerate(self.span_list)
+            for first in range(0, num_tokens, TILE_ROWS)
+            if index >= self.num_decodes
+        ]
+        return torch.tensor(tiles, dtype=torch.int64, device=self.spans.device).view(-1, 2)

@@ -66,7 +66,9 @@ class KVCache:
         # Keys and values of each layer, [num_blocks, block_size, num_kv_heads, head_dim]; views, cut once.
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = [(layer[0], layer[1]) for layer in self.data]
 
-        self.host_data = torch.empty((*self.data.shape[:2], num_host_blocks, *self.data.shape[3:]), dtype=dtype)
+        self.host_data = torch.empty(
+            (*self.data.shape[:2], num_host_blocks, *self.data.shape[3:]), dtype=dtype, device="cpu"
+        )
 
     def swap_blocks(self, plan: SwapPlan) -> None:
         """Copy whole blocks to the host and from there, in all layers."""

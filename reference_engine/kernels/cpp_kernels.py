@@ -20,7 +20,9 @@ class CppKernels:
 
     name = "cpp"
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, device: torch.device) -> None:
+        if device.type != "cpu":
+            raise KernelsUnavailableError(f"The C++ kernels run on the CPU, and the device is {device.type}.")
         load_library()
         import llmbench.reference_engine.kernels.fake_ops  # noqa: F401 - registers them, now that the ops exist
 

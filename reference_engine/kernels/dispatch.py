@@ -15,27 +15,38 @@ AUTO = "auto"
 BACKENDS = {
     "torch": "llmbench.reference_engine.kernels.torch_kernels:TorchKernels",
     "cpp": "llmbench.reference_engine.kernels.cpp_kernels:CppKernels",
+    "triton": "llmbench.reference_engine.kernels.triton_kernels:TritonKernels",
 }
+# The fastest that was written for a device; torch runs on every one.
+FASTEST = {"cpu": "cpp", "cuda": "triton"}
+CPU = torch.device("cpu")
 
 log = logging.getLogger(__name__)
 # As it was before any kernels were loaded: the C++ ones take torch's threads for themselves.
 DEFAULT_NUM_THREADS = torch.get_num_threads()
 
 
-def load(name: str, num_threads: int | None = None) -> Kernels:
-    """The kernels of that name on that many threads, torch's own number of them if None.
+def load(name: str, num_threads: int | None = None, device: torch.device = CPU) -> Kernels:
+    """The kernels of that name, for tensors on that device; on a CPU with num_threads, torch's own number if None.
 
-    "auto" is cpp where it compiles and torch elsewhere, with the reason in the log. Raises ConfigError for an unknown
-    name, and KernelsUnavailableError for kernels that were asked for by name and cannot run here.
+    "auto" is the fastest for the device where it can run and torch elsewhere, with the reason in the log. Raises
+    ConfigError for an unknown name, and KernelsUnavailableError for kernels that were asked for by name and cannot run
+    here.
     """
     threads = num_threads or DEFAULT_NUM_THREADS
     if name == AUTO:
         try:
-            return load("cpp", threads)
+            return load(FASTEST[device.type], threads, device)
         except KernelsUnavailableError as error:
             log.warning("Using the torch kernels, which are several times slower. %s", error)
-            return load("torch", threads)
+            return load("torch", threads, device)
     if name not in BACKENDS:
         raise ConfigError(f"kernels must be one of {', '.join((AUTO, *BACKENDS))}; {name!r} was given.")
     module, _, kernels = BACKENDS[name].partition(":")
-    return cast(Kernels, getattr(importlib.import_module(module), kernels)(threads))
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise KernelsUnavailableError('The Triton-language kernels need: pip install "llmbench[gpu]".') from None
+    return cast(Kernels, getattr(loaded, kernels)(threads, device))

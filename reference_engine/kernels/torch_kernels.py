@@ -16,7 +16,7 @@ from llmbench.reference_engine.step_batch import StepBatch
 class TorchKernels:
     name = "torch"
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, device: torch.device) -> None:
         torch.set_num_threads(num_threads)
 
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:

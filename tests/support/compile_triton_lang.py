@@ -26,7 +26,7 @@ VARIANTS = [
     (
         rotary_kv.rotary_kv_kernel,
         "*bf16 *bf16 *bf16 *i64 *bf16 *bf16 *bf16 *bf16 fp32",
-        {**HEADS, "HALF": 64, "HAS_ROTARY": True, "HAS_NORM": True},
+        {**HEADS, "R": 64, "PAIRS": 32, "REST": 64, "HAS_ROTARY": True, "HAS_NORM": True},
     ),
     (
         decode_attention.decode_part_kernel,

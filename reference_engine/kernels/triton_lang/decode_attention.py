@@ -129,10 +129,11 @@ def decode_attention(
     """Attention of one new token per sequence over its paged cache; returns [N, H, D] in q's dtype, summed in float32.
 
     q [N, H, D] (its rows may be strided); k_cache, v_cache [num_blocks, block_size, G, D]; block_tables [N, M] int64,
-    entries beyond a sequence's last block are not read; context_lens [N] int64, the new token included. num_splits:
-    programs per sequence and key head, by default enough to fill a GPU at small batches.
+    entries beyond a sequence's last block are not read; context_lens [N] int64, contiguous, the new token included.
+    num_splits: programs per sequence and key head, by default enough to fill a GPU at small batches.
     Oracle: attention_torch.decode.
     """
+    assert context_lens.is_contiguous()
     N, H, D = q.shape
     block_size, G = k_cache.shape[1:3]
     if num_splits is None:

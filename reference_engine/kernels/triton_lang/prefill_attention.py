@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-QUERY_TILE = 64
+from llmbench.reference_engine.step_batch import TILE_ROWS
+
 KEY_TILE = 64
 
 
@@ -89,34 +90,24 @@ def prefill_kernel(
     )
 
 
-def query_tiles(spans: torch.Tensor) -> torch.Tensor:
-    """[num_tiles, 2] int64 (span, first row in it): the programs that cover every query of spans [S, 3]."""
-    pairs = [
-        (index, first)
-        for index, (_, num_tokens, _) in enumerate(spans.tolist())
-        for first in range(0, num_tokens, QUERY_TILE)
-    ]
-    return torch.tensor(pairs, dtype=torch.int64, device=spans.device).view(-1, 2)
-
-
 def prefill_attention(
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
     block_tables: torch.Tensor,
     spans: torch.Tensor,
+    tiles: torch.Tensor,
     out: torch.Tensor,
     scale: float,
     window: int | None = None,
 ) -> None:
-    """Causal attention of every span's queries over its cache; modifies their rows of out [T, H, D].
+    """Causal attention of the tiles' queries over their spans' cache; modifies their rows of out [T, H, D].
 
     q [T, H, D] (its rows may be strided) and spans [S, 3] int64: first row, number of rows, and number of tokens up to
     and including the last of them; block_tables [S, M] int64 of the same sequences; k_cache, v_cache [num_blocks,
-    block_size, G, D]. Oracle: attention_torch.prefill.
+    block_size, G, D]; tiles [num_tiles, 2] int64 as StepBatch.prefill_tiles. Oracle: attention_torch.prefill.
     """
     _, H, D = q.shape
-    tiles = query_tiles(spans)
     prefill_kernel[(tiles.shape[0], H)](
         q,
         k_cache,
@@ -134,6 +125,6 @@ def prefill_attention(
         D=D,
         D_PADDED=max(16, triton.next_power_of_2(D)),
         BLOCK_SIZE=k_cache.shape[1],
-        QUERY_TILE=QUERY_TILE,
+        QUERY_TILE=TILE_ROWS,
         KEY_TILE=KEY_TILE,
     )

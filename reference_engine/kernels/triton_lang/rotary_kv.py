@@ -22,41 +22,50 @@ def rotary_kv_kernel(
     H: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
-    HALF: tl.constexpr,
+    R: tl.constexpr,
+    PAIRS: tl.constexpr,
+    REST: tl.constexpr,
     HAS_ROTARY: tl.constexpr,
     HAS_NORM: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
-    lane = tl.arange(0, HALF)
-    inside = lane < D // 2
+    # A head is R // 2 pairs (i, i + R // 2), each loaded and stored by one lane, and behind them what is not turned.
+    low_at = tl.arange(0, PAIRS)
+    is_pair = low_at < R // 2
+    high_at = low_at + R // 2
+    rest_at = R + tl.arange(0, REST)
+    is_rest = rest_at < D
     here = qkv + token * (H + 2 * G) * D + head * D
-    low = tl.load(here + lane, mask=inside, other=0.0).to(tl.float32)
-    high = tl.load(here + D // 2 + lane, mask=inside, other=0.0).to(tl.float32)
+    low = tl.load(here + low_at, mask=is_pair, other=0.0).to(tl.float32)
+    high = tl.load(here + high_at, mask=is_pair, other=0.0).to(tl.float32)
+    rest = tl.load(here + rest_at, mask=is_rest, other=0.0).to(tl.float32)
     if head < H + G:
         if HAS_NORM:
-            scale = tl.rsqrt((tl.sum(low * low, axis=0) + tl.sum(high * high, axis=0)) / D + eps)
+            squares = tl.sum(low * low, axis=0) + tl.sum(high * high, axis=0) + tl.sum(rest * rest, axis=0)
+            scale = tl.rsqrt(squares / D + eps)
             weight = q_weight if head < H else k_weight
-            low *= scale * tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32)
-            high *= scale * tl.load(weight + D // 2 + lane, mask=inside, other=0.0).to(tl.float32)
+            low *= scale * tl.load(weight + low_at, mask=is_pair, other=0.0).to(tl.float32)
+            high *= scale * tl.load(weight + high_at, mask=is_pair, other=0.0).to(tl.float32)
+            rest *= scale * tl.load(weight + rest_at, mask=is_rest, other=0.0).to(tl.float32)
         if HAS_ROTARY:
             # The table holds the rotation's sign in the sines' first half; both halves of the cosines are equal.
-            c = tl.load(cos + token * D + lane, mask=inside, other=0.0).to(tl.float32)
-            s = tl.load(sin + token * D + D // 2 + lane, mask=inside, other=0.0).to(tl.float32)
+            c = tl.load(cos + token * R + low_at, mask=is_pair, other=0.0).to(tl.float32)
+            s = tl.load(sin + token * R + high_at, mask=is_pair, other=0.0).to(tl.float32)
             turned = low * c - high * s
             high = high * c + low * s
             low = turned
     if head < H:
-        tl.store(here + lane, low.to(qkv.dtype.element_ty), mask=inside)
-        tl.store(here + D // 2 + lane, high.to(qkv.dtype.element_ty), mask=inside)
+        there = here
     else:
         slot = tl.load(slots + token)
         if head < H + G:
             there = k_cache + (slot * G + head - H) * D
         else:
             there = v_cache + (slot * G + head - H - G) * D
-        tl.store(there + lane, low.to(k_cache.dtype.element_ty), mask=inside)
-        tl.store(there + D // 2 + lane, high.to(k_cache.dtype.element_ty), mask=inside)
+    tl.store(there + low_at, low.to(k_cache.dtype.element_ty), mask=is_pair)
+    tl.store(there + high_at, high.to(k_cache.dtype.element_ty), mask=is_pair)
+    tl.store(there + rest_at, rest.to(k_cache.dtype.element_ty), mask=is_rest)
 
 
 def rotary_kv(
@@ -70,11 +79,13 @@ def rotary_kv(
 ) -> None:
     """Modifies qkv [T, (H + 2 G) * D] (its queries), k_cache and v_cache [num_blocks, block_size, G, D].
 
-    rotation: cosines and sines [T, 1, D] as RotaryTable.at gives them; None for none. norms: weights [D] of the query
+    qkv's dtype is the caches'. rotation: cosines and sines [T, 1, R] as RotaryTable.at gives them, for the first R of a
+    head's components; None for none. norms: weights [D] of the query
     and key norm and their epsilon, applied first. slots [T] int64: block id * block_size + offset of each token.
     """
     G, D = k_cache.shape[2:]
     cos, sin = rotation if rotation is not None else (qkv, qkv)
+    R = D - D % 2 if rotation is None else cos.shape[-1]
     q_weight, k_weight, eps = norms if norms is not None else (qkv, qkv, 0.0)
     rotary_kv_kernel[(qkv.shape[0], num_heads + 2 * G)](
         qkv,
@@ -89,7 +100,9 @@ def rotary_kv(
         H=num_heads,
         G=G,
         D=D,
-        HALF=triton.next_power_of_2(D // 2),
+        R=R,
+        PAIRS=triton.next_power_of_2(R // 2),
+        REST=triton.next_power_of_2(max(D - R, 1)),
         HAS_ROTARY=rotation is not None,
         HAS_NORM=norms is not None,
     )

@@ -11,6 +11,7 @@ from llmbench.reference_engine.kernels.triton_lang.prefill_attention import pref
 from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
 from llmbench.reference_engine.layers.rotary import RotaryTable, rotate
 from llmbench.reference_engine.models.config import RopeConfig
+from llmbench.reference_engine.step_batch import TILE_ROWS
 
 BLOCK_SIZE = 16
 
@@ -49,16 +50,19 @@ def test_prefill_equals_torch_for_whole_prompts_and_later_chunks(H: int, G: int,
     starts = [sum(rows for rows, _ in chunks[:index]) for index in range(len(chunks))]
     spans = torch.tensor([(start, *chunk) for start, chunk in zip(starts, chunks, strict=True)])
     q = torch.randn(sum(rows for rows, _ in chunks), H, D)
+    tiles = torch.tensor(
+        [(index, first) for index, (rows, _) in enumerate(chunks) for first in range(0, rows, TILE_ROWS)]
+    )
     ours = torch.empty_like(q)
-    prefill_attention(q, k_cache, v_cache, tables, spans, ours, D**-0.5, window)
+    prefill_attention(q, k_cache, v_cache, tables, spans, tiles, ours, D**-0.5, window)
     for (start, rows, context), table in zip(spans.tolist(), tables, strict=True):
         theirs = attention_torch.prefill(q[start : start + rows], k_cache, v_cache, table, context, D**-0.5, window)
         torch.testing.assert_close(ours[start : start + rows], theirs, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("with_norm", [False, True])
-@pytest.mark.parametrize("with_rotary", [False, True])
-def test_rotary_and_the_cache_write_equal_torch(with_rotary: bool, with_norm: bool) -> None:
+@pytest.mark.parametrize("rotated_share", [None, 1.0, 0.25])
+def test_rotary_and_the_cache_write_equal_torch(rotated_share: float | None, with_norm: bool) -> None:
     torch.manual_seed(0)
     T, H, G, D = 6, 4, 2, 24
     k_cache, v_cache, _ = paged_cache([64], G, D)
@@ -69,11 +73,13 @@ def test_rotary_and_the_cache_write_equal_torch(with_rotary: bool, with_norm: bo
     if norms is not None:
         q = torch.nn.functional.rms_norm(q, (D,), norms[0], norms[2])
         k = torch.nn.functional.rms_norm(k, (D,), norms[1], norms[2])
-    rotation = RotaryTable(RopeConfig(), D, 512, torch.float32).at(torch.tensor([0, 1, 7, 100, 255, 511]))
-    if with_rotary:
+    rotation = None
+    if rotated_share is not None:
+        table = RotaryTable(RopeConfig(rotated_share=rotated_share), D, 512, torch.float32)
+        rotation = table.at(torch.tensor([0, 1, 7, 100, 255, 511]))
         q, k = rotate(q, *rotation), rotate(k, *rotation)
     attention_torch.write_kv(k, v, expected_k, expected_v, slots)
-    rotary_kv(qkv, rotation if with_rotary else None, slots, k_cache, v_cache, H, norms)
+    rotary_kv(qkv, rotation, slots, k_cache, v_cache, H, norms)
     torch.testing.assert_close(qkv.view(T, H + 2 * G, D)[:, :H], q, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(k_cache, expected_k, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(v_cache, expected_v, atol=0, rtol=0)

@@ -1,0 +1,119 @@
+"""The kernels of triton_lang/ as a set; the rest is left to torch. Not yet run on a GPU: see docs/gpu.md."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.nn.functional as F
+
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.errors import KernelsUnavailableError
+from llmbench.reference_engine.kernels.contract import ActivationName, AttentionKernel, HeadLayout, NormWeights
+from llmbench.reference_engine.kernels.torch_kernels import activate, normalise
+from llmbench.reference_engine.kernels.triton_lang.decode_attention import decode_attention
+from llmbench.reference_engine.kernels.triton_lang.prefill_attention import prefill_attention
+from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack, quantized_linear
+from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
+from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
+from llmbench.reference_engine.kernels.triton_lang.swiglu import swiglu
+from llmbench.reference_engine.quantization.group_wise import quantize
+from llmbench.reference_engine.step_batch import StepBatch
+
+
+class TritonKernels:
+    """On a CUDA or HIP device; on a CPU in Triton's interpreter alone, which is there for tests.
+
+    Unquantised products are cuBLAS's or hipBLASLt's, by way of torch.
+    """
+
+    name = "triton"
+
+    def __init__(self, num_threads: int, device: torch.device) -> None:
+        if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise KernelsUnavailableError(
+                "The Triton-language kernels need device = cuda. With TRITON_INTERPRET=1 in the environment they also "
+                "run on a CPU, thousands of times slower, to be tested."
+            )
+        torch.set_num_threads(num_threads)
+
+    def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype
+
+    def linear(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        norm: NormWeights | None,
+        activation: ActivationName | None,
+        quantization: QuantizationName | None,
+    ) -> TritonLinear:
+        return TritonLinear(weight, bias, norm, activation, quantization)
+
+    def attention(self, heads: HeadLayout) -> AttentionKernel:
+        return TritonAttention(heads)
+
+    def argmax(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.argmax(dim=-1)
+
+
+class TritonLinear:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        norm: NormWeights | None,
+        activation: ActivationName | None,
+        quantization: QuantizationName | None,
+    ) -> None:
+        self.bias, self.norm, self.activation = bias, norm, activation
+        self.weight = weight if quantization is None else pack(quantize(weight, quantization))
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        y = self._activate(self._multiply(self._normalise(x)))
+        return y if residual is None else residual + y
+
+    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norm is None:
+            return x
+        return normalise(x, self.norm) if self.norm.bias is not None else rms_norm(x, self.norm.weight, self.norm.eps)
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.weight, torch.Tensor):
+            return F.linear(x, self.weight, self.bias)
+        y = quantized_linear(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+    def _activate(self, y: torch.Tensor) -> torch.Tensor:
+        return swiglu(y) if self.activation == "swiglu" else activate(y, self.activation)
+
+
+class TritonAttention:
+    def __init__(self, heads: HeadLayout) -> None:
+        self.heads = heads
+        assert (heads.q_norm is None) == (heads.k_norm is None)
+        self.norms: tuple[torch.Tensor, torch.Tensor, float] | None = None
+        if heads.q_norm is not None and heads.k_norm is not None:
+            self.norms = (heads.q_norm.weight, heads.k_norm.weight, heads.q_norm.eps)
+
+    def __call__(
+        self, qkv: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: StepBatch
+    ) -> torch.Tensor:
+        layout, n = self.heads, batch.num_decodes
+        rotation = None if batch.rotary is None else batch.rotation
+        rotary_kv(qkv, rotation, batch.slots, k_cache, v_cache, layout.num_heads, self.norms)
+        q = qkv.view(qkv.shape[0], -1, layout.head_dim)[:, : layout.num_heads]
+        tables, context_lens = batch.block_tables, batch.context_lens
+        if n == len(batch.spans):
+            out = decode_attention(q, k_cache, v_cache, tables, context_lens, layout.scale, layout.window)
+            return out.flatten(1)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        if n:
+            decoded = decode_attention(
+                q[:n], k_cache, v_cache, tables[:n], context_lens[:n], layout.scale, layout.window
+            )
+            out[:n] = decoded
+        prefill_attention(
+            q, k_cache, v_cache, tables, batch.spans, batch.prefill_tiles, out, layout.scale, layout.window
+        )
+        return out.flatten(1)

@@ -1,0 +1,54 @@
+"""The whole engine on the Triton-language kernels, in Triton's interpreter: it answers as on the torch kernels."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.engine import Engine
+from llmbench.reference_engine.errors import KernelsUnavailableError
+from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.sampling import SamplingParams
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("triton") / "checkpoint")
+
+
+def answers(checkpoint: Path, **settings: Any) -> dict[str, list[int]]:
+    """Four prompts of 1 to 40 tokens, the first two ahead of the others, so that steps mix decodes and chunks."""
+    engine = Engine(EngineConfig(model_path=checkpoint, max_num_batched_tokens=32, num_threads=1, **settings))
+    rng = random.Random(5)
+    prompts = {f"r{index}": [rng.randrange(10, 1000) for _ in range(rng.randint(1, 40))] for index in range(4)}
+    params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+    tokens: dict[str, list[int]] = {name: [] for name in prompts}
+    waiting = list(prompts.items())
+    while engine.has_work() or waiting:
+        for name, prompt in waiting[:2]:
+            engine.add_request(name, prompt, params)
+        del waiting[:2]
+        for output in engine.step():
+            tokens[output.request_id] += output.new_token_ids
+    return tokens
+
+
+@pytest.mark.parametrize("quantization", [None, "int4"])
+def test_answers_equal_those_of_the_torch_kernels(checkpoint: Path, quantization: str | None) -> None:
+    ours = answers(checkpoint, kernels="triton", quantization=quantization)
+    theirs = answers(checkpoint, kernels="torch", quantization=quantization)
+    assert all(len(tokens) == 4 for tokens in ours.values())
+    # A quantised input may fall to either side of a rounding, and after that texts may part ways.
+    num_compared = 1 if quantization else 4
+    same = [ours[name][:num_compared] == theirs[name][:num_compared] for name in ours]
+    assert sum(same) >= len(same) - (quantization is not None)
+
+
+def test_without_a_gpu_or_the_interpreter_they_are_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(KernelsUnavailableError, match="need device = cuda"):
+        Engine(EngineConfig(model_path=checkpoint, kernels="triton"))
