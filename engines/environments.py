@@ -44,7 +44,7 @@ class Environment:
         """Every distribution in it as `name==version`, as it was when installed. Raises EngineError if it is not."""
         if not self.is_complete:
             raise EngineError(f"{self.recipe.engine} {self.recipe.version} is not installed: {install_command(self)}")
-        return tuple((self.path / LOCK).read_text().split())
+        return tuple((self.path / LOCK).read_text().splitlines())
 
     def lock_digest(self) -> str:
         """sha256 of the lock, hex: two runs on the same one had the same packages."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.metadata
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,20 +11,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pydantic import JsonValue
+
 from llmbench.engines import registry
+from llmbench.engines.environments import environment
 from llmbench.engines.wire import Endpoint
 from llmbench.harness.assemble import Assembly
 from llmbench.harness.checkpoint_digest import checkpoint_digest
 from llmbench.harness.errors import EngineStartError
 from llmbench.harness.preflight import find_problem
-from llmbench.harness.probe import authorization, http_connection, knock
+from llmbench.harness.probe import knock
 from llmbench.harness.process import EngineProcess, free_port
 from llmbench.harness.redaction import Redactor
+from llmbench.harness.server_facts import ServerFacts, ask_facts
 from llmbench.results.manifest import EngineManifest
 from llmbench.workloads.spec import EngineSpec
 
-# Where servers tell their version, each as JSON with a field of that name: vLLM, Ollama, TGI, SGLang, Triton.
-_VERSION_PATHS = ("/version", "/api/version", "/info", "/get_server_info", "/v2")
 _CHECK_S = 0.02
 
 
@@ -120,12 +120,13 @@ class EngineKeeper:
                 f"{engine.label}: nobody answers at {url} ({error.strerror or error}); start the server, or correct "
                 "the url."
             ) from None
-        self._note(engine.label, version=_asked_version(endpoint))
+        self._note_facts(engine.label, ask_facts(endpoint))
         return endpoint
 
     def _start(self, engine: EngineSpec) -> Endpoint | None:
         plan = self._assembly.adapters[engine.label].launch_plan(self._assembly.options(engine), free_port())
         assert plan is not None, "checked when the run was assembled"
+        plan = replace(plan, argv=(*(engine.prefix or ()), *plan.argv))
         log = self._logs[engine.label]
         self._process = EngineProcess.start(engine.label, plan, log)
         self._note(
@@ -134,37 +135,31 @@ class EngineKeeper:
             url=plan.endpoint.url,
             pid=self._process.pid,
             log=f"{log.parent.name}/{log.name}",
+            packages=_packages(engine.name),
         )
         if not self._process.wait_ready(stopped=self._stopped):
             return None
         endpoint = replace(plan.endpoint, api_key=self._assembly.api_key(engine))
-        bundled = plan.argv[0] == sys.executable
-        self._note(
-            engine.label, version=importlib.metadata.version("llmbench") if bundled else _asked_version(endpoint)
-        )
+        bundled = sys.executable in plan.argv
+        by_http = replace(endpoint, port=plan.ready_port or endpoint.port)
+        facts = ServerFacts(importlib.metadata.version("llmbench")) if bundled else ask_facts(by_http)
+        self._note_facts(engine.label, facts)
+        if (cpus := self._process.cpus()) is not None:
+            self._note_details(engine.label, cpus=[*cpus])
         return endpoint
+
+    def _note_facts(self, label: str, facts: ServerFacts) -> None:
+        self._note(label, version=facts.version)
+        self._note_details(label, **facts.details)
+
+    def _note_details(self, label: str, **details: JsonValue) -> None:
+        self._note(label, details={**self.manifests[label].details, **details})
 
     def _note(self, label: str, **facts: object) -> None:
         self.manifests[label] = self.manifests[label].model_copy(update=facts)
 
 
-def _asked_version(endpoint: Endpoint) -> str | None:
-    """The version that a server gives at one of the usual places; None where it does not."""
-    connection = http_connection(endpoint)
-    try:
-        for path in _VERSION_PATHS:
-            connection.request("GET", path, headers=dict(authorization(endpoint)))
-            answer = connection.getresponse()
-            body = answer.read()
-            if answer.status == http.client.OK:
-                try:
-                    told = json.loads(body)
-                except ValueError:
-                    continue
-                if isinstance(told, dict) and isinstance(version := told.get("version"), str):
-                    return version
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-    return None
+def _packages(engine: str) -> tuple[str, ...]:
+    """What the engine's own environment holds; nothing for one that lives in ours."""
+    recipe = registry.recipes().get(engine)
+    return () if recipe is None else environment(recipe).lock()

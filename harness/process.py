@@ -105,6 +105,13 @@ class EngineProcess:
         assert code is not None
         return f"was ended by signal {code - 128}" if code > 128 else f"ended with code {code}"
 
+    def cpus(self) -> tuple[int, ...] | None:
+        """The logical CPUs that the engine may run on; None where the platform does not tell."""
+        try:
+            return tuple(psutil.Process(self.pid).cpu_affinity() or ())
+        except (AttributeError, psutil.Error):
+            return None
+
     def stop(self) -> None:
         """End the engine and all it started: asked first, killed if it does not listen. Does nothing a second time."""
         assert self._guard.stdin is not None

@@ -15,6 +15,7 @@ from llmbench.reports.headline import headline
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, quantile
 from llmbench.reports.plain_text import one_line, plain
+from llmbench.results.answer import left_out
 from llmbench.results.run import Run
 from llmbench.results.series import failures
 from llmbench.results.statistics import required_n
@@ -41,7 +42,7 @@ def print_summary(run: Run, console: Console) -> None:
     _print_points(console, "Failures", list(_failures(run)))
     _print_points(console, "Read before you use a number", [one_line(problem) for problem in run.manifest.problems])
     if run.manifest.status == "failed":
-        console.print(Text("The run failed: its numbers do not answer the question that was asked.", style="bold red"))
+        console.print(Text(plain(left_out(run.manifest)), style="bold red"))
     console.print()
 
 

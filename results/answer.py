@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import groupby
 
 from llmbench.results.compare import Comparison, compare, settle
 from llmbench.results.figures import FIGURE_BY_NAME, figures_of
+from llmbench.results.manifest import Manifest
 from llmbench.results.metrics import is_streamed
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
@@ -23,7 +25,7 @@ def answer(run: Run) -> tuple[str, ...]:
     elif run.manifest.status == "interrupted":
         sentences.append("This run was interrupted: what follows is what was measured until then.")
     elif run.manifest.status == "failed":
-        sentences.append("This run failed: what follows is what was measured before.")
+        sentences.append(left_out(run.manifest))
     rows = {(row.engine, row.level): row for row in summarise(run).rows}
     if not rows:
         return (*sentences, "Nothing was measured.")
@@ -34,6 +36,22 @@ def answer(run: Run) -> tuple[str, ...]:
         else:
             sentences.append(_side_by_side(members, rows))
     return tuple(sentences)
+
+
+def left_out(manifest: Manifest) -> str:
+    """Which engines did not start, and whose figures there are, for a run of status `failed`."""
+    asked = {trial.engine for trial in manifest.trials}
+    without = [engine.label for engine in manifest.engines if engine.label not in asked]
+    others = [engine.label for engine in manifest.engines if engine.label in asked]
+    if not others:
+        return f"{_listed(without)} did not start, so nothing was measured."
+    if not without:
+        return "An engine did not start again for every round: its figures are of fewer rounds than the others'."
+    return f"{_listed(without)} did not start; {_listed(others)} {'was' if len(others) == 1 else 'were'} measured."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _alone(row: SummaryRow) -> str:

@@ -114,7 +114,8 @@ class CalibrationManifest(_Frozen):
 class EngineManifest(_Frozen):
     """One engine as it answered. `command` and `pid` are None for a server that was already running.
 
-    `log` is relative to the run directory. `details` holds what an adapter knows beyond this (dtype, device, …).
+    `log` is relative to the run directory. `packages` has what the engine's own environment holds, as `name==version`;
+    it is empty for one that lives in that of llmbench. `details` holds what is known beyond this (dtype, cpus, …).
     """
 
     label: str
@@ -126,6 +127,7 @@ class EngineManifest(_Frozen):
     model: str | None = None
     model_digest: str | None = None
     log: str | None = None
+    packages: tuple[str, ...] = ()
     details: dict[str, JsonValue] = Field(default_factory=dict)
 
 

@@ -66,6 +66,11 @@ class EngineFields(Frozen):
     env: Mapping[str, Argument] = Field(
         default={}, description="Further environment variables for an engine that is started here; default none."
     )
+    prefix: tuple[Argument, ...] | None = Field(
+        default=None,
+        description="What stands before the command line of an engine that is started here, as in [taskset, -c, 0-3] "
+        "or [numactl, --cpunodebind=0, --membind=0]; default nothing.",
+    )
     settings: Mapping[str, JsonValue] = Field(
         default={}, description="Options that the adapter of this engine understands; default none."
     )
@@ -75,7 +80,9 @@ class EngineFields(Frozen):
     model: Text | None = Field(default=None, description="The model for this engine alone; default the workload's.")
 
     @model_validator(mode="after")
-    def _check_tls_ca(self) -> Self:
+    def _check_url(self) -> Self:
+        if self.prefix is not None and self.url is not None:
+            refuse("prefix", "a server with a url runs already, and nothing can be put before its command line")
         if self.tls_ca is not None and not (self.url or "").startswith(("https:", "grpcs:", "wss:")):
             refuse("tls_ca", "there is nothing to trust without TLS: give an https://, grpcs:// or wss:// url with it")
         return self

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Engines that can be measured.", no_args_is_help=True)
 
 EngineName = Annotated[str, typer.Argument(help="An engine's name, as `llmbench engines doctor` prints it.")]
+EngineNames = Annotated[
+    list[str], typer.Argument(metavar="ENGINE...", help="Engines' names, as `llmbench engines doctor` prints them.")
+]
 
 
 @app.command("list")
@@ -33,15 +36,16 @@ def list_engines() -> None:
 
 
 @app.command("install")
-def install(engine: EngineName) -> None:
-    """Give an engine a virtual environment of its own in the cache, ~/.cache/llmbench or $LLMBENCH_CACHE."""
+def install(engine: EngineNames) -> None:
+    """Give each engine a virtual environment of its own in the cache, ~/.cache/llmbench or $LLMBENCH_CACHE."""
     from llmbench.engines import environments
 
-    wanted = _environment(engine)
-    environments.install(wanted, typer.echo)
-    typer.echo(
-        f"{wanted.recipe.engine} {wanted.recipe.version} is ready: {len(wanted.lock())} packages in {wanted.path}"
-    )
+    # All names are looked at before the first is installed, which takes minutes.
+    for wanted in [_environment(name) for name in engine]:
+        environments.install(wanted, typer.echo)
+        typer.echo(
+            f"{wanted.recipe.engine} {wanted.recipe.version} is ready: {len(wanted.lock())} packages in {wanted.path}"
+        )
 
 
 @app.command("doctor")

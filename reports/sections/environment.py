@@ -18,7 +18,10 @@ def _view(material: Material) -> View:
         {
             "engine": engine,
             "command": None if engine.command is None else shlex.join(engine.command),
-            "details": list(flattened(engine.details)),
+            "details": [
+                *flattened(engine.details),
+                *([("packages", f"{len(engine.packages)}, listed in manifest.json")] if engine.packages else []),
+            ],
         }
         for engine in manifest.engines
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, percent
 from llmbench.reports.section import Section, View
+from llmbench.results.answer import left_out
 from llmbench.results.metrics import is_streamed
 from llmbench.results.samples import Samples
 from llmbench.results.statistics import MIN_ROUNDS, required_n
@@ -17,7 +18,6 @@ from llmbench.results.statistics import MIN_ROUNDS, required_n
 _STATES = {
     "complete": "The run came to its end.",
     "interrupted": "The run was interrupted; this is what was measured until then.",
-    "failed": "The run failed; its numbers do not answer the question that was asked.",
     "running": "The run has not come to its end: it is still under way, or its process was killed.",
 }
 
@@ -43,7 +43,7 @@ class Fact:
 def _view(material: Material) -> View:
     status = material.manifest.status
     return {
-        "state": _STATES[status],
+        "state": left_out(material.manifest) if status == "failed" else _STATES[status],
         "bad": status in ("failed", "running") or bool(material.manifest.invalid),
         "invalid": material.manifest.invalid,
         "caveats": tuple(each for each in material.manifest.problems if each not in material.manifest.invalid),

