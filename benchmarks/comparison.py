@@ -1,0 +1,229 @@
+"""The engines side by side on one checkpoint, with llmbench itself: what docs/comparison.md is made from.
+
+    llmbench engines install vllm triton
+    python benchmarks/comparison.py run --mii-python mii/bin/python --out runs/comparison
+    python benchmarks/comparison.py tables --out runs/comparison
+
+`run` measures one kind of workload after the other, or those named with --kind and --group: up to five minutes each,
+on a machine that has nothing else to do. `tables` writes the generated part of docs/comparison.md from the run
+directories. Without --mii-python DeepSpeed-MII is left out; the first lines of tests/engines_real/test_mii_real.py say
+how its environment is made, and its engine for GPUs is replaced by the small one in tests/data/mii_deployment.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binom
+
+from llmbench.reports.markdown import run_markdown
+from llmbench.results.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "comparison.md"
+MARKS = ("<!-- made by benchmarks/comparison.py -->", "<!-- end of what it made -->")
+
+MODEL = "synthetic:llama-20m"
+ROUNDS = 3
+# One thread computes, whichever engine: the other core is for servers, load generator and recorder.
+OURS = {"dtype": "float32", "threads": 1}
+# Without compilation, which takes minutes on two cores at each of three starts.
+VLLM = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True}
+BASELINE, MII_LABEL = "reference", "mii (stack only)"
+# Two runs, so that each is over within five minutes; the bundled engine is in both.
+GROUPS = {
+    "vllm-triton": [
+        {"reference": {"settings": OURS}},
+        {"vllm": {"settings": VLLM, "startup_timeout_s": 300}},
+        {"triton": {"label": "triton-http", "settings": OURS}},
+    ],
+    "grpc-mii": [
+        {"reference": {"settings": OURS}},
+        {"triton": {"label": "triton-grpc", "settings": {**OURS, "protocol": "grpc"}}},
+        {"mii-on-cpu": {"label": MII_LABEL}},
+    ],
+}
+
+# The shipped workloads, made small enough for one core: every engine keeps up with every rate.
+KINDS = {
+    "prefill_heavy": {
+        "prompts": {"prompt_tokens": {"kind": "uniform", "min": 384, "max": 640}},
+        "traffic": {"requests": 10, "arrivals": {"rate": 0.8}},
+    },
+    "decode_heavy": {"prompts": {"output_tokens": 96}, "traffic": {"requests": 8}},
+    "mixed": {
+        "prompts": {"prompt_tokens": {"mean": 128, "stddev": 96, "max": 512}, "output_tokens": {"mean": 32}},
+        "traffic": {"requests": 8, "arrivals": {"rate": 0.6}},
+    },
+    # As completions: Triton and MII take prompts, not chats.
+    "streaming": {
+        "request": {"api": "completions"},
+        "prompts": {"output_tokens": 64},
+        "traffic": {"requests": 6, "arrivals": {"rate": 0.5}},
+    },
+}
+
+# DeepSpeed-MII as an engine that llmbench starts and stops like the others: idle, it keeps half a core busy.
+PLUGIN = """
+import json
+from llmbench.engines.adapter import LaunchPlan
+from llmbench.engines.mii import MiiAdapter
+from llmbench.engines.wire import Endpoint
+from llmbench.harness.process import free_port
+
+
+class MiiOnCpu(MiiAdapter):
+    def launch_plan(self, options, port):
+        ready, replica = free_port(), free_port()
+        argv = (*json.loads({argv!r}), options.model_path, str(replica), str(port), str(ready))
+        where = Endpoint("127.0.0.1", port)
+        return LaunchPlan(argv, where, {env!r}, ready_port=ready, startup_timeout_s=options.startup_timeout_s)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "tables"))
+    parser.add_argument("--kind", choices=tuple(KINDS), action="append", help="default: all of them")
+    parser.add_argument("--group", choices=tuple(GROUPS), action="append", help="default: both")
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
+    parser.add_argument("--mii-python", type=Path, help="the interpreter of an environment with deepspeed-mii")
+    options = parser.parse_args()
+    if options.what == "tables":
+        write_tables(options.out)
+        return
+    for kind in options.kind or KINDS:
+        for group in options.group or GROUPS:
+            measure(kind, group, options.out / f"{kind}-{group}", options.mii_python)
+
+
+def measure(kind: str, group: str, out: Path, mii_python: Path | None) -> None:
+    """One kind of workload on a group of engines, in interleaved rounds; `out` is the run directory."""
+    engines = [engine for engine in GROUPS[group] if mii_python or "mii-on-cpu" not in engine]
+    fields = {"model": MODEL, "engines": engines, "measure": {"rounds": ROUNDS}, **KINDS[kind]}
+    argv = [sys.executable, "-m", "llmbench", "run", kind, "--out", str(out), "--allow-invalid"]
+    for name, value in flattened(fields):
+        argv += ["--set", f"{name}={json.dumps(value)}"]
+    with tempfile.TemporaryDirectory() as plugins:
+        environment = dict(os.environ)
+        if mii_python:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            install_plugin(Path(plugins), mii_python, steps_path(out))
+            environment["PYTHONPATH"] = plugins
+        subprocess.run(argv, env=environment, check=True)
+
+
+def steps_path(out: Path) -> Path:
+    """Where MII's engine notes its steps, beside the run directory."""
+    return out.with_name(f"{out.name}-mii-steps.txt").absolute()
+
+
+def flattened(fields: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """`a.b.c` and value for every leaf."""
+    found: list[tuple[str, object]] = []
+    for name, value in fields.items():
+        found += flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return found
+
+
+def install_plugin(folder: Path, mii_python: Path, steps: Path) -> None:
+    """The entry point that makes MII an engine, beside the environment and not in it."""
+    argv = [str(mii_python.absolute()), str(ROOT / "tests" / "data" / "mii_deployment.py"), "serve"]
+    env = {"HF_HUB_OFFLINE": "1", "MII_STEPS": str(steps)}
+    (folder / "mii_on_cpu.py").write_text(PLUGIN.format(argv=json.dumps(argv), env=env))
+    metadata = folder / "mii_on_cpu-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mii-on-cpu\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[llmbench.engines]\nmii-on-cpu = mii_on_cpu:MiiOnCpu\n")
+
+
+def write_tables(out: Path) -> None:
+    """Put what the runs say between the marks in the document: llmbench's own Markdown, equality, and added time."""
+    paths = [(kind, out / f"{kind}-{group}") for kind in KINDS for group in GROUPS]
+    runs = [(kind, Run.open(path)) for kind, path in paths if (path / "manifest.json").is_file()]
+    parts = [f"## {kind}\n\n{run_markdown(run).strip()}" for kind, run in runs]
+    parts += ["## The same answers", equality(runs), "## What a layer adds", added(runs)]
+    before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    DOCUMENT.write_text(f"{before}{MARKS[0]}\n\n" + "\n\n".join(parts) + f"\n\n{MARKS[1]}{after}")
+
+
+def equality(runs: list[tuple[str, Run]]) -> str:
+    """Greedy answers that are identical to the bundled engine's, byte by byte, of those that both gave."""
+    lines = ["| workload | engine | identical answers |", "|:--|:--|--:|"]
+    for kind, run in runs:
+        answers = {(row["engine"], row["round"], row["index"]): row["output_sha256"] for row in measured(run)}
+        for engine in dict.fromkeys(engine for engine, _, _ in answers if engine != BASELINE):
+            pairs = [
+                (answers[engine, *where], answers[BASELINE, *where])
+                for name, *where in answers
+                if name == engine and (BASELINE, *where) in answers
+            ]
+            both = [(ours, theirs) for ours, theirs in pairs if ours and theirs]
+            lines.append(f"| {kind} | {engine} | {sum(a == b for a, b in both)} of {len(both)} |")
+    return "\n".join(lines)
+
+
+def added(runs: list[tuple[str, Run]]) -> str:
+    """The time that Triton adds to the bundled engine, and MII's stack to the engine that it runs here."""
+    lines = ["| workload | layer | TTFT, ms | per token, ms | n |", "|:--|:--|--:|--:|--:|"]
+    for kind, run in runs:
+        rows = [row for row in measured(run) if row["status"] == "ok" and row["output_tokens"] > 1]
+        alone = {(row["round"], row["index"]): row for row in rows if row["engine"] == BASELINE}
+        for label in ("triton-http", "triton-grpc"):
+            pairs = [
+                (row, alone[row["round"], row["index"]])
+                for row in rows
+                if row["engine"] == label and (row["round"], row["index"]) in alone
+            ]
+            differences = [np.subtract(latencies(behind), latencies(before)) for behind, before in pairs]
+            if differences:
+                lines.append(f"| {kind} | {label} beside reference | {columns(differences)} |")
+        found = [row for row in rows if row["engine"] == MII_LABEL]
+        if found:
+            steps = np.loadtxt(steps_path(run.path), dtype=np.int64, ndmin=2)
+            found = [outside(row, steps) for row in found]
+            lines.append(f"| {kind} | mii beside its engine's own steps | {columns(found)} |")
+    return "\n".join(lines)
+
+
+def measured(run: Run) -> list[dict]:
+    return [row for row in run.requests.to_pylist() if not row["warmup"]]
+
+
+def latencies(row: dict) -> tuple[float, float]:
+    """TTFT and time per output token, in ms."""
+    per_token_ns = (row["last_token_ns"] - row["first_token_ns"]) / (row["output_tokens"] - 1)
+    return (row["first_token_ns"] - row["due_ns"]) / 1e6, per_token_ns / 1e6
+
+
+def outside(row: dict, steps: np.ndarray) -> np.ndarray:
+    """TTFT and time per token, in ms, less what the engine itself took; `steps` has begin_ns and took_ns first."""
+    ttft_ms, token_ms = latencies(row)
+    begun, took = steps[:, 0], steps[:, 1]
+    first = took[(begun >= row["sent_ns"]) & (begun + took <= row["first_token_ns"])].sum() / 1e6
+    later = took[(begun >= row["first_token_ns"]) & (begun + took <= row["last_token_ns"])].sum() / 1e6
+    return np.array([ttft_ms - first, token_ms - later / (row["output_tokens"] - 1)])
+
+
+def columns(pairs: list[np.ndarray]) -> str:
+    """Two medians with their 95 % intervals by order statistics, and n."""
+    values = np.sort(np.array(pairs), axis=0)
+    n = len(values)
+    low = int(binom.ppf(0.025, n, 0.5)) - 1
+    shown = [
+        f"{np.median(column):.2f}" + (f" ({column[low]:.2f} to {column[n - 1 - low]:.2f})" if low >= 0 else "")
+        for column in values.T
+    ]
+    return f"{' | '.join(shown)} | {n}"
+
+
+if __name__ == "__main__":
+    main()
