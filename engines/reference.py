@@ -20,6 +20,7 @@ _FLAGS = (
     "device",
     "dtype",
     "eviction",
+    "graphs",
     "kernels",
     "kv_cache_gib",
     "max_batch_delay_ms",

@@ -34,6 +34,10 @@ def serve(
     quantization: Annotated[
         Literal["int8", "int4"] | None, typer.Option(help="Of the linear layers' weights.", show_default="none")
     ] = None,
+    graphs: Annotated[
+        Literal["cuda", "compile"] | None,
+        typer.Option(help="Decode steps as CUDA graphs, or compiled on a CPU.", show_default="none"),
+    ] = None,
     max_model_len: Annotated[
         int | None, typer.Option(help="Longest prompt plus answer, in tokens.", show_default="the model's")
     ] = None,
@@ -89,6 +93,7 @@ def serve(
         model_path=model_path,
         dtype=dtype,
         device=device,
+        graphs=graphs,
         quantization=quantization,
         block_size=block_size,
         num_blocks=num_blocks,

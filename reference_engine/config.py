@@ -10,6 +10,7 @@ from llmbench.reference_engine.errors import ConfigError
 
 DTypeName = Literal["float32", "bfloat16"]
 DeviceName = Literal["cpu", "cuda"]
+GraphsName = Literal["cuda", "compile"]
 QuantizationName = Literal["int8", "int4"]
 EvictionName = Literal["lru", "fifo", "age"]
 BatchingName = Literal["continuous", "dynamic", "static"]
@@ -20,6 +21,7 @@ StepOrder = Literal["decode-first", "prefill-first"]
 _NAMES = {
     "dtype": get_args(DTypeName),
     "device": get_args(DeviceName),
+    "graphs": get_args(GraphsName),
     "quantization": get_args(QuantizationName),
     "eviction": get_args(EvictionName),
     "batching": get_args(BatchingName),
@@ -47,6 +49,8 @@ class EngineConfig:
         that is less.
     num_threads: of the kernels, for the whole process; None is torch's number of threads.
     kernels: a name in kernels.dispatch.BACKENDS, or "auto" for the fastest that runs here.
+    graphs: "cuda" records decode steps as CUDA or HIP graphs; "compile" compiles them by torch.compile on a CPU, which
+        goes with the torch kernels; None runs one kernel after another. See graphs.py.
     quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
     prefix_cache: keep computed KV blocks for as long as nobody needs their place, for prompts with the same beginning.
     eviction: which cached block gives way first; see cache/eviction.py.
@@ -73,6 +77,7 @@ class EngineConfig:
     max_model_len: int | None = None
     num_threads: int | None = None
     kernels: str = "auto"
+    graphs: GraphsName | None = None
     quantization: QuantizationName | None = None
     prefix_cache: bool = True
     eviction: EvictionName = "lru"
@@ -89,7 +94,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name, known in _NAMES.items():
             value = getattr(self, name)
-            if value not in known and not (value is None and name == "quantization"):
+            if value not in known and not (value is None and name in ("graphs", "quantization")):
                 raise ConfigError(f"{name} must be one of {', '.join(known)}; {value!r} was given.")
         for name in (
             "block_size",
@@ -105,6 +110,16 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1; {value} was given.")
+        if self.graphs == "cuda" and self.device != "cuda":
+            raise ConfigError(
+                f"graphs = cuda records what a GPU does, and the device is {self.device}; graphs = compile is its "
+                "counterpart on a CPU."
+            )
+        if self.graphs == "compile" and (self.device, self.kernels) != ("cpu", "torch"):
+            raise ConfigError(
+                "graphs = compile is for device = cpu and kernels = torch; "
+                f"device is {self.device} and kernels is {self.kernels}."
+            )
         if self.num_blocks is not None and self.kv_cache_gib is not None:
             raise ConfigError("num_blocks and kv_cache_gib both size the KV cache: give one of them, not both.")
         if isinstance(self.speculative, str) and self.speculative != "ngram":

@@ -91,8 +91,12 @@ class Engine:
             order=config.step_order,
         )
         with self._on_device:
-            kv_cache = KVCache(model.config, plan.num_blocks, config.block_size, dtype, num_swap_blocks)
+            # With graphs there is one block more, which belongs to nobody.
+            num_blocks = plan.num_blocks + (config.graphs is not None)
+            kv_cache = KVCache(model.config, num_blocks, config.block_size, dtype, num_swap_blocks)
             self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
+            if config.graphs is not None:
+                self._runner.record_graphs(config.graphs, config.max_num_seqs)
             self._proposer = self._make_proposer(dtype)
         self._sequences: dict[str, Sequence] = {}
         self._request_seeds = random.Random(config.seed)

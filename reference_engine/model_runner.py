@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from llmbench.reference_engine.cache.kv_cache import KVCache
-from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.config import GraphsName, QuantizationName
+from llmbench.reference_engine.graphs import DecodeGraphs, make_graphs
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.rotary import RotaryTable
 from llmbench.reference_engine.models.base import CausalLM
@@ -32,8 +33,19 @@ class ModelRunner:
         self.rotary: RotaryTable | None = None
         if config.rope is not None:
             self.rotary = RotaryTable(config.rope, config.head_dim, max_model_len, activation_dtype)
+        self._max_model_len = max_model_len
+        self._graphs: DecodeGraphs | None = None
         with torch.inference_mode():
             model.prepare(kernels, quantization)
+
+    @torch.inference_mode()
+    def record_graphs(self, kind: GraphsName, max_num_seqs: int) -> None:
+        """From here on, steps of up to max_num_seqs decodes run as graphs. The KV cache's last block is theirs."""
+
+        def step(batch: StepBatch) -> torch.Tensor:
+            return self.model.logits(self.model(batch))
+
+        self._graphs = make_graphs(kind, step, self.kv_cache, self.rotary, max_num_seqs, self._max_model_len)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> torch.Tensor:
@@ -43,7 +55,12 @@ class ModelRunner:
         """
         self.kv_cache.swap_blocks(plan.swap)
         self.kv_cache.copy_blocks(plan.copies)
-        hidden = self.model(self._batch(plan))
+        batch = self._batch(plan)
+        if self._graphs is not None and _only_decodes(plan):
+            logits = self._graphs.run(batch)
+            if logits is not None:
+                return logits
+        hidden = self.model(batch)
         last_rows: list[int] = []
         end = 0
         for chunk in plan.chunks:
@@ -84,3 +101,7 @@ class ModelRunner:
 
     def _tensor(self, numbers: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self.kv_cache.data.device)
+
+
+def _only_decodes(plan: StepPlan) -> bool:
+    return plan.num_decodes == len(plan.chunks) and all(chunk.samples for chunk in plan.chunks)

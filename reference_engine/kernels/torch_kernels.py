@@ -81,6 +81,11 @@ class TorchAttention:
         attention_torch.write_kv(k, v, k_cache, v_cache, batch.slots)
         parts: list[torch.Tensor] = []
         n = batch.num_decodes
+        if n == len(batch.spans):
+            context_lens = batch.spans[:, 2]
+            return attention_torch.decode(
+                q, k_cache, v_cache, batch.block_tables, context_lens, layout.scale, layout.window
+            ).flatten(1)
         if n:
             tables, context_lens = batch.block_tables[:n], batch.spans[:n, 2]
             parts.append(

@@ -1,0 +1,182 @@
+"""Decode steps without Python: recorded once and replayed on a GPU, or compiled by torch on a CPU.
+
+A decode step is the same few hundred kernel launches again and again, and at small batches a GPU waits for the host to
+make them. A graph is one launch. It is bound to addresses and shapes, so there is one per batch size, reading inputs
+that stay where they are; a batch between two sizes is padded to the larger. Prefill differs in shape from step to step,
+is long enough to hide the launches, and stays as it is. Not yet run on a GPU: see docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from llmbench.reference_engine.cache.kv_cache import KVCache
+from llmbench.reference_engine.config import GraphsName
+from llmbench.reference_engine.layers.rotary import RotaryTable
+from llmbench.reference_engine.step_batch import StepBatch
+
+Step = Callable[[StepBatch], torch.Tensor]
+
+# Where a GPU's matrix units work in eights, a batch of 9 takes as long as one of 16.
+SIZE_STEP = 8
+
+
+class DecodeGraphs(Protocol):
+    def run(self, batch: StepBatch) -> torch.Tensor | None:
+        """Logits [N, vocab_size] of N decodes, valid until the next call; None if no graph is that large."""
+        ...
+
+
+def make_graphs(
+    kind: GraphsName,
+    step: Step,
+    kv_cache: KVCache,
+    rotary: RotaryTable | None,
+    max_num_seqs: int,
+    max_model_len: int,
+) -> DecodeGraphs:
+    """Graphs for up to max_num_seqs decodes, recorded or compiled before this returns.
+
+    step gives the logits of every row of a batch that only decodes. The KV cache's last block must belong to nobody:
+    rows of padding write their keys there.
+    """
+    width = -(-max_model_len // kv_cache.block_size)
+    if kind == "compile":
+        return CompiledSteps(step, kv_cache, rotary, max_num_seqs, width)
+    inputs = StaticInputs(max_num_seqs, width, kv_cache, rotary)
+    return RecordedSteps(step, inputs, padded_sizes(max_num_seqs), CudaRecorder())
+
+
+def padded_sizes(max_num_seqs: int) -> list[int]:
+    """Batch sizes with a graph, ascending: 1, 2, 4, then multiples of 8; the last is max_num_seqs."""
+    small = [size for size in (1, 2, 4) if size < max_num_seqs]
+    return [*small, *range(SIZE_STEP, max_num_seqs, SIZE_STEP), max_num_seqs]
+
+
+class StaticInputs:
+    """A batch of decodes that stays at its addresses: rows are overwritten, and those that nobody uses are padding."""
+
+    def __init__(self, num_rows: int, width: int, kv_cache: KVCache, rotary: RotaryTable | None) -> None:
+        self.kv_cache = kv_cache
+        self.rotary = rotary
+        self.device = kv_cache.data.device
+        self._scratch_block = kv_cache.data.shape[2] - 1
+        self.token_ids = self._zeros(num_rows)
+        self.positions = self._zeros(num_rows)
+        # A row of padding is a sequence of one token in the scratch block.
+        self.spans = self._zeros(num_rows, 3)
+        self.spans[:, 0] = torch.arange(num_rows, device=self.device)
+        self.spans[:, 1:] = 1
+        self.block_tables = self._zeros(num_rows, width) + self._scratch_block
+        self._num_used = 0
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.int64, device=self.device)
+
+    def fill(self, batch: StepBatch) -> None:
+        """Take over the batch's rows; rows of the last call beyond them become padding again."""
+        n, width = batch.block_tables.shape
+        stale = slice(n, max(n, self._num_used))
+        self.token_ids[stale] = 0
+        self.positions[stale] = 0
+        self.spans[stale, 2] = 1
+        self.block_tables[stale, 0] = self._scratch_block
+        self.token_ids[:n].copy_(batch.token_ids)
+        self.positions[:n].copy_(batch.positions)
+        self.spans[:n].copy_(batch.spans)
+        self.block_tables[:n, :width].copy_(batch.block_tables)
+        self._num_used = n
+
+    def batch(self, size: int) -> StepBatch:
+        """The first `size` rows."""
+        rows = slice(0, size)
+        return StepBatch(
+            self.token_ids[rows],
+            self.positions[rows],
+            self.spans[rows],
+            self.block_tables[rows],
+            size,
+            self.kv_cache,
+            self.rotary,
+        )
+
+
+class Recorder(Protocol):
+    def record(self, compute: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """What computes the same again, from what stands at the same addresses then, into one tensor of its own."""
+        ...
+
+
+class CudaRecorder:
+    """CUDA and HIP graphs that share one memory pool: the largest comes first, and the others fit into its memory."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def record(self, compute: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        # Once unrecorded, on a stream of its own: what is compiled or allocated on first use must not be recorded.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = compute()
+        self._pool = self._pool or graph.pool()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return result
+
+        return replay
+
+
+class RecordedSteps:
+    """A graph per padded batch size."""
+
+    def __init__(self, step: Step, inputs: StaticInputs, sizes: list[int], recorder: Recorder) -> None:
+        self._inputs = inputs
+        self._sizes = sizes
+        self._replay = {size: recorder.record(functools.partial(self._compute, step, size)) for size in reversed(sizes)}
+
+    def _compute(self, step: Step, size: int) -> torch.Tensor:
+        return step(self._inputs.batch(size))
+
+    def run(self, batch: StepBatch) -> torch.Tensor | None:
+        place = bisect.bisect_left(self._sizes, batch.num_decodes)
+        if place == len(self._sizes):
+            return None
+        self._inputs.fill(batch)
+        return self._replay[self._sizes[place]]()[: batch.num_decodes]
+
+
+class CompiledSteps:
+    """The whole step through torch.compile, for any batch size: a CPU has no launches to save, but fewer passes.
+
+    It is compiled for one sequence and again for several, which takes about a minute of one core each.
+    """
+
+    def __init__(
+        self, step: Step, kv_cache: KVCache, rotary: RotaryTable | None, max_num_seqs: int, width: int
+    ) -> None:
+        self._width = width
+        self._compiled = torch.compile(step, fullgraph=True, dynamic=True)
+        inputs = StaticInputs(min(max_num_seqs, 2), width, kv_cache, rotary)
+        for size in range(1, len(inputs.token_ids) + 1):
+            self.run(inputs.batch(size))
+
+    def run(self, batch: StepBatch) -> torch.Tensor | None:
+        n, width = batch.block_tables.shape
+        tables = torch.nn.functional.pad(batch.block_tables, (0, self._width - width))
+        fixed = StepBatch(batch.token_ids, batch.positions, batch.spans, tables, n, batch.kv_cache, batch.rotary)
+        # Looked up here: torch.compile does not see through properties that are computed once.
+        _ = fixed.slots
+        if fixed.rotary is not None:
+            _ = fixed.rotation
+        return self._compiled(fixed)
