@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ROOMS  := engines harness reference_engine reports results workloads
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check dev bench clean
+.PHONY: help demo test check dev bench proto clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
@@ -23,6 +23,10 @@ check: dev  ## ruff and mypy --strict
 
 bench: dev  ## the benchmarks: pytest-benchmark, ratios measured side by side
 	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+proto: dev  ## the descriptor of the bundled server's .proto, after a change of it
+	$(BIN)/python -m grpc_tools.protoc -I reference_engine/server \
+	  --descriptor_set_out=reference_engine/server/generation.binpb generation.proto
 
 dev: $(VENV)/.dev .dev/llmbench  ## an editable install with everything a contributor needs
 

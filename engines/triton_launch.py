@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from llmbench.engines.adapter import EngineError, EngineOptions, LaunchPlan, MissingPackageError
 from llmbench.engines.environments import Environment, default_root, environment, install_command
+from llmbench.engines.free_port import free_port
 from llmbench.engines.recipe import Recipe
 from llmbench.engines.wire import Endpoint
 
@@ -65,7 +65,7 @@ def launch_plan(options: EngineOptions, port: int, protocol: Literal["http", "gr
     fields = {field: settings[name] for name, field in ENGINE_SETTINGS.items() if settings.get(name) is not None}
     engine_json = json.dumps({"model_path": options.model_path, **fields}, sort_keys=True)
     # Readiness is asked for by HTTP whichever protocol carries the load.
-    http_port = port if protocol == "http" else _free_port()
+    http_port = port if protocol == "http" else free_port()
     argv = [str(installed.program), "-I", str(_LAUNCHER), "--folder", str(_folder(installed, options, engine_json))]
     argv += ["--model-name", options.model, "--model-source", str(_model_source()), "--settings", engine_json]
     argv += ["--http-port", str(http_port), *(["--grpc-port", str(port)] if protocol == "grpc" else [])]
@@ -90,10 +90,3 @@ def _model_source() -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -79,7 +79,10 @@ def serve(
     seed: Annotated[int, typer.Option(help="Of sampled requests that bring none.")] = 0,
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait; one more gets a 429.", min=0)] = 1024,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Of the log on stderr.")] = "text",
-    drain_s: Annotated[int, typer.Option(help="Seconds that running requests get to end when stopped.", min=0)] = 1,
+    drain_s: Annotated[int, typer.Option(help="Seconds that running requests get to end when stopped.", min=0)] = 30,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Serve gRPC here too; 0 takes a free one.", min=0, max=65535, show_default="off")
+    ] = None,
 ) -> None:
     """Serve a model behind OpenAI's HTTP interface, until SIGTERM or Ctrl-C."""
     from llmbench.reference_engine.config import EngineConfig
@@ -121,6 +124,7 @@ def serve(
         model_name=served_model_name or (model if ":" in model else model_path.resolve().name),
         max_waiting=max_waiting,
         drain_s=drain_s,
+        grpc_port=grpc_port,
         log_format=log_format,
     )
     raise typer.Exit(run_server(config, server))

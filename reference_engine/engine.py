@@ -29,6 +29,7 @@ from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.device import making_tensors_on, resolve_device
 from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.guidance import GuideMaker
 from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.limits import Limits
 from llmbench.reference_engine.model_runner import ModelRunner
@@ -98,6 +99,7 @@ class Engine:
             if config.graphs is not None:
                 self._runner.record_graphs(config.graphs, config.max_num_seqs)
             self._proposer = self._make_proposer(dtype)
+        self._guides = GuideMaker(config.model_path, model.config.vocab_size, model.config.eos_token_ids)
         self._sequences: dict[str, Sequence] = {}
         self._request_seeds = random.Random(config.seed)
         self._num_steps = 0
@@ -132,6 +134,8 @@ class Engine:
         seed = drawn_seed if params.seed is None else params.seed
         sequence = Sequence(request_id, prompt_token_ids, params, seed, priority)
         sequence.draft_limit = 0 if self._proposer is None else self.config.num_speculative_tokens
+        if params.grammar is not None:
+            sequence.guide = self._guides.guide(params.grammar)
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
         self._num_prompt_tokens += sequence.num_prompt_tokens

@@ -1,4 +1,4 @@
-"""What a request changes about the model's logits before a token is chosen: bias, penalties, no end too early."""
+"""What a request changes about the model's logits before a token is chosen: bias, penalties, no end too early, form."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from llmbench.reference_engine.sequence import Sequence
@@ -61,3 +62,24 @@ def _adjust_row(logits: torch.Tensor, row: Row, eos_token_ids: Collection[int]) 
     if row.num_output_tokens < params.min_tokens:
         ending = [*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)]
         logits[ending] = -torch.inf
+
+
+def keep_form(logits: torch.Tensor, rows: SequenceOf[Row]) -> torch.Tensor:
+    """logits [n, vocab_size] float32 with -inf for the tokens that an answer's form forbids.
+
+    The same tensor, unmodified, if no row has a form to keep. A row behind drafts that the form forbids is left alone:
+    nothing will be chosen there, since the form has forbidden the first of those drafts in its own row.
+    """
+    changed: list[int] = []
+    allowed: list[np.ndarray[tuple[int, ...], np.dtype[np.bool_]]] = []
+    for index, row in enumerate(rows):
+        mask = None if row.sequence.guide is None else row.sequence.guide.allowed(row.ahead)
+        if mask is not None:
+            changed.append(index)
+            allowed.append(mask)
+    if not changed:
+        return logits
+    forbidden = torch.from_numpy(~np.stack(allowed)).to(logits.device)
+    logits = logits.clone()
+    logits[changed] = logits[changed].masked_fill(forbidden, -torch.inf)
+    return logits

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from llmbench.reference_engine.logit_adjustments import Row, adjust
+from llmbench.reference_engine.logit_adjustments import Row, adjust, keep_form
 from llmbench.reference_engine.sampling import SamplingParams, TokenLogprobs
 from llmbench.reference_engine.sequence import Sequence
 
@@ -44,7 +44,7 @@ def sample(
         return []
     rows = _rows(sequences, drafts)
     raw = logits.float()
-    allowed = adjust(raw, rows, eos_token_ids)
+    allowed = keep_form(adjust(raw, rows, eos_token_ids), rows)
     tokens = argmax(allowed)
     random_rows = [index for index, row in enumerate(rows) if not row.sequence.params.is_greedy]
     if random_rows:

@@ -31,6 +31,7 @@ class SamplingParams:
     ignore_eos: the end-of-sequence tokens do not end the request (stop_token_ids still do).
     stop_token_ids: end the request; the token itself is the last of the output, as an end-of-sequence token is.
     min_tokens: no token that would end the request can be chosen before this many were generated.
+    grammar: the form that the answer must have, see guidance.py; None for any. An answer ends where its form ends.
     logprobs: report this many most probable tokens beside each chosen one, of the model's own distribution (before
         all of the above); 0 reports the chosen one alone, None nothing.
     """
@@ -48,6 +49,7 @@ class SamplingParams:
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     min_tokens: int = 0
+    grammar: str | None = None
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class SamplingParams:
             raise RequestError(
                 f"min_tokens must lie in [0, max_tokens = {self.max_tokens}]; {self.min_tokens} was given."
             )
+        if self.grammar is not None and self.min_tokens > 0:
+            raise RequestError("min_tokens cannot be kept where a given form ends the answer; leave one of them out.")
         if self.logprobs is not None and self.logprobs < 0:
             raise RequestError(f"logprobs must be at least 0; {self.logprobs} was given.")
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmbench.reference_engine.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from llmbench.reference_engine.guidance import Guide
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -22,7 +25,8 @@ class Sequence:
     A lower `priority` is served first; `rank` is the place in the queue that the scheduler made of it. `block_keys` are
     the names of the full blocks, see cache/prefix_cache.py; `num_cached_tokens` of the prompt were found in the cache,
     None before the sequence was admitted. `draft_token_ids` are guesses at the next tokens, at most `max_draft_tokens`,
-    of which as many as `draft_limit` are worth trying; see speculative/.
+    of which as many as `draft_limit` are worth trying; see speculative/. `guide` knows which tokens may follow, where
+    the answer has a form to keep.
     """
 
     __slots__ = (
@@ -32,6 +36,7 @@ class Sequence:
         "draft_limit",
         "draft_token_ids",
         "finish_reason",
+        "guide",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_prompt_tokens",
@@ -66,6 +71,7 @@ class Sequence:
         self.draft_limit = 0
         self.draft_token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self.guide: Guide | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -93,7 +99,13 @@ class Sequence:
     def append(self, token_id: int, eos_token_ids: Collection[int]) -> None:
         """Add a generated token and set `finish_reason` if it is the last."""
         self.token_ids.append(token_id)
+        if self.guide is not None:
+            self.guide.advance(token_id)
         if token_id in self.params.stop_token_ids or (token_id in eos_token_ids and not self.params.ignore_eos):
+            self.finish_reason = "stop"
+        elif self.guide is not None and self.guide.has_failed:
+            self.finish_reason = "abort"
+        elif self.guide is not None and self.guide.is_complete:
             self.finish_reason = "stop"
         elif self.num_output_tokens >= self.params.max_tokens:
             self.finish_reason = "length"

@@ -61,6 +61,10 @@ class Tokenizer:
         # The template writes the special tokens itself.
         return self.encode(text, add_special_tokens=False)
 
+    def to_json(self) -> str:
+        """All of it but the chat template, as tokenizer.json would have it."""
+        return str(self._fast.to_str())
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
         return str(self._fast.decode(list(ids), skip_special_tokens=True))

@@ -1,8 +1,9 @@
-"""OpenAI's HTTP interface to an engine, in two processes.
+"""OpenAI's interface to an engine, in two processes.
 
-    client ── HTTP ──▶ app ── schemas ──▶ generation ──▶ engine_client ══ channel ══▶ engine_process ──▶ Engine
-           ◀── SSE ── answers ◀─ formats ◀─ text, stop strings ◀─ one message per step ◀═══════════════╝
+    HTTP, WebSocket ──▶ app ──┐
+    gRPC ──▶ grpc_service ────┴▶ intake ── schemas ──▶ generation ──▶ engine_client ══▶ engine_process ──▶ Engine
+     ◀── http_responses, websocket, grpc_service ◀── answers, formats ◀── text, stop strings ◀══ one message per step
 
-serve.py starts both and decides how they end; metrics.py and logs.py tell how it goes; errors.py is what clients are
-told when it does not.
+serve.py starts both and decides how they end; channel.py is what they say to each other; metrics.py and logs.py tell
+how it goes; errors.py is what clients are told when it does not.
 """

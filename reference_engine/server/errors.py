@@ -54,6 +54,6 @@ def as_api_error(error: Exception) -> ApiError:
         case EngineDiedError():
             return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "The engine ended unexpectedly; the server is stopping.")
         case StoppingError():
-            return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping.")
+            return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping.", retry_after_s=1)
         case _:
             return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error; the server's log says more.")

@@ -16,7 +16,7 @@ from llmbench.reference_engine.tokenizer import Tokenizer
 
 logger = logging.getLogger("llmbench.reference_engine")
 
-DONE = b"data: [DONE]\n\n"
+DONE = b"[DONE]"
 
 
 class Usage:
@@ -79,17 +79,18 @@ class AnswerFormat(ABC):
         self._with_token_ids = with_token_ids
         # Wall time labels an answer for its reader; nothing is measured with it.
         head = f'"created":{_unix_time()},"model":{json.dumps(model)},"choices":['
-        self._head = f'{{"id":{json.dumps(self.id_prefix + request_id)},"object":"{self.object_name}",{head}'
+        answer_id = json.dumps(self.id_prefix + request_id)
+        self._head = f'{{"id":{answer_id},"object":"{self.object_name}",{head}'
         self._chunk_head = (
-            f'data: {{"id":{json.dumps(self.id_prefix + request_id)},"object":"{self.chunk_object_name}",{head}'
+            f'{{"id":{json.dumps(self.id_prefix + request_id)},"object":"{self.chunk_object_name}",{head}'
         )
 
-    def opening(self, index: int) -> bytes:
-        """What a stream begins with, before any token; empty for completions."""
-        return b""
+    def opening(self, index: int) -> bytes | None:
+        """The event that a choice begins with, before any token; None for completions."""
+        return None
 
     def chunk(self, index: int, delta: Delta, usage: str | None, prompt_token_ids: list[int] | None) -> bytes:
-        """One server-sent event. `prompt_token_ids` come with the first of a choice if they were asked for."""
+        """One event of a stream. `prompt_token_ids` come with the first of a choice if they were asked for."""
         choice = self._chunk_choice(index, delta)
         if delta.finish_reason is not None:
             choice += f'"finish_reason":"{delta.finish_reason}","stop_reason":{json.dumps(delta.stop_reason)}'
@@ -97,11 +98,11 @@ class AnswerFormat(ABC):
             choice += '"finish_reason":null'
         if self._with_token_ids:
             choice += f',"token_ids":{_ids(delta.token_ids)},"prompt_token_ids":{_ids(prompt_token_ids)}'
-        tail = "}]}\n\n" if usage is None else f'}}],"usage":{usage}}}\n\n'
+        tail = "}]}" if usage is None else f'}}],"usage":{usage}}}'
         return (self._chunk_head + choice + tail).encode()
 
     def usage_chunk(self, usage: str) -> bytes:
-        return f'{self._chunk_head}],"usage":{usage}}}\n\n'.encode()
+        return f'{self._chunk_head}],"usage":{usage}}}'.encode()
 
     def whole(self, choices: Sequence[str], usage: str) -> bytes:
         return f'{self._head}{",".join(choices)}],"usage":{usage}}}'.encode()
@@ -171,9 +172,9 @@ class ChatFormat(AnswerFormat):
     object_name = "chat.completion"
     chunk_object_name = "chat.completion.chunk"
 
-    def opening(self, index: int) -> bytes:
+    def opening(self, index: int) -> bytes | None:
         delta = '"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null'
-        return f'{self._chunk_head}{{"index":{index},{delta}}}]}}\n\n'.encode()
+        return f'{self._chunk_head}{{"index":{index},{delta}}}]}}'.encode()
 
     def _chunk_choice(self, index: int, delta: Delta) -> str:
         logprobs = "null" if delta.logprobs is None else self._logprobs(delta.logprobs)

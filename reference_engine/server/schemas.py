@@ -18,6 +18,7 @@ from pydantic import (
 
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams
+from llmbench.reference_engine.server.answer_forms import ResponseFormat, Schema, StructuredOutputs, Texts, grammar_of
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
@@ -91,6 +92,11 @@ class GenerationBody(BaseModel):
     # Says who asks; changes nothing.
     user: str | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: str | None = None
+    guided_choice: Texts | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -104,7 +110,22 @@ class GenerationBody(BaseModel):
     def continuous_usage(self) -> bool:
         return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
-    def sampling_params(self, max_tokens: int, logprobs: int | None) -> list[SamplingParams]:
+    @property
+    def has_form(self) -> bool:
+        guided = (self.guided_json, self.guided_regex, self.guided_choice)
+        return any(form is not None for form in (self.response_format, self.structured_outputs, *guided))
+
+    def grammar(self) -> str | None:
+        """The form that the answer must have. May take a while for a large schema. Raises ApiError."""
+        return grammar_of(
+            self.response_format,
+            self.structured_outputs,
+            guided_json=self.guided_json,
+            guided_regex=self.guided_regex,
+            guided_choice=self.guided_choice,
+        )
+
+    def sampling_params(self, max_tokens: int, logprobs: int | None, grammar: str | None) -> list[SamplingParams]:
         """One for each of the `n` answers to a prompt. Raises RequestError for a value out of range."""
         first = SamplingParams(
             max_tokens=max_tokens,
@@ -121,6 +142,7 @@ class GenerationBody(BaseModel):
             ignore_eos=self.ignore_eos,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             min_tokens=self.min_tokens,
+            grammar=grammar,
             logprobs=logprobs,
         )
         if self.seed is None:

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -18,9 +19,13 @@ from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.server.app import Service
 from llmbench.reference_engine.server.engine_client import EngineClient
 from llmbench.reference_engine.server.errors import EngineDiedError, EngineStartError, StoppingError
+from llmbench.reference_engine.server.intake import MAX_BODY_BYTES, Intake
 from llmbench.reference_engine.server.logs import LogFormat
 from llmbench.reference_engine.server.metrics import ServerMetrics
 from llmbench.reference_engine.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llmbench.reference_engine.server.grpc_service import GrpcServer
 
 logger = logging.getLogger("llmbench.reference_engine")
 
@@ -29,8 +34,9 @@ EXIT_ENGINE_DIED = 1
 # Longer than a closed loop's pause between two requests: a client's idle connection should not be closed under it.
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
-# For the answers that are cut off at the end of the drain time to be written, before their tasks are cancelled.
+# For the answers that have ended, by themselves or with the drain time, to be written.
 _BEYOND_DRAIN_S = 2
+_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +45,16 @@ class ServerConfig:
 
     port: 0 takes a free one; the log says which.
     max_waiting: requests that may wait for the engine beyond those it computes; one more is refused with 429.
-    drain_s: how long requests may go on after the server was told to stop.
+    drain_s: how long running requests may go on after the server was told to stop; new ones are refused meanwhile.
+    grpc_port: where gRPC is served too, None for not at all; 0 takes a free one.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     model_name: str
     max_waiting: int = 1024
-    drain_s: int = 1
+    drain_s: int = 30
+    grpc_port: int | None = None
     log_format: LogFormat = "text"
 
 
@@ -79,26 +87,33 @@ class _Server:
         engine = EngineClient(self._on_death, self._server.log_format)
         metrics = ServerMetrics(name, lambda: engine.stats)
         max_requests = self._config.max_num_seqs + self._server.max_waiting
-        app = Service(engine, self._tokenizer, metrics, name, max_requests).make_app()
+        intake = Intake(engine, self._tokenizer, metrics, name, max_requests)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                app,
+                Service(intake).make_app(),
+                ws="wsproto",
+                ws_max_size=MAX_BODY_BYTES,
+                # A compressed message costs time, and a client that stamps it stamps the compressor.
+                ws_per_message_deflate=False,
                 log_config=None,
                 log_level="warning",
                 access_log=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=self._server.drain_s + _BEYOND_DRAIN_S,
+                timeout_graceful_shutdown=_BEYOND_DRAIN_S,
                 lifespan="off",
             )
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal, number, engine)
+            loop.add_signal_handler(number, self._on_signal, number, intake)
+        grpc_server = await self._start_grpc(intake)
         loading = asyncio.create_task(self._load(engine, listener))
         try:
             await self._uvicorn.serve(sockets=[listener])
         finally:
             loading.cancel()
+            if grpc_server is not None:
+                await grpc_server.stop(_BEYOND_DRAIN_S)
             engine.request_stop()
             await asyncio.to_thread(engine.stop)
         return self._exit_code
@@ -118,9 +133,34 @@ class _Server:
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             logger.info("serving %s on %s", self._server.model_name, url)
 
-    def _on_signal(self, number: int, engine: EngineClient) -> None:
-        self._uvicorn.handle_exit(number, None)
-        asyncio.get_running_loop().call_later(self._server.drain_s, engine.fail_all, StoppingError())
+    async def _start_grpc(self, intake: Intake) -> GrpcServer | None:
+        if self._server.grpc_port is None:
+            return None
+        try:
+            from llmbench.reference_engine.server.grpc_service import GrpcServer
+        except ImportError as error:
+            raise ConfigError(f'--grpc-port needs grpcio ({error}): pip install "llmbench[grpc]"') from None
+        server = GrpcServer(intake, self._server.host, self._server.grpc_port)
+        await server.start()
+        logger.info("serving gRPC on port %d", server.port)
+        return server
+
+    def _on_signal(self, number: int, intake: Intake) -> None:
+        if intake.is_draining:  # told twice: now
+            self._uvicorn.handle_exit(number, None)
+            return
+        intake.is_draining = True
+        self._draining = asyncio.create_task(self._drain(intake.engine))
+
+    async def _drain(self, engine: EngineClient) -> None:
+        """Let running requests end for as long as they may; new ones are told to go elsewhere meanwhile."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._server.drain_s
+        # Looked at again and again: an event would have to be set at every request's end, for one use in a life.
+        while engine.num_requests and loop.time() < give_up and not self._uvicorn.should_exit:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
+        engine.fail_all(StoppingError())
+        self._uvicorn.should_exit = True
 
     def _on_death(self) -> None:
         logger.error("The engine process ended unexpectedly; its requests have failed and the server stops.")

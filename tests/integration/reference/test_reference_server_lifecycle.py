@@ -64,7 +64,24 @@ def test_a_running_answer_is_finished_within_the_drain_time(start_server, tiny_m
     response = connection.getresponse()
     response.read(10)
     server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: server.ask("/health").status == 503)
+    refused = server.ask("/v1/completions", LONG)
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["message"] == "The server is stopping."
     assert response.read().endswith(b"data: [DONE]\n\n")
+    assert server.process.wait(timeout=20) == 0
+    connection.close()
+
+
+def test_told_twice_to_stop_it_stops_at_once(start_server, tiny_model) -> None:
+    server = start_server(tiny_model)
+    connection = open_request(server, {**LONG, "stream": True})
+    response = connection.getresponse()
+    response.read(10)
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: server.ask("/health").status == 503)
+    server.process.send_signal(signal.SIGTERM)
+    assert b"[DONE]" not in response.read()
     assert server.process.wait(timeout=20) == 0
     connection.close()
 

@@ -16,7 +16,6 @@ IMAGE = {"type": "image_url", "image_url": {}}
 COMPLETION_CASES = [
     ({"model": "other"}, 404, "'other' is not served here; 'tiny' is", "model"),
     ({"max_tokenz": 3}, 400, "'max_tokenz' is not supported", "max_tokenz"),
-    ({"guided_json": {}}, 400, "'guided_json' is not supported", "guided_json"),
     ({"n": 0}, 400, "greater than or equal to 1", "n"),
     ({"n": 99}, 400, "less than or equal to 16", "n"),
     ({"presence_penalty": 2.5}, 400, "presence_penalty must lie in [-2, 2]; 2.5 was given", None),

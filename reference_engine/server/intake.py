@@ -1,0 +1,157 @@
+"""From the body of a request to the answer that it is to get, or to the reason why it gets none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.sampling import SamplingParams
+from llmbench.reference_engine.server.answers import Answer
+from llmbench.reference_engine.server.engine_client import EngineClient
+from llmbench.reference_engine.server.errors import ApiError, StoppingError
+from llmbench.reference_engine.server.formats import AnswerFormat, ChatFormat, CompletionFormat
+from llmbench.reference_engine.server.generation import Generation
+from llmbench.reference_engine.server.metrics import ServerMetrics
+from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody, GenerationBody
+from llmbench.reference_engine.tokenizer import Tokenizer
+
+MAX_BODY_BYTES = 16 * 2**20
+# Below this a text is tokenised in well under a millisecond, less than a thread's way there and back.
+_INLINE_CHARS = 4096
+_DEFAULT_MAX_TOKENS = 16  # OpenAI's, of completions
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+@dataclass(slots=True)
+class Intake:
+    """What every route asks. `engine.ready` is None while the model is being loaded.
+
+    A request that would make more than `max_requests` running and waiting ones is refused with 429; with `is_draining`
+    every request is refused with 503. Raises ApiError or RequestError for a request that is not to be answered.
+    """
+
+    engine: EngineClient
+    tokenizer: Tokenizer
+    metrics: ServerMetrics
+    model_name: str
+    max_requests: int
+    is_draining: bool = False
+
+    async def completion(self, content: bytes, request_id: str) -> Answer:
+        """Of the JSON of a CompletionBody."""
+        body = parse(CompletionBody, content)
+        self._check_model(body.model)
+        prompts = [
+            prompt if isinstance(prompt, list) else await self._encode(prompt, body.add_special_tokens)
+            for prompt in body.prompts()
+        ]
+        max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        params = body.sampling_params(max_tokens, body.logprobs, await _grammar(body))
+        answer_format = CompletionFormat(
+            request_id, self.model_name, self.tokenizer, body.return_token_ids, len(prompts) * body.n
+        )
+        return self._answer(request_id, body, prompts, params, answer_format)
+
+    async def chat(self, content: bytes, request_id: str) -> Answer:
+        """Of the JSON of a ChatBody."""
+        body = parse(ChatBody, content)
+        self._check_model(body.model)
+        messages = [message.for_template() for message in body.messages]
+        try:
+            prompt = await asyncio.to_thread(self.tokenizer.encode_chat, messages)
+        except RequestError as error:
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), "messages") from None
+        max_tokens = body.token_limit
+        if max_tokens is None:
+            assert self.engine.ready is not None
+            # At least one, so that the prompt is what is said to be too long.
+            max_tokens = max(1, self.engine.ready.limits.max_model_len - len(prompt))
+        if body.top_logprobs is not None and not body.logprobs:
+            raise ApiError(HTTPStatus.BAD_REQUEST, "top_logprobs needs logprobs: true.", "top_logprobs")
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        params = body.sampling_params(max_tokens, logprobs, await _grammar(body))
+        answer_format = ChatFormat(request_id, self.model_name, self.tokenizer, body.return_token_ids)
+        return self._answer(request_id, body, [prompt], params, answer_format)
+
+    def _answer(
+        self,
+        request_id: str,
+        body: GenerationBody,
+        prompts: Sequence[list[int]],
+        params: Sequence[SamplingParams],
+        answer_format: AnswerFormat,
+    ) -> Answer:
+        """`params` are one per answer to each prompt; choices are numbered prompt by prompt."""
+        if self.engine.num_requests + len(prompts) * len(params) > self.max_requests:
+            message = f"{self.max_requests} requests are running or waiting, which is the limit; try again later."
+            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after_s=1)
+        # All of them before any: a stream that has begun can no longer be refused.
+        assert self.engine.ready is not None
+        for prompt in prompts:
+            for each in params:
+                self.engine.ready.limits.check(prompt, each.max_tokens, each.named_token_ids)
+        return Answer(
+            generations=[
+                Generation(self.engine, self.tokenizer, self.metrics, prompt, each, body.stops, body.priority)
+                for prompt in prompts
+                for each in params
+            ],
+            num_prompt_tokens=sum(map(len, prompts)),
+            format=answer_format,
+            request_id=request_id,
+            is_streamed=body.stream,
+            include_usage=body.include_usage,
+            continuous_usage=body.continuous_usage,
+            with_token_ids=body.return_token_ids,
+        )
+
+    def _check_model(self, name: str) -> None:
+        if self.is_draining:
+            raise StoppingError
+        if name != self.model_name:
+            message = f"The model {name!r} is not served here; {self.model_name!r} is."
+            raise ApiError(HTTPStatus.NOT_FOUND, message, "model")
+        if self.engine.ready is None:
+            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The model is being loaded.", retry_after_s=1)
+
+    async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        if len(text) <= _INLINE_CHARS:
+            return self.tokenizer.encode(text, add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+
+
+async def _grammar(body: GenerationBody) -> str | None:
+    # A large schema takes a while to be checked; most requests have none.
+    return await asyncio.to_thread(body.grammar) if body.has_form else None
+
+
+def parse(schema: type[Body], body: bytes) -> Body:
+    """The body as its schema says. Raises ApiError 400 that names the field."""
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise _as_api_error(error) from None
+
+
+def _as_api_error(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False)[0]
+    kind, text = first["type"], first["msg"].removeprefix("Value error, ")
+    param = ".".join(str(part) for part in first["loc"])
+    match kind:
+        case "json_invalid":
+            return ApiError(HTTPStatus.BAD_REQUEST, f"The body is not JSON: {text}.")
+        case "extra_forbidden":
+            return ApiError(HTTPStatus.BAD_REQUEST, f"The parameter {param!r} is not supported.", param)
+        case "missing":
+            return ApiError(HTTPStatus.BAD_REQUEST, f"The parameter {param!r} is missing.", param)
+        case _ if not param:
+            return ApiError(HTTPStatus.BAD_REQUEST, f"The body must be a JSON object: {text}.")
+        case _:
+            return ApiError(HTTPStatus.BAD_REQUEST, f"The parameter {param!r}: {text}.", param)

@@ -1,0 +1,115 @@
+"""Answers of a given form, asked for by the fields that clients know."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import jsonschema
+import openai
+import pydantic
+import pytest
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 6}, "sunny": {"type": "boolean"}},
+    "required": ["city", "sunny"],
+    "additionalProperties": False,
+}
+BODY = {"model": "tiny", "prompt": "Weather:", "max_tokens": 60, "seed": 4}
+NAMED = {"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA, "strict": True}}
+
+
+class Weather(pydantic.BaseModel):
+    city: str = pydantic.Field(max_length=6)
+    sunny: bool
+
+
+def test_openai_client_gets_its_own_class_back(server) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        told = client.chat.completions.parse(
+            model="tiny", messages=[{"role": "user", "content": "Weather?"}], response_format=Weather, seed=1
+        )
+    assert isinstance(told.choices[0].message.parsed, Weather)
+    assert told.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("fields", "keeps"),
+    [
+        ({"response_format": NAMED}, lambda text: jsonschema.validate(json.loads(text), SCHEMA)),
+        ({"guided_json": SCHEMA}, lambda text: jsonschema.validate(json.loads(text), SCHEMA)),
+        ({"guided_json": json.dumps(SCHEMA)}, lambda text: jsonschema.validate(json.loads(text), SCHEMA)),
+        ({"structured_outputs": {"json": SCHEMA}}, lambda text: jsonschema.validate(json.loads(text), SCHEMA)),
+        ({"structured_outputs": {"regex": "[ab]{5}"}}, lambda text: re.fullmatch("[ab]{5}", text)[0]),
+        ({"guided_regex": "[ab]{5}"}, lambda text: re.fullmatch("[ab]{5}", text)[0]),
+        ({"guided_choice": ["yes", "no"]}, lambda text: ["yes", "no"].index(text)),
+        ({"structured_outputs": {"choice": ["yes", "no"]}}, lambda text: ["yes", "no"].index(text)),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_form_is_kept(server, fields, keeps, stream) -> None:
+    reply = server.ask("/v1/completions", {**BODY, **fields, "stream": stream})
+    assert reply.status == 200, reply.body
+    if stream:
+        events = [line[6:] for line in reply.body.decode().split("\n\n") if line.startswith("data: {")]
+        choices = [json.loads(event)["choices"][0] for event in events]
+    else:
+        choices = reply.json()["choices"]
+    text = "".join(choice["text"] for choice in choices)
+    assert choices[-1]["finish_reason"] == "stop", text
+    keeps(text)
+
+
+def test_json_object_begins_as_one(server) -> None:
+    # A model of random weights may go on for ever, within the form.
+    body = {**BODY, "response_format": {"type": "json_object"}, "max_tokens": 3}
+    assert server.ask("/v1/completions", body).json()["choices"][0]["text"].lstrip().startswith("{")
+    text = {**BODY, "temperature": 0, "response_format": {"type": "text"}}
+    plain = {**BODY, "temperature": 0}
+    told = [server.ask("/v1/completions", body).json()["choices"] for body in (text, plain)]
+    assert told[0] == told[1]
+
+
+def test_forms_side_by_side_are_what_they_are_alone(server) -> None:
+    bodies = [{**BODY, "seed": seed, **form} for seed in range(4) for form in ({"guided_json": SCHEMA}, {})]
+
+    def ask(body: dict) -> str:
+        return server.ask("/v1/completions", body).json()["choices"][0]["text"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, bodies)) == [ask(body) for body in bodies]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"guided_json": {"type": "nonsense"}}, "guided_json", "Invalid type: nonsense"),
+        ({"guided_json": "{"}, None, "guided_json"),
+        ({"guided_json": 5}, None, "guided_json"),
+        ({"guided_regex": "(("}, "guided_regex", "unclosed group"),
+        ({"guided_choice": []}, "guided_choice", "at least 1 item"),
+        ({"guided_grammar": "root ::= a"}, "guided_grammar", "not supported"),
+        ({"structured_outputs": {"grammar": "a"}}, "structured_outputs.grammar", "not supported"),
+        ({"structured_outputs": {"regex": "(("}}, "structured_outputs.regex", "unclosed group"),
+        ({"response_format": {"type": "xml"}}, "response_format", "json_schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.json_schema", "missing"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}},
+            "response_format",
+            "Invalid type: x",
+        ),
+        ({"guided_regex": "a", "guided_json": {}}, "guided_json", "guided_json and guided_regex were given"),
+        ({"guided_regex": "a", "min_tokens": 1}, None, "min_tokens cannot be kept"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_form_that_cannot_be_kept_is_refused_by_name(server, fields, param, says) -> None:
+    reply = server.ask("/v1/completions", {**BODY, **fields})
+    assert reply.status == 400, reply.body
+    error = reply.json()["error"]
+    assert says in error["message"]
+    if param is not None:
+        assert error["param"] == param
