@@ -95,18 +95,22 @@ def main() -> None:
     parser.add_argument("--group", choices=tuple(GROUPS), action="append", help="default: both")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--mii-python", type=Path, help="the interpreter of an environment with deepspeed-mii")
+    parser.add_argument("--vllm-url", help="measure the vLLM that runs there; default: it is started for each turn")
     options = parser.parse_args()
     if options.what == "tables":
         write_tables(options.out)
         return
     for kind in options.kind or KINDS:
         for group in options.group or GROUPS:
-            measure(kind, group, options.out / f"{kind}-{group}", options.mii_python)
+            measure(kind, group, options.out / f"{kind}-{group}", options.mii_python, options.vllm_url)
 
 
-def measure(kind: str, group: str, out: Path, mii_python: Path | None) -> None:
+def measure(kind: str, group: str, out: Path, mii_python: Path | None, vllm_url: str | None) -> None:
     """One kind of workload on a group of engines, in interleaved rounds; `out` is the run directory."""
     engines = [engine for engine in GROUPS[group] if mii_python or "mii-on-cpu" not in engine]
+    if vllm_url:
+        attached = {"vllm": {"url": vllm_url}}
+        engines = [attached if "vllm" in engine else engine for engine in engines]
     fields = {"model": MODEL, "engines": engines, "measure": {"rounds": ROUNDS}, **KINDS[kind]}
     argv = [sys.executable, "-m", "llmbench", "run", kind, "--out", str(out), "--allow-invalid"]
     for name, value in flattened(fields):

@@ -23,6 +23,7 @@ class Dialect:
     `extra_body` goes into every request that does not say otherwise, `stream_options` into every streamed one.
     `ignore_eos` says that the engine takes a field of that name. `exact_token_counts` says that these extras make it
     count its tokens chunk by chunk. `zero_is_greedy` is false where temperature 0 is refused: greedy is top_k 1 then.
+    `ends_with_done` is false where no [DONE] follows the event with the finish reason.
     """
 
     name: str = "openai"
@@ -31,6 +32,7 @@ class Dialect:
     ignore_eos: bool = True
     exact_token_counts: bool = False
     zero_is_greedy: bool = True
+    ends_with_done: bool = True
 
 
 class OpenAIAdapter:
@@ -86,7 +88,8 @@ class OpenAIAdapter:
     def decode(
         self, request: GenerationRequest, timeline: Timeline, count_tokens: CountTokens | None = None
     ) -> DecodedAnswer:
-        return read_answer(OpenAIAnswer(), timeline, count_tokens, streamed=request.stream)
+        answer = OpenAIAnswer(self.dialect.ends_with_done)
+        return read_answer(answer, timeline, count_tokens, streamed=request.stream)
 
     def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
         return None

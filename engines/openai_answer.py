@@ -15,7 +15,16 @@ _BESIDE_TEXT = frozenset({*_REASONING, "refusal", "tool_calls", "function_call"}
 
 
 class OpenAIAnswer(Answer):
-    """A stream of chunk objects up to [DONE], or one completion object."""
+    """A stream of chunk objects up to [DONE], or without it up to a finish reason; or one completion object."""
+
+    def __init__(self, ends_with_done: bool = True) -> None:
+        super().__init__()
+        self._ends_with_done = ends_with_done
+
+    def missing_end(self) -> str | None:
+        if self._ends_with_done:
+            return super().missing_end()
+        return None if self.finish_reason is not None else "a finish_reason"
 
     def take(self, body: dict[str, Any], chunk: int) -> None:
         total = self._take_usage(body.get("usage"))

@@ -1,6 +1,7 @@
 """Servers that differ from the plain OpenAI protocol only in what they add to it: one dialect each.
 
-What a dialect states was read in each server's own sources or documentation, and has not been run against it.
+What a dialect states was read in each server's own sources or documentation, and has not been run against it, but for
+`transformers serve`, whose answers are in tests/data/wire/transformers.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ LMDEPLOY = partial(
 OLLAMA = partial(
     OpenAIAdapter,
     Dialect(name="ollama", ignore_eos=False),
+)
+
+# `transformers serve` refuses fields that it does not know, ends at the end token, and sends no [DONE].
+TRANSFORMERS = partial(
+    OpenAIAdapter,
+    Dialect(name="transformers", stream_options={}, ignore_eos=False, ends_with_done=False),
 )
 
 # TGI's router has no way to go on after the end token.

@@ -73,6 +73,7 @@ _TABLE: Mapping[str, _Entry] = {
     "tgi-openai": _Entry(
         "llmbench.engines.openai_presets:TGI_OPENAI", "The OpenAI routes of Text Generation Inference."
     ),
+    "transformers": _Entry("llmbench.engines.openai_presets:TRANSFORMERS", "The server of `transformers serve`."),
     "triton": _Entry(
         "llmbench.engines.triton_server:TritonAdapter",
         "NVIDIA Triton Inference Server; started here, it serves the bundled engine.",

@@ -91,18 +91,26 @@ class EngineKeeper:
             raise EngineStartError(f"{engine.label}: {problem}")
 
     def ending(self, wait_s: float = 0.0) -> str | None:
-        """How the engine in use ended, in words; None while it runs, or where its process is not ours to see.
+        """How the engine in use ended, in words; None while it runs.
 
-        `wait_s`: how long to wait for its end, where its connections say that it may be about to.
+        `wait_s`: how long to wait for its end, where its connections say that it may be about to. A server that was
+        attached to is looked for only then.
         """
         if self._process is None:
-            return None
+            return None if self._endpoint is None or not wait_s else self._silence(self._endpoint, wait_s)
         give_up = time.monotonic() + wait_s
         while self._process.poll() is None:
             if time.monotonic() >= give_up:
                 return None
             time.sleep(_CHECK_S)
         return self._process.ending()
+
+    def _silence(self, endpoint: Endpoint, wait_s: float) -> str | None:
+        try:
+            knock(endpoint, wait_s)
+        except OSError as error:
+            return f"no longer answers at {endpoint.url} ({error.strerror or error})"
+        return None
 
     def stop(self) -> None:
         """End the engine in use, if it was started here."""

@@ -200,7 +200,8 @@ class _Session:
             self._trials.append(ended)
             self._tell_trials()
         if (ending := keeper.ending(wait_s=_DYING_S if self._saw_broken_connections else 0)) is not None:
-            self._findings.append(Finding(f"{label} {ending} during {where}; its log has the reason.", invalid=True))
+            hint = "; its log has the reason" if trial.engine.url is None else ""
+            self._findings.append(Finding(f"{label} {ending} during {where}{hint}.", invalid=True))
 
     def _calibrate(self, stop: StopFlag) -> None:
         # Not above: a calibration is a session itself.

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llmbench.engines import registry
-from llmbench.engines.wire import Endpoint, GenerationRequest, TokenSource
+from llmbench.engines.wire import Endpoint, FailureKind, GenerationRequest, TokenSource
 
 HERE = Endpoint("127.0.0.1", 8000)
 
@@ -56,3 +56,40 @@ def test_where_temperature_zero_is_refused_greedy_is_the_best_one_alone() -> Non
     sampled = sent("mii-openai", temperature=0.5, top_k=7)
     assert (sampled["temperature"], sampled["top_k"]) == (0.5, 7)
     assert sent("sglang")["temperature"] == 0.0
+
+
+# What `transformers serve` sent to a Llama with random weights: no [DONE], and the usage beside the finish reason.
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("stream", [(1, "iollthep"), (1, "iowaip"), (1, "ethootr"), (1, "ethootr"), (0, "")]),
+        ("chat", [(0, ""), (1, "scoand"), (1, "scoand"), (1, "scoand"), (1, " meend"), (0, "")]),
+    ],
+)
+def test_transformers_streams_give_their_exact_events(capture, streamed, name, expected) -> None:
+    answer = registry.get("transformers").decode(streamed, capture(f"transformers/{name}"))
+    assert [(event.tokens, event.text) for event in answer.events] == expected
+    assert (answer.token_source, answer.finish_reason) == (TokenSource.SERVER_COUNT, "length")
+    assert answer.failure is None
+
+
+def test_transformers_answers_in_one_piece_and_refuses_what_it_does_not_know(capture, whole) -> None:
+    transformers = registry.get("transformers")
+    answer = transformers.decode(whole, capture("transformers/whole"))
+    assert (answer.text, answer.output_tokens, answer.prompt_tokens) == ("iollthepiowaipethootrethootr", 4, 7)
+    assert (answer.finish_reason, answer.failure) == ("length", None)
+    refusal = transformers.decode(whole, capture("transformers/refused")).failure
+    assert refusal is not None
+    assert "Unexpected fields in the request" in refusal.message
+    assert set(sent("transformers")) == {"model", "prompt", "max_tokens", "temperature", "top_p", "stream"}
+
+
+def test_transformers_streams_that_are_cut_lack_their_finish_reason(capture, streamed) -> None:
+    captured = capture("transformers/stream")
+    captured.chunk_bytes.pop()
+    captured.chunk_ns.pop()
+    failure = registry.get("transformers").decode(streamed, captured).failure
+    assert failure is not None
+    assert failure.kind is FailureKind.TRUNCATED
