@@ -10,6 +10,7 @@ import torch
 from llmbench.reference_engine.cache.host_swap import SwapPlan
 from llmbench.reference_engine.config import DEFAULT_KV_CACHE_GIB, EngineConfig
 from llmbench.reference_engine.errors import ConfigError
+from llmbench.reference_engine.kernels.block_copies import copy_blocks
 from llmbench.reference_engine.models.config import ModelConfig
 
 
@@ -67,17 +68,17 @@ class KVCache:
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = [(layer[0], layer[1]) for layer in self.data]
 
         self.host_data = torch.empty(
-            (*self.data.shape[:2], num_host_blocks, *self.data.shape[3:]), dtype=dtype, device="cpu"
+            (*self.data.shape[:2], num_host_blocks, *self.data.shape[3:]),
+            dtype=dtype,
+            device="cpu",
+            pin_memory=self.data.is_cuda,
         )
 
     def swap_blocks(self, plan: SwapPlan) -> None:
         """Copy whole blocks to the host and from there, in all layers."""
-        for source, target in plan.out:
-            self.host_data[:, :, target] = self.data[:, :, source]
-        for source, target in plan.back:
-            self.data[:, :, target] = self.host_data[:, :, source]
+        copy_blocks(self.host_data, self.data, plan.out)
+        copy_blocks(self.data, self.host_data, plan.back)
 
     def copy_blocks(self, copies: Iterable[tuple[int, int]]) -> None:
         """Copy whole blocks, the first of each pair to the second, in this order and in all layers."""
-        for source, target in copies:
-            self.data[:, :, target] = self.data[:, :, source]
+        copy_blocks(self.data, self.data, copies)

@@ -69,7 +69,7 @@ def _cached_library() -> Path:
     library = folder / "llmbench_kernels.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"):  # two engines that start at once compile once
+        with locked(folder / "lock"):  # two engines that start at once compile once
             if not library.exists():
                 log.info("Compiling the C++ kernels, once for this version of them: half a minute on two free cores.")
                 _compile(command, library)
@@ -85,13 +85,14 @@ def _digest(command: list[str]) -> str:
     digest = hashlib.sha256()
     for part in (torch.__version__, version, COMMON_FLAGS, INSTRUCTION_SETS[platform.machine()]):
         digest.update(repr(part).encode())
-    for source in sorted(SOURCES.iterdir()):
+    for source in sorted(filter(Path.is_file, SOURCES.iterdir())):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
+    """No other process is inside with the same file."""
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
