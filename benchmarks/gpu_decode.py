@@ -1,0 +1,119 @@
+"""Tokens per second of the engine on one GPU, batch by batch, with CUDA graphs and without.
+
+    python benchmarks/gpu_decode.py [--model synthetic:tinyllama-1.1b] [--quantization int8] [--batches 1 16 256]
+
+Through the public interface: scheduler, sampler and all. Both engines are timed in turn in one process; a round is
+`--steps` decode steps of every sequence. Medians over rounds, ± half the interquartile range. The share of the memory
+bandwidth counts each weight once a step and each sequence's keys and values, against a copy of 1 GiB measured first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from llmbench.reference_engine.cache.kv_cache import kv_bytes_per_token
+from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.engine import Engine
+from llmbench.reference_engine.models.loader import read_model_config, weight_files
+from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.sampling import SamplingParams
+
+PROMPT_LEN = 128
+BYTES_PER_WEIGHT = {None: 2.0, "int8": 1.0, "int4": 0.5}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="synthetic:tinyllama-1.1b")
+    parser.add_argument("--quantization", choices=["int8", "int4"], default=None)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit(f"This benchmark needs a CUDA or HIP device; torch {torch.__version__} finds none.")
+    model = create(arguments.model)
+    bytes_per_s = copied_bytes_per_s()
+    print(
+        f"{torch.cuda.get_device_name()}, {bytes_per_s / 1e9:.0f} GB/s copied; {arguments.model}, "
+        f"{arguments.quantization or 'bfloat16'}; tokens/s"
+    )
+    config = read_model_config(model)
+    # Checkpoints of synthetic models are written in bfloat16: two bytes a weight.
+    num_weights = sum(file.stat().st_size for file in weight_files(model)) / 2
+    weight_bytes = num_weights * BYTES_PER_WEIGHT[arguments.quantization]
+    for batch in arguments.batches:
+        engines = {graphs: make_engine(model, arguments.quantization, graphs, batch) for graphs in (None, "cuda")}
+        rates: dict[str | None, list[float]] = {graphs: [] for graphs in engines}
+        for round_index in range(arguments.rounds + 1):
+            for graphs, engine in engines.items():
+                rate = batch * arguments.steps / decode_seconds(engine, batch, arguments.steps)
+                if round_index:
+                    rates[graphs].append(rate)
+        best = statistics.median(rates["cuda"])
+        kv_bytes = batch * (PROMPT_LEN + arguments.steps / 2) * kv_bytes_per_token(config, torch.bfloat16)
+        share = best / batch * (weight_bytes + kv_bytes) / bytes_per_s
+        print(
+            f"batch {batch:4}   without graphs {spread(rates[None])}   with {spread(rates['cuda'])}   "
+            f"{best / statistics.median(rates[None]):5.2f}x   {share:6.1%} of the bandwidth"
+        )
+
+
+def make_engine(model: Path, quantization: str | None, graphs: str | None, batch: int) -> Engine:
+    return Engine(
+        EngineConfig(
+            model_path=model,
+            dtype="bfloat16",
+            device="cuda",
+            quantization=quantization,  # type: ignore[arg-type]
+            graphs=graphs,  # type: ignore[arg-type]
+            max_num_seqs=batch,
+            max_num_batched_tokens=max(2048, batch),
+            max_model_len=1024,
+            kv_cache_gib=8.0,
+            prefix_cache=False,
+        )
+    )
+
+
+def decode_seconds(engine: Engine, batch: int, num_steps: int) -> float:
+    """Of num_steps decode steps of every sequence, after all of them have their first token."""
+    rng = random.Random(batch)
+    params = SamplingParams(max_tokens=num_steps + 20, temperature=0, ignore_eos=True)
+    for index in range(batch):
+        engine.add_request(str(index), [rng.randrange(10, 1000) for _ in range(PROMPT_LEN)], params)
+    while len(engine.step()) < batch:
+        pass
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        engine.step()
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    for index in range(batch):
+        engine.abort(str(index))
+    return seconds
+
+
+def copied_bytes_per_s() -> float:
+    from triton.testing import do_bench
+
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * 2**30 / (do_bench(lambda: target.copy_(source)) / 1e3)
+
+
+def spread(rates: list[float]) -> str:
+    low, middle, high = statistics.quantiles(rates, n=4)
+    return f"{middle:8.0f} ±{(high - low) / 2:5.0f}"
+
+
+if __name__ == "__main__":
+    main()
