@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from llmbench.reference_engine.training.card import write_card
-from llmbench.reference_engine.training.train import train_pair
+from llmbench.reference_engine.training.train import DRAFT, TARGET, TARGET_INT4, train_pair
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder to write both checkpoints and the model card to.")],
+    int4: Annotated[bool, typer.Option("--int4", help="Also the target trained to be run in int4.")] = False,
     threads: Annotated[int, typer.Option(help="Threads that compute; part of what is reproduced.")] = 1,
 ) -> None:
     """Train tokenizer, target and draft on this Python's standard library."""
@@ -21,7 +22,9 @@ def main(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
-    write_card(out / "MODEL_CARD.md", train_pair(out), threads)
+    write_card(
+        out / "MODEL_CARD.md", train_pair(out, (TARGET, DRAFT, TARGET_INT4) if int4 else (TARGET, DRAFT)), threads
+    )
 
 
 typer.run(main)

@@ -25,8 +25,8 @@ something where random weights would not do. `python-draft` proposes tokens for 
 - **Data**: the source of the standard library of CPython {python}, without its tests, under the PSF licence
   (https://docs.python.org/3/license.html). One file in twenty, chosen by a hash of its name, is held out.
 - **Tokenizer**: byte-level BPE of {vocab_size} tokens, trained on the same text.
-- **Training**: Muon and AdamW, batches of {batch_size} windows of {context} tokens, bfloat16 autocast, seed {seed},
-  torch {torch}, {threads} thread(s); {wall_s:.0f} s in all on the machine that made them.
+- **Training**: Muon and AdamW, batches of {batch_size} windows of {context} tokens, seed {seed}, torch {torch},
+  {threads} thread(s).
 - **Made again by**: `python -m llmbench.reference_engine.training --out FOLDER`. The same versions on the same kind of
   processor give the same weights; others give weights of the same quality.
 - **Held-out loss** is the mean over 64 random windows of held-out text.
@@ -54,6 +54,5 @@ def write_card(path: Path, learned: Sequence[Learned], num_threads: int) -> None
             seed=SEED,
             torch=torch.__version__,
             threads=num_threads,
-            wall_s=sum(told.wall_s for told in learned),
         )
     )

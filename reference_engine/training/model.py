@@ -74,12 +74,18 @@ class TrainableLlama(nn.Module):
                 is_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(weight, std=0.02 / (2 * shape.num_layers) ** 0.5 if is_residual else 0.02)
 
-    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, token_ids: torch.Tensor, head: torch.Tensor | None = None) -> torch.Tensor:
+        """`head` takes the output embedding's place."""
         cos, sin = rotary_table(token_ids.shape[1], self.shape.head_dim)
         x = self.embed_tokens(token_ids)
         for layer in self.layers:
             x = layer(x, cos, sin)
-        return F.linear(self.norm(x), self.embed_tokens.weight)
+        return F.linear(self.norm(x), self.embed_tokens.weight if head is None else head)
+
+    def take_beginning(self, other: TrainableLlama) -> None:
+        """Start from another model's embedding, first layers and last norm; it is as wide and at least as deep."""
+        state = other.state_dict()
+        self.load_state_dict({name: state[name] for name in self.state_dict()})
 
     def checkpoint(self) -> dict[str, torch.Tensor]:
         """The weights by their names in a Hugging Face checkpoint, in bfloat16."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
@@ -19,6 +21,7 @@ from llmbench.reference_engine.tokenizer import Tokenizer
 from llmbench.reference_engine.training import corpus, train
 from llmbench.reference_engine.training.card import write_card
 from llmbench.reference_engine.training.model import TrainableLlama
+from llmbench.reference_engine.training.muon import orthogonalise
 
 CODE = 'class Reader:\n    """Reads a file."""\n\n    def __init__(self, path):\n        self.path = path\n\n    def '
 
@@ -29,7 +32,7 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> train.Recipe:
     monkeypatch.setattr(train, "VOCAB_SIZE", 512)
     monkeypatch.setattr(train, "CONTEXT", 32)
     shape = LlamaShape(512, 32, 64, 2, 2, 1, 32, tie_word_embeddings=True)
-    return train.Recipe("small", shape, num_steps=12, learning_rate=5e-3)
+    return train.Recipe(name="small", shape=shape, cycles=(train.Cycle(12, 5e-3, 0.5, 2), train.Cycle(4, 2e-3, 0.5, 2)))
 
 
 def test_training_learns_and_repeats_itself(tmp_path: Path, small_recipe: train.Recipe) -> None:
@@ -41,6 +44,77 @@ def test_training_learns_and_repeats_itself(tmp_path: Path, small_recipe: train.
         assert file.read_bytes() == (tmp_path / "two" / "small" / file.name).read_bytes(), file.name
     write_card(tmp_path / "card.md", [first], num_threads=1)
     assert f"| {first.held_out_loss:.3f} |" in (tmp_path / "card.md").read_text()
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [5, 12, 14, 18])
+def test_interrupted_training_goes_on_to_the_same_weights(
+    tmp_path: Path, small_recipe: train.Recipe, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """In either cycle of the first model, and in the second, which learns from it."""
+    shape = LlamaShape(512, 32, 64, 1, 2, 1, 32, tie_word_embeddings=True)
+    draft = train.Recipe(name="draft", shape=shape, cycles=(train.Cycle(6, 5e-3, 0.5, 2),), teacher="small")
+    monkeypatch.setattr(train, "_SAVE_EVERY", 3)
+    learned = train.train_pair(tmp_path / "whole", [small_recipe, draft])
+    count, loss = 0, train._Training._loss
+
+    def stop(training: train._Training, windows: torch.Tensor) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        if count == stop_at + 1:
+            raise Interrupted
+        return loss(training, windows)
+
+    monkeypatch.setattr(train._Training, "_loss", stop)
+    with pytest.raises(Interrupted):
+        train.train_pair(tmp_path / "parts", [small_recipe, draft])
+    assert train.train_pair(tmp_path / "parts", [small_recipe, draft]) == learned
+    for file in ("small/model.safetensors", "draft/model.safetensors"):
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_draft_learns_what_its_teacher_says(tmp_path: Path, small_recipe: train.Recipe) -> None:
+    shape = LlamaShape(512, 32, 64, 1, 2, 1, 32, tie_word_embeddings=True)
+    train.train_pair(tmp_path, [small_recipe])
+    agreements = []
+    for steps in (1, 60):
+        draft = train.Recipe(name=f"{steps}", shape=shape, cycles=(train.Cycle(steps, 5e-3, 0.5, 2),), teacher="small")
+        train.train_pair(tmp_path, [small_recipe, draft])
+        models = [train.load_checkpoint(tmp_path / recipe.name, recipe.shape) for recipe in (small_recipe, draft)]
+        ids = torch.randint(512, (8, 32), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            choices = [model(ids).argmax(-1) for model in models]
+        agreements.append(float((choices[0] == choices[1]).float().mean()))
+    assert agreements[1] > agreements[0]
+
+
+def test_training_for_int4_loses_less_in_int4(tmp_path: Path, small_recipe: train.Recipe) -> None:
+    long = dataclasses.replace(small_recipe, cycles=(train.Cycle(60, 1e-2, 0.5, 2),))
+    aware = train.Recipe(
+        name="int4", shape=long.shape, cycles=(train.Cycle(60, 2e-3, 0.5, 2),), teacher="small", rounded_to="int4"
+    )
+    train.train_pair(tmp_path, [long, aware])
+    models = [train.load_checkpoint(tmp_path / recipe.name, recipe.shape) for recipe in (long, aware)]
+    ids = torch.randint(512, (16, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = models[0](ids).softmax(-1).flatten(0, 1)
+        losses = [
+            float(F.cross_entropy(train.rounded_logits(model, ids, "int4").flatten(0, 1), expected)) for model in models
+        ]
+    assert losses[1] < losses[0]
+
+
+def test_muon_moves_all_singular_values_close_to_one() -> None:
+    for shape in ((3, 16, 40), (2, 40, 16), (1, 8, 8)):
+        matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        values = torch.linalg.svdvals(orthogonalise(matrices))
+        assert 0.5 < float(values.min()) <= float(values.max()) < 1.4
+        # A direction stays what it was: the same singular vectors.
+        u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+        assert ((u @ v) * orthogonalise(matrices)).sum() > 0.9 * ((u @ v) ** 2).sum() * 0.9
 
 
 def test_what_was_trained_is_what_transformers_reads(tmp_path: Path, small_recipe: train.Recipe) -> None:
