@@ -47,6 +47,7 @@ _FLAGS = (
     "num_swap_blocks",
     "preemption",
     "quantization",
+    "kv_cache_dtype",
     "seed",
     "speculative",
     "speculative_max_seqs",

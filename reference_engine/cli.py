@@ -31,8 +31,12 @@ def serve(
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="Where it computes; HIP devices are cuda too.")
     ] = "cpu",
+    kv_cache_dtype: Annotated[
+        Literal["auto", "int8", "fp8"], typer.Option(help="Of stored keys and values; auto is --dtype.")
+    ] = "auto",
     quantization: Annotated[
-        Literal["int8", "int4"] | None, typer.Option(help="Of the linear layers' weights.", show_default="none")
+        Literal["int8", "int4", "fp8", "int8-weight-only"] | None,
+        typer.Option(help="Of the linear layers' weights; int8 and int4 round their inputs too.", show_default="none"),
     ] = None,
     graphs: Annotated[
         Literal["cuda", "compile"] | None,
@@ -95,6 +99,7 @@ def serve(
     config = EngineConfig(
         model_path=model_path,
         dtype=dtype,
+        kv_cache_dtype=kv_cache_dtype,
         device=device,
         graphs=graphs,
         quantization=quantization,
@@ -158,6 +163,24 @@ def create(
 ) -> None:
     """Write a synthetic model's checkpoint, unless the cache has it, and print its folder; a bundled one is there."""
     typer.echo(_named_checkpoint(name, seed, out))
+
+
+@models_app.command("quantize")
+def quantize(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, or a model as `models list` prints it.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to calibrate on.", show_default="Python's standard library")
+    ] = None,
+    windows: Annotated[int, typer.Option(help="Pieces of the text that are read.", min=1)] = 32,
+    window: Annotated[int, typer.Option(help="Tokens of a piece.", min=16)] = 256,
+) -> None:
+    """Write a checkpoint with the layers' weights in int4, calibrated by GPTQ, as compressed-tensors stores them."""
+    from llmbench.reference_engine.quantization.calibration import calibration_windows, quantise_checkpoint
+
+    folder = _checkpoint(model)
+    quantise_checkpoint(folder, out, calibration_windows(folder, text, windows, window))
+    typer.echo(out)
 
 
 def _draft_source(name: str | None) -> Literal["ngram"] | Path | None:

@@ -11,7 +11,8 @@ from llmbench.reference_engine.errors import ConfigError
 DTypeName = Literal["float32", "bfloat16"]
 DeviceName = Literal["cpu", "cuda"]
 GraphsName = Literal["cuda", "compile"]
-QuantizationName = Literal["int8", "int4"]
+KVCacheDTypeName = Literal["auto", "int8", "fp8"]
+QuantizationName = Literal["int8", "int4", "fp8", "int8-weight-only"]
 EvictionName = Literal["lru", "fifo", "age"]
 BatchingName = Literal["continuous", "dynamic", "static"]
 PreemptionName = Literal["recompute", "swap"]
@@ -22,6 +23,7 @@ _NAMES = {
     "dtype": get_args(DTypeName),
     "device": get_args(DeviceName),
     "graphs": get_args(GraphsName),
+    "kv_cache_dtype": get_args(KVCacheDTypeName),
     "quantization": get_args(QuantizationName),
     "eviction": get_args(EvictionName),
     "batching": get_args(BatchingName),
@@ -38,6 +40,8 @@ class EngineConfig:
 
     model_path: folder with config.json and *.safetensors in Hugging Face layout.
     dtype: weights, activations and KV cache; attention and sampling accumulate in float32 either way.
+    kv_cache_dtype: what keys and values are stored as: "auto" is dtype, "int8" has a scale per token and head, "fp8" is
+        e4m3; see quantization/kv_formats.py.
     device: of weights, KV cache and computation; a HIP device is called cuda too, as torch calls it.
     block_size: tokens per KV block.
     num_blocks, kv_cache_gib: size of the KV cache; at most one is given, neither means 1 GiB, and never more than
@@ -52,6 +56,8 @@ class EngineConfig:
     graphs: "cuda" records decode steps as CUDA or HIP graphs; "compile" compiles them by torch.compile on a CPU, which
         goes with the torch kernels; None runs one kernel after another. See graphs.py.
     quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
+        With int8 and int4 the layers' inputs are rounded to 8 bits in every step (W8A8, W4A8 with dynamic scales); with
+        fp8 (e4m3) and int8-weight-only they are not.
     prefix_cache: keep computed KV blocks for as long as nobody needs their place, for prompts with the same beginning.
     eviction: which cached block gives way first; see cache/eviction.py.
     preemption: what becomes of the KV blocks of a sequence that has to wait again: computed again later, or copied to
@@ -68,6 +74,7 @@ class EngineConfig:
 
     model_path: Path
     dtype: DTypeName = "float32"
+    kv_cache_dtype: KVCacheDTypeName = "auto"
     device: DeviceName = "cpu"
     block_size: int = 16
     num_blocks: int | None = None

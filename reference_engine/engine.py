@@ -36,6 +36,7 @@ from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.models.loader import load_model
 from llmbench.reference_engine.outputs import EngineStats, StepOutput
+from llmbench.reference_engine.quantization.kv_formats import storage_dtype
 from llmbench.reference_engine.sampler import SampledToken, sample
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Chunk, Scheduler
@@ -66,7 +67,8 @@ class Engine:
         dtype = DTYPES[config.dtype]
         with self._on_device:
             model = load_model(config.model_path, dtype)
-        plan = plan_kv_cache(config, model.config, dtype)
+        storage = storage_dtype(config.kv_cache_dtype, dtype)
+        plan = plan_kv_cache(config, model.config, storage)
         self.config = dataclasses.replace(
             config, num_blocks=plan.num_blocks, kv_cache_gib=None, max_model_len=plan.max_model_len
         )
@@ -94,7 +96,7 @@ class Engine:
         with self._on_device:
             # With graphs there is one block more, which belongs to nobody.
             num_blocks = plan.num_blocks + (config.graphs is not None)
-            kv_cache = KVCache(model.config, num_blocks, config.block_size, dtype, num_swap_blocks)
+            kv_cache = KVCache(model.config, num_blocks, config.block_size, storage, num_swap_blocks)
             self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
             if config.graphs is not None:
                 self._runner.record_graphs(config.graphs, config.max_num_seqs)

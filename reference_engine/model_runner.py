@@ -7,6 +7,7 @@ import torch
 
 from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.config import GraphsName, QuantizationName
+from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.graphs import DecodeGraphs, make_graphs
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.rotary import RotaryTable
@@ -26,10 +27,19 @@ class ModelRunner:
         max_model_len: int,
         quantization: QuantizationName | None = None,
     ) -> None:
+        if kv_cache.data.dtype not in kernels.cache_dtypes:
+            held = str(kv_cache.data.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"The {kernels.name} kernels cannot keep keys and values as {held}; "
+                "leave kv_cache_dtype at auto, or take other kernels."
+            )
+        stored = model.stored_quantization
+        if stored is not None and quantization not in (None, stored):
+            raise ConfigError(f"The checkpoint's weights are {stored} already; quantization cannot be {quantization}.")
         self.model = model
         self.kv_cache = kv_cache
         config = model.config
-        activation_dtype = kernels.activation_dtype(kv_cache.data.dtype)
+        activation_dtype = kernels.activation_dtype(model.dtype)
         self.rotary: RotaryTable | None = None
         if config.rope is not None:
             self.rotary = RotaryTable(config.rope, config.head_dim, max_model_len, activation_dtype)

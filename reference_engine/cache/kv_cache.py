@@ -12,6 +12,7 @@ from llmbench.reference_engine.config import DEFAULT_KV_CACHE_GIB, EngineConfig
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.kernels.block_copies import copy_blocks
 from llmbench.reference_engine.models.config import ModelConfig
+from llmbench.reference_engine.quantization.kv_formats import stored_width
 
 
 class KVCachePlan(NamedTuple):
@@ -19,11 +20,12 @@ class KVCachePlan(NamedTuple):
     max_model_len: int
 
 
-def kv_bytes_per_token(model: ModelConfig, dtype: torch.dtype) -> int:
-    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * dtype.itemsize
+def kv_bytes_per_token(model: ModelConfig, storage: torch.dtype) -> int:
+    """Of all layers, scales included; `storage` is the cache's dtype."""
+    return 2 * model.num_layers * model.num_kv_heads * stored_width(model.head_dim, storage) * storage.itemsize
 
 
-def plan_kv_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> KVCachePlan:
+def plan_kv_cache(config: EngineConfig, model: ModelConfig, storage: torch.dtype) -> KVCachePlan:
     """Number of blocks and context length such that one sequence of the context length always fits the cache.
 
     Raises ConfigError if the asked length is beyond the model or the cache.
@@ -35,7 +37,7 @@ def plan_kv_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) 
     num_blocks = config.num_blocks
     if num_blocks is None:
         cache_bytes = int((config.kv_cache_gib or DEFAULT_KV_CACHE_GIB) * 2**30)
-        affordable = cache_bytes // (config.block_size * kv_bytes_per_token(model, dtype))
+        affordable = cache_bytes // (config.block_size * kv_bytes_per_token(model, storage))
         useful = config.max_num_seqs * -(-longest // config.block_size)
         num_blocks = min(affordable, useful)
     if asked_len is not None and num_blocks * config.block_size < asked_len:
@@ -49,27 +51,29 @@ def plan_kv_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) 
 
 
 class KVCache:
-    """Keys and values of every layer: `data` [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim].
+    """Keys and values of every layer: `data` [num_layers, 2, num_blocks, block_size, num_kv_heads, stored width].
 
+    The width is the head's size, and a scale more in int8: quantization/kv_formats.py.
     Token position p of a sequence is in slot `block_table[p // block_size] * block_size + p % block_size`. Kernels may
     order the numbers within a block as they like: nobody else reads them, and a block is copied as a whole.
     `host_data` is the same for the blocks of preempted sequences, in host memory.
     """
 
     def __init__(
-        self, model: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, num_host_blocks: int = 0
+        self, model: ModelConfig, num_blocks: int, block_size: int, storage: torch.dtype, num_host_blocks: int = 0
     ) -> None:
         self.block_size = block_size
         # Zeros and not empty: a padded gather reads slots never written, and 0 × nan is nan in spite of the mask.
         self.data = torch.zeros(
-            (model.num_layers, 2, num_blocks, block_size, model.num_kv_heads, model.head_dim), dtype=dtype
+            (model.num_layers, 2, num_blocks, block_size, model.num_kv_heads, stored_width(model.head_dim, storage)),
+            dtype=storage,
         )
-        # Keys and values of each layer, [num_blocks, block_size, num_kv_heads, head_dim]; views, cut once.
+        # Keys and values of each layer, [num_blocks, block_size, num_kv_heads, stored width]; views, cut once.
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = [(layer[0], layer[1]) for layer in self.data]
 
         self.host_data = torch.empty(
             (*self.data.shape[:2], num_host_blocks, *self.data.shape[3:]),
-            dtype=dtype,
+            dtype=storage,
             device="cpu",
             pin_memory=self.data.is_cuda,
         )

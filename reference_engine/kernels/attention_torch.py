@@ -1,7 +1,8 @@
 """Paged attention in plain torch.
 
 H query heads, G key/value heads, H % G == 0, D head size. k_cache and v_cache are contiguous, [num_blocks, block_size,
-G, D]. A block table's entries beyond a sequence's last block may be any valid block id.
+G, stored width of D] (quantization/kv_formats.py). A block table's entries beyond a sequence's last block may be any
+valid block id.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from llmbench.reference_engine.quantization import kv_formats
+
 
 def write_kv(
     k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
 ) -> None:
     """Modifies the caches: token i of k, v [T, G, D] goes to slot slots[i] = block id * block_size + offset."""
-    k_cache.flatten(0, 1).index_copy_(0, slots, k)
-    v_cache.flatten(0, 1).index_copy_(0, slots, v)
+    for x, cache in ((k, k_cache), (v, v_cache)):
+        stored = kv_formats.encode(x, cache.dtype)
+        if stored.dtype == kv_formats.FP8:  # which torch does not index; its bytes do as well
+            stored, cache = stored.view(torch.uint8), cache.view(torch.uint8)
+        cache.flatten(0, 1).index_copy_(0, slots, stored)
 
 
 def decode(
@@ -33,8 +39,8 @@ def decode(
     """
     N, H, D = q.shape
     G = k_cache.shape[2]
-    keys = _gather(k_cache, block_tables)  # [N, G, T, D], T = M * block_size
-    values = _gather(v_cache, block_tables)
+    keys = _gather(k_cache, block_tables).to(q.dtype)  # [N, G, T, D], T = M * block_size
+    values = _gather(v_cache, block_tables).to(q.dtype)
     T = keys.shape[2]
     distance = context_lens.unsqueeze(1) - 1 - torch.arange(T)
     mask = _is_seen(distance, window).view(N, 1, 1, T)
@@ -57,8 +63,8 @@ def prefill(
     q [L, H, D] are the last L of the context_len tokens whose keys and values block_table [M] int64 leads to.
     """
     L = q.shape[0]
-    keys = _gather(k_cache, block_table.unsqueeze(0))[:, :, :context_len]
-    values = _gather(v_cache, block_table.unsqueeze(0))[:, :, :context_len]
+    keys = _gather(k_cache, block_table.unsqueeze(0))[:, :, :context_len].to(q.dtype)
+    values = _gather(v_cache, block_table.unsqueeze(0))[:, :, :context_len].to(q.dtype)
     # is_causal aligns the mask with the first key; a later chunk is aligned with the last one.
     mask = None
     if context_len > L or window is not None:
@@ -76,7 +82,9 @@ def _is_seen(distance: torch.Tensor, window: int | None) -> torch.Tensor:
 
 
 def _gather(cache: torch.Tensor, block_tables: torch.Tensor) -> torch.Tensor:
-    """[num_blocks, block_size, G, D] and [N, M] to a copy [N, G, M * block_size, D]."""
+    """[num_blocks, block_size, G, stored width] and [N, M] to a copy [N, G, M * block_size, D]."""
     N, M = block_tables.shape
-    _, B, G, D = cache.shape
-    return cache.index_select(0, block_tables.flatten()).view(N, M * B, G, D).transpose(1, 2)
+    _, B, G, width = cache.shape
+    is_fp8 = cache.dtype == kv_formats.FP8
+    stored = (cache.view(torch.uint8) if is_fp8 else cache).index_select(0, block_tables.flatten()).view(cache.dtype)
+    return kv_formats.decode(stored.view(N, M * B, G, width)).transpose(1, 2)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.quantization.group_wise import QuantizedWeight
 from llmbench.reference_engine.step_batch import StepBatch
 
 ActivationName = Literal["swiglu", "gelu", "gelu_tanh"]
@@ -49,14 +50,17 @@ class AttentionKernel(Protocol):
         """Causal attention of the step's tokens over their sequences; returns [T, H * head_dim].
 
         qkv [T, (H + 2 G) * head_dim]: query, key and value heads one after another. q and k are normalised and rotated
-        first. Modifies the caches [num_blocks, block_size, G, head_dim], contiguous: the step's keys and values are
-        written before they are read. The order of the numbers within a block is the kernel's own.
+        first. Modifies the caches [num_blocks, block_size, G, stored width of head_dim], contiguous, float32, bfloat16
+        or a format of quantization/kv_formats.py: the step's keys and values are written before they are read. The
+        order of the numbers within a block is the kernel's own.
         """
         ...
 
 
 class Kernels(Protocol):
     name: str
+    # What the KV cache may hold.
+    cache_dtypes: frozenset[torch.dtype]
 
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Of what lies between the kernels when weights and cache are `dtype`."""
@@ -64,15 +68,17 @@ class Kernels(Protocol):
 
     def linear(
         self,
-        weight: torch.Tensor,
+        weight: torch.Tensor | QuantizedWeight,
         bias: torch.Tensor | None,
         norm: NormWeights | None,
         activation: ActivationName | None,
         quantization: QuantizationName | None,
     ) -> LinearKernel:
-        """weight [out_features, in_features]; for swiglu the first half of its rows are the gates, the second the ups.
+        """weight [out_features, in_features], quantised here or already; for swiglu the first half of its rows are the
+        gates, the second the ups.
 
-        Quantised weights are multiplied with inputs that are rounded to 8 bits per row and group.
+        Weights in int8 and int4 are multiplied with inputs that are rounded to 8 bits per row and group; those in fp8
+        and int8-weight-only with the inputs as they are.
         """
         ...
 

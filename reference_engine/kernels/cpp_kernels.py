@@ -9,6 +9,8 @@ from llmbench.reference_engine.errors import KernelsUnavailableError
 from llmbench.reference_engine.kernels.build import load_library
 from llmbench.reference_engine.kernels.contract import ActivationName, AttentionKernel, HeadLayout, NormWeights
 from llmbench.reference_engine.kernels.packing import arrange_rows, pack
+from llmbench.reference_engine.quantization.group_wise import QuantizedWeight
+from llmbench.reference_engine.quantization.kv_formats import FP8
 from llmbench.reference_engine.step_batch import StepBatch
 
 ACTIVATIONS = {None: 0, "swiglu": 1, "gelu": 2, "gelu_tanh": 3}  # csrc/kernels.h
@@ -16,9 +18,10 @@ MAX_HEAD_DIM = 512
 
 
 class CppKernels:
-    """Activations are float32 whatever the weights are; keys and values have the weights' dtype."""
+    """Activations are float32 whatever the weights are; keys and values are what the cache holds."""
 
     name = "cpp"
+    cache_dtypes = frozenset({torch.float32, torch.bfloat16, torch.int8, FP8})
 
     def __init__(self, num_threads: int, device: torch.device) -> None:
         if device.type != "cpu":
@@ -35,7 +38,7 @@ class CppKernels:
 
     def linear(
         self,
-        weight: torch.Tensor,
+        weight: torch.Tensor | QuantizedWeight,
         bias: torch.Tensor | None,
         norm: NormWeights | None,
         activation: ActivationName | None,
@@ -53,7 +56,7 @@ class CppKernels:
 class CppLinear:
     def __init__(
         self,
-        weight: torch.Tensor,
+        weight: torch.Tensor | QuantizedWeight,
         bias: torch.Tensor | None,
         norm: NormWeights | None,
         activation: ActivationName | None,
@@ -65,7 +68,8 @@ class CppLinear:
         self.packed = packed
         self._op = torch.ops.llmbench.linear.default
         # All but x and the residual, in the operator's order: looked up once and not in every step.
-        out_features = weight.shape[0] // 2 if is_swiglu else weight.shape[0]
+        num_rows = (weight.codes if isinstance(weight, QuantizedWeight) else weight).shape[0]
+        out_features = num_rows // 2 if is_swiglu else num_rows
         self._settings = (packed, weight_format, out_features, padded_bias, ACTIVATIONS[activation], *_norm(norm))
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:

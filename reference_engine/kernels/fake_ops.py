@@ -28,7 +28,8 @@ def _attention(
     scale: float,
     window: int,
 ) -> torch.Tensor:
-    return qkv.new_empty(qkv.shape[0], num_heads * k_cache.shape[3])
+    head_dim = qkv.shape[1] // (num_heads + 2 * k_cache.shape[2])
+    return qkv.new_empty(qkv.shape[0], num_heads * head_dim)
 
 
 @torch.library.register_fake("llmbench::argmax")  # type: ignore[untyped-decorator]

@@ -8,25 +8,37 @@ import torch
 import torch.nn.functional as F
 
 from llmbench.reference_engine.config import QuantizationName
-from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, quantize
+from llmbench.reference_engine.quantization.group_wise import (
+    GROUP_SIZE,
+    QuantizedWeight,
+    as_quantized,
+    rounds_activations,
+)
 
 PANEL = 64
-FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}  # csrc/kernels.h
+FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3, "fp8": 4, "int8-weight-only": 5}  # csrc/kernels.h
 
 
-def pack(weight: torch.Tensor, quantization: QuantizationName | None, *, pairs: bool) -> tuple[torch.Tensor, int]:
+def pack(
+    weight: torch.Tensor | QuantizedWeight, quantization: QuantizationName | None, *, pairs: bool
+) -> tuple[torch.Tensor, int]:
     """[num_panels, num_groups, bytes] uint8 and the format's number.
 
     weight [out_features, in_features], float32 or bfloat16, kept as it is without quantization. `pairs`: the first half
     of the rows are SwiGLU gates and the second half their ups; a panel then holds 32 gates and the same 32 ups.
     """
-    if quantization is None:
+    quantized = as_quantized(weight, quantization)
+    if quantized is None:
+        assert isinstance(weight, torch.Tensor)
         return _stored(_pack_floats(weight, pairs)), FORMATS[str(weight.dtype).removeprefix("torch.")]
-    quantized = quantize(weight, quantization)
+    quantization = quantized.scheme
     # [panel, output, group, input] throughout
     scales = arrange_rows(quantized.scales, pairs).transpose(1, 2).contiguous()
-    codes = arrange_rows(quantized.codes, pairs)
+    codes = arrange_rows(quantized.codes.view(torch.int8), pairs)
     codes = codes.view(*scales.shape[:1], PANEL, scales.shape[1], GROUP_SIZE)
+    if not rounds_activations(quantization):
+        by_input = codes.view(torch.uint8).permute(0, 2, 3, 1).flatten(2)
+        return _stored(torch.cat((by_input, scales.view(torch.uint8)), dim=-1)), FORMATS[quantization]
     if quantization == "int8":
         fours = (codes.to(torch.int16) + 128).to(torch.uint8).view(*codes.shape[:3], -1, 4)
     else:

@@ -9,12 +9,20 @@ from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels import attention_torch
 from llmbench.reference_engine.kernels.contract import ActivationName, AttentionKernel, HeadLayout, NormWeights
 from llmbench.reference_engine.layers.rotary import rotate
-from llmbench.reference_engine.quantization.group_wise import dequantize, quantize, round_activations
+from llmbench.reference_engine.quantization.group_wise import (
+    QuantizedWeight,
+    as_quantized,
+    dequantize,
+    round_activations,
+    rounds_activations,
+)
+from llmbench.reference_engine.quantization.kv_formats import FP8
 from llmbench.reference_engine.step_batch import StepBatch
 
 
 class TorchKernels:
     name = "torch"
+    cache_dtypes = frozenset({torch.float32, torch.bfloat16, torch.int8, FP8})
 
     def __init__(self, num_threads: int, device: torch.device) -> None:
         torch.set_num_threads(num_threads)
@@ -24,7 +32,7 @@ class TorchKernels:
 
     def linear(
         self,
-        weight: torch.Tensor,
+        weight: torch.Tensor | QuantizedWeight,
         bias: torch.Tensor | None,
         norm: NormWeights | None,
         activation: ActivationName | None,
@@ -44,23 +52,27 @@ class TorchLinear:
 
     def __init__(
         self,
-        weight: torch.Tensor,
+        weight: torch.Tensor | QuantizedWeight,
         bias: torch.Tensor | None,
         norm: NormWeights | None,
         activation: ActivationName | None,
         quantization: QuantizationName | None,
     ) -> None:
-        self.weight, self.bias, self.norm, self.activation = weight, bias, norm, activation
-        self.is_quantized = quantization is not None
-        if quantization is not None:
-            self.weight = dequantize(quantize(weight, quantization), weight.shape[1])
+        self.bias, self.norm, self.activation = bias, norm, activation
+        quantized = as_quantized(weight, quantization)
+        self.rounds_activations = quantized is not None and rounds_activations(quantized.scheme)
+        if isinstance(weight, torch.Tensor):
+            self.weight = weight if quantized is None else dequantize(quantized, weight.shape[1])
+        else:
+            self.weight = dequantize(weight, weight.codes.shape[1])
+        if quantized is not None:
             self.bias = None if bias is None else bias.float()
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         y = x if self.norm is None else normalise(x, self.norm)
-        if self.is_quantized:
+        if self.rounds_activations:
             y = round_activations(y.float())
-        y = activate(F.linear(y, self.weight, self.bias), self.activation).to(x.dtype)
+        y = activate(F.linear(y.to(self.weight.dtype), self.weight, self.bias), self.activation).to(x.dtype)
         return y if residual is None else residual + y
 
 

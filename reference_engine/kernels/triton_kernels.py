@@ -13,11 +13,11 @@ from llmbench.reference_engine.kernels.contract import ActivationName, Attention
 from llmbench.reference_engine.kernels.torch_kernels import activate, normalise
 from llmbench.reference_engine.kernels.triton_lang.decode_attention import decode_attention
 from llmbench.reference_engine.kernels.triton_lang.prefill_attention import prefill_attention
-from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack, quantized_linear
+from llmbench.reference_engine.kernels.triton_lang.quantized_linear import PackedWeight, pack, quantized_linear
 from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
 from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
 from llmbench.reference_engine.kernels.triton_lang.swiglu import swiglu
-from llmbench.reference_engine.quantization.group_wise import quantize
+from llmbench.reference_engine.quantization.group_wise import QuantizedWeight, as_quantized, rounds_activations
 from llmbench.reference_engine.step_batch import StepBatch
 
 
@@ -28,6 +28,7 @@ class TritonKernels:
     """
 
     name = "triton"
+    cache_dtypes = frozenset({torch.float32, torch.bfloat16})
 
     def __init__(self, num_threads: int, device: torch.device) -> None:
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -42,12 +43,16 @@ class TritonKernels:
 
     def linear(
         self,
-        weight: torch.Tensor,
+        weight: torch.Tensor | QuantizedWeight,
         bias: torch.Tensor | None,
         norm: NormWeights | None,
         activation: ActivationName | None,
         quantization: QuantizationName | None,
     ) -> TritonLinear:
+        if quantization is not None and not rounds_activations(quantization):
+            raise KernelsUnavailableError(
+                f"The Triton-language kernels have quantization int8 and int4, not {quantization}; use kernels = torch."
+            )
         return TritonLinear(weight, bias, norm, activation, quantization)
 
     def attention(self, heads: HeadLayout) -> AttentionKernel:
@@ -60,14 +65,20 @@ class TritonKernels:
 class TritonLinear:
     def __init__(
         self,
-        weight: torch.Tensor,
+        weight: torch.Tensor | QuantizedWeight,
         bias: torch.Tensor | None,
         norm: NormWeights | None,
         activation: ActivationName | None,
         quantization: QuantizationName | None,
     ) -> None:
         self.bias, self.norm, self.activation = bias, norm, activation
-        self.weight = weight if quantization is None else pack(quantize(weight, quantization))
+        quantized = as_quantized(weight, quantization)
+        self.weight: torch.Tensor | PackedWeight
+        if quantized is not None:
+            self.weight = pack(quantized)
+        else:
+            assert isinstance(weight, torch.Tensor)
+            self.weight = weight
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         y = self._activate(self._multiply(self._normalise(x)))

@@ -9,6 +9,7 @@ import torch
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, LinearKernel
 from llmbench.reference_engine.layers.norm import Norm
+from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, QuantizedWeight
 
 
 class Linear:
@@ -29,6 +30,8 @@ class Linear:
     ) -> None:
         self.weight = torch.empty(out_features, in_features, dtype=dtype)
         self.bias = torch.empty(out_features, dtype=dtype) if bias else None
+        # Of a checkpoint that is quantised: then the weights are codes. Zeros: it is not.
+        self.scales = torch.zeros(out_features, -(-in_features // GROUP_SIZE), dtype=torch.bfloat16)
         self.norm = norm
         self.activation = activation
         self.kernel: LinearKernel | None = None
@@ -36,8 +39,12 @@ class Linear:
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
         """Give the weights to the kernel, which may keep a copy in its own order; this one is dropped."""
         norm = None if self.norm is None else self.norm.weights()
-        self.kernel = kernels.linear(self.weight, self.bias, norm, self.activation, quantization)
-        del self.weight
+        weight: torch.Tensor | QuantizedWeight = self.weight
+        if bool(self.scales.any()):
+            assert quantization is not None
+            weight = QuantizedWeight(self.weight.to(torch.int8), self.scales, quantization)
+        self.kernel = kernels.linear(weight, self.bias, norm, self.activation, quantization)
+        del self.weight, self.scales
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         assert self.kernel is not None
@@ -48,9 +55,10 @@ class Linear:
         return self._row_views(name, 0, self.weight.shape[0])
 
     def _row_views(self, name: str, start: int, num_rows: int) -> dict[str, torch.Tensor]:
-        views = {f"{name}.weight": self.weight[start : start + num_rows]}
+        rows = slice(start, start + num_rows)
+        views = {f"{name}.weight": self.weight[rows], f"{name}.weight_scale": self.scales[rows]}
         if self.bias is not None:
-            views[f"{name}.bias"] = self.bias[start : start + num_rows]
+            views[f"{name}.bias"] = self.bias[rows]
         return views
 
 

@@ -17,6 +17,9 @@ class CausalLM(Protocol):
     """A model whose weights are loaded."""
 
     config: ModelConfig
+    dtype: torch.dtype
+    # Of the layers' weights in the checkpoint: then those are codes, and their scales are loaded beside them.
+    stored_quantization: QuantizationName | None
 
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
         """Hand the loaded weights to the kernels that will compute with them; once, before the first step."""

@@ -46,7 +46,8 @@ class Decoder:
     def __init__(self, config: ModelConfig, dtype: torch.dtype, layers: Sequence[Layer], norm: Norm) -> None:
         self.config = config
         self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
-        self.activation_dtype = dtype
+        self.stored_quantization: QuantizationName | None = None
+        self.dtype = self.activation_dtype = dtype
         self.layers = layers
         self.norm = norm
         self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=norm)
@@ -56,8 +57,9 @@ class Decoder:
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
         self.activation_dtype = kernels.activation_dtype(self.embedding.dtype)
         for layer in self.layers:
-            layer.prepare(kernels, quantization)
-        self.head.prepare(kernels, quantization)
+            layer.prepare(kernels, quantization or self.stored_quantization)
+        head_is_stored = self.stored_quantization is not None and bool(self.head.scales.any())
+        self.head.prepare(kernels, self.stored_quantization if head_is_stored else quantization)
 
     def embed(self, batch: StepBatch) -> torch.Tensor:
         """What the first layer sees, [T, hidden_size] in the weights' dtype."""

@@ -15,6 +15,7 @@ from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.models.base import CausalLM
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids
 from llmbench.reference_engine.models.registry import FAMILIES
+from llmbench.reference_engine.models.stored_weights import StoredFormat, read_format
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -27,17 +28,17 @@ def load_model(folder: Path, dtype: torch.dtype) -> CausalLM:
     config = _model_config(folder, raw)
     files = weight_files(folder)
     model = FAMILIES[config.architecture].build(config, dtype)
-    _load_weights(model, folder, files)
+    stored = read_format(raw, folder / "config.json")
+    model.stored_quantization = None if stored is None else stored.scheme
+    _load_weights(model, folder, files, stored)
     return model
 
 
 def read_raw_config(folder: Path) -> dict[str, Any]:
-    """config.json, of a supported architecture and not quantised."""
+    """config.json, of a supported architecture."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; a checkpoint folder with config.json is needed.")
     raw = _read_json(folder / "config.json")
-    if raw.get("quantization_config"):
-        raise CheckpointError(f"{folder / 'config.json'}: quantised checkpoints are not supported.")
     architectures = raw.get("architectures") or []
     if len(architectures) != 1 or architectures[0] not in FAMILIES:
         found = ", ".join(map(str, architectures)) or "none"
@@ -81,16 +82,20 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / SINGLE_FILE]
 
 
-def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path]) -> None:
+def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path], stored: StoredFormat | None) -> None:
     views = model.checkpoint_views()
-    missing = set(views)
+    missing = {name for name in views if not name.endswith(".weight_scale")}
     unexpected: list[str] = []
+    quantised: dict[str, dict[str, torch.Tensor]] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                    part = None if stored is None else stored.split(name)
                     full_name = name if name in views else model.base_prefix + name
-                    if full_name in views:
+                    if part is not None:
+                        quantised.setdefault(part[0], {})[part[1]] = tensors.get_tensor(name)
+                    elif full_name in views:
                         _copy(views[full_name], tensors.get_tensor(name), name, file)
                         missing.discard(full_name)
                     elif not model.is_ignorable(name):
@@ -99,6 +104,16 @@ def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path]) -> None:
             raise CheckpointError(
                 f"{file} is not a readable safetensors file (truncated or corrupt?): {error}"
             ) from error
+    for linear, parts in quantised.items():
+        assert stored is not None
+        full_name = linear if f"{linear}.weight" in views else model.base_prefix + linear
+        if f"{full_name}.weight_scale" not in views:
+            unexpected += [f"{linear}.{part}" for part in parts]
+            continue
+        for kind, tensor in zip(("weight", "weight_scale"), stored.unpack(linear, parts), strict=True):
+            view = views[f"{full_name}.{kind}"]
+            _copy(view, tensor.to(view.dtype), linear, folder)
+        missing.discard(f"{full_name}.weight")
     if missing or unexpected:
         faults = [f"lacks {_some(sorted(missing))}"] * bool(missing)
         faults += [f"has the unknown {_some(sorted(unexpected))}"] * bool(unexpected)

@@ -17,6 +17,7 @@ from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.models.loader import load_model
+from llmbench.reference_engine.quantization.kv_formats import storage_dtype
 from llmbench.reference_engine.sampler import sample
 from llmbench.reference_engine.scheduler import Chunk, StepPlan
 from llmbench.reference_engine.sequence import Sequence
@@ -60,7 +61,9 @@ class DraftModelProposer:
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self._argmax = kernels.argmax
         self._tables = BlockTables(BlockPool(config.num_blocks), config.block_size)
-        kv_cache = KVCache(model.config, config.num_blocks, config.block_size, dtype)
+        kv_cache = KVCache(
+            model.config, config.num_blocks, config.block_size, storage_dtype(config.kv_cache_dtype, dtype)
+        )
         self._runner = ModelRunner(model, kv_cache, kernels, config.max_model_len, config.quantization)
         self._shadows: dict[str, Shadow] = {}
 

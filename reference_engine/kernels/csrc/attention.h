@@ -5,8 +5,10 @@
 // and sum of FlashAttention (arXiv:2205.14135), by the same operations in the same order for decode and prefill.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "kernels.h"
 #include "simd.h"
@@ -15,16 +17,24 @@ namespace llmbench::LLMBENCH_ISA {
 
 constexpr int kKeyVectors = kKeyTile / kLanes;
 
-// The cache's element types: float, and bf16 as its bits.
+// The cache's element types: float, bf16 as its bits, int8 codes with a scale per token and head, fp8 as its bits.
+using Fp8 = uint8_t;
+// Elements that each token's scale takes, behind a head's codes.
+template <class T>
+constexpr int64_t kScaleSize = std::is_same_v<T, int8_t> ? 2 : 0;
+
+inline f32v read_lanes(const int8_t* from) { return load_int8(from); }
+inline f32v read_lanes(const Fp8* from) { return load_fp8(from); }
+inline void write_lanes(Fp8* to, f32v value) { store(to, narrow_fp8(value)); }
 inline f32v read_lanes(const float* from) { return load<f32v>(from); }
 inline f32v read_lanes(const uint16_t* from) { return load_bf16(from); }
 inline void write_lanes(float* to, f32v value) { store(to, value); }
 inline void write_lanes(uint16_t* to, f32v value) { store(to, narrow_bf16(value)); }
-inline void write_one(float* to, float value) { *to = value; }
-inline void write_one(uint16_t* to, float value) {
+inline uint16_t narrow_bf16(float value) {
   const uint32_t bits = load<uint32_t>(&value);
-  *to = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+inline float widen_bf16(uint16_t bits) { return load<float>(std::array<uint16_t, 2>{0, bits}.data()); }
 
 // ---- write: norm, rotation, scale; keys and values into the cache
 
@@ -56,6 +66,24 @@ inline void turn_head(const AttentionArgs& a, const float* norm, int64_t positio
   }
 }
 
+// A head's numbers as the cache holds them, in `to` [head_dim]; int8 gives their scale to `scale`.
+template <class T>
+inline void encode_head(const float* from, int64_t D, T* to, char*) {
+  for (int64_t d = 0; d < D; d += kLanes) write_lanes(to + d, load<f32v>(from + d));
+}
+
+inline void encode_head(const float* from, int64_t D, int8_t* to, char* scale) {
+  f32v extreme{};
+  for (int64_t d = 0; d < D; d += kLanes) extreme = max(extreme, abs(load<f32v>(from + d)));
+  const uint16_t rounded = narrow_bf16(largest(extreme) / 127.0f);  // the codes are chosen for the rounded scale
+  store(scale, rounded);
+  const float step = widen_bf16(rounded), inverse = step > 0 ? 1.0f / step : 0.0f;
+  for (int64_t d = 0; d < D; d += kLanes) {
+    const f32v code = max(min(load<f32v>(from + d) * inverse, splat(127.0f)), splat(-127.0f));
+    store(to + d, narrow_to_bytes(round_to_int(code)));
+  }
+}
+
 template <class T>
 inline void write_token(const AttentionArgs& a, const Span& span, const int64_t* table, int64_t offset) {
   const int64_t H = a.num_heads, G = a.num_kv_heads, D = a.head_dim, B = a.block_size;
@@ -66,21 +94,40 @@ inline void write_token(const AttentionArgs& a, const Span& span, const int64_t*
   }
   const int64_t block = table[position / B], slot = position % B;
   alignas(64) float key[kMaxHeadDim];
+  alignas(64) T codes[kMaxHeadDim];
+  const int64_t head_size = B * (D + kScaleSize<T>);
+  const auto scale_at = [&](T* head) { return reinterpret_cast<char*>(head + B * D + slot * kScaleSize<T>); };
   for (int64_t g = 0; g < G; ++g) {
     turn_head(a, a.k_norm, position, 1.0f, heads + (H + g) * D, key);
-    T* keys = static_cast<T*>(a.k_cache) + (block * G + g) * D * B + slot;
-    for (int64_t d = 0; d < D; ++d) write_one(keys + d * B, key[d]);
-    const float* value = heads + (H + G + g) * D;
-    T* values = static_cast<T*>(a.v_cache) + ((block * G + g) * B + slot) * D;
-    for (int64_t d = 0; d < D; d += kLanes) write_lanes(values + d, load<f32v>(value + d));
+    T* keys = static_cast<T*>(a.k_cache) + (block * G + g) * head_size;
+    encode_head(key, D, codes, scale_at(keys));
+    for (int64_t d = 0; d < D; ++d) keys[d * B + slot] = codes[d];
+    T* values = static_cast<T*>(a.v_cache) + (block * G + g) * head_size;
+    encode_head(heads + (H + G + g) * D, D, values + slot * D, scale_at(values));
+  }
+}
+
+// `run` with a value of the cache's element type.
+template <class Run>
+inline void with_cache_type(const AttentionArgs& a, Run run) {
+  switch (a.cache_format) {
+    case CacheFormat::kFloat32: return run(float{});
+    case CacheFormat::kBfloat16: return run(uint16_t{});
+    case CacheFormat::kInt8: return run(int8_t{});
+    case CacheFormat::kFp8: return run(Fp8{});
   }
 }
 
 inline void attention_write(const AttentionArgs& a, const Span& span, const int64_t* table, int64_t offset) {
-  return a.cache_is_bf16 ? write_token<uint16_t>(a, span, table, offset) : write_token<float>(a, span, table, offset);
+  with_cache_type(a, [&](auto element) { write_token<decltype(element)>(a, span, table, offset); });
 }
 
 // ---- read: one step of kKeyTile keys
+
+// What int8 keys and values are to be multiplied with, one number per key; unused for other formats.
+struct TileScales {
+  alignas(64) float keys[kKeyTile], values[kKeyTile];
+};
 
 // Where a step's keys and values lie: component d of kLanes keys at keys[v] + d * key_stride, a value at values[j].
 template <class T>
@@ -88,23 +135,33 @@ struct Tile {
   const T* keys[kKeyVectors];
   const T* values[kKeyTile];
   int64_t key_stride;
+  const TileScales* scales;  // null: none
 };
 
 // The step's place in the cache. Keys are gathered into scratch [head_dim, kKeyTile] where blocks are no whole vectors.
 template <class T>
 inline void find_tile(const AttentionArgs& a, const int64_t* block_table, int64_t kv_head, int64_t start, int64_t end,
-                      T* scratch, Tile<T>& tile) {
+                      T* scratch, TileScales& scales, Tile<T>& tile) {
   const int64_t G = a.num_kv_heads, D = a.head_dim, B = a.block_size;
   const bool is_direct = B % kLanes == 0;
+  const int64_t head_size = B * (D + kScaleSize<T>);
   tile.key_stride = is_direct ? B : kKeyTile;
+  tile.scales = kScaleSize<T> > 0 ? &scales : nullptr;
+  if constexpr (kScaleSize<T> > 0) scales = TileScales{};
   for (int v = 0; v < kKeyVectors; ++v) {  // beyond the end: any readable place, the scores are masked
     tile.keys[v] = is_direct ? static_cast<const T*>(a.k_cache) : scratch + v * kLanes;
   }
   for (int64_t j = 0; j < end - start; ++j) {
     const int64_t position = start + j, slot = position % B;
     const int64_t head = block_table[position / B] * G + kv_head;
-    const T* key = static_cast<const T*>(a.k_cache) + head * D * B + slot;
-    tile.values[j] = static_cast<const T*>(a.v_cache) + (head * B + slot) * D;
+    const T* keys = static_cast<const T*>(a.k_cache) + head * head_size;
+    const T* values = static_cast<const T*>(a.v_cache) + head * head_size;
+    const T* key = keys + slot;
+    tile.values[j] = values + slot * D;
+    if constexpr (kScaleSize<T> > 0) {
+      scales.keys[j] = widen_bf16(load<uint16_t>(keys + B * D + slot * kScaleSize<T>));
+      scales.values[j] = widen_bf16(load<uint16_t>(values + B * D + slot * kScaleSize<T>));
+    }
     if (!is_direct) {
       for (int64_t d = 0; d < D; ++d) scratch[d * kKeyTile + j] = key[d * B];
     } else if (j % kLanes == 0) {
@@ -116,7 +173,7 @@ inline void find_tile(const AttentionArgs& a, const int64_t* block_table, int64_
 // The tile as floats in scratch, for when many rows read it.
 template <class T>
 inline void widen_tile(const Tile<T>& from, int64_t D, int64_t num_keys, float* keys, float* values, Tile<float>& to) {
-  to.key_stride = kKeyTile;
+  to.key_stride = kKeyTile, to.scales = from.scales;
   for (int v = 0; v < kKeyVectors; ++v) {
     to.keys[v] = keys + v * kLanes;
     for (int64_t d = 0; d < D; ++d) {
@@ -207,6 +264,11 @@ inline float soften(float* scores, int64_t low, int64_t high, float* running_max
   return decay;
 }
 
+// row [kKeyTile] times factors, where there are any.
+inline void scale_row(float* row, const float* factors) {
+  for (int j = 0; j < kKeyTile; j += kLanes) store(row + j, load<f32v>(row + j) * load<f32v>(factors + j));
+}
+
 // What the rows of one item carry from step to step; in scratch.
 struct Rows {
   float *q, *out;               // [n, head_dim]
@@ -229,7 +291,10 @@ inline void take_in(const AttentionArgs& a, const Rows& rows, int64_t i, const T
     const int64_t position = rows.position(i + r);
     const int64_t low = a.window > 0 ? within_tile(position - a.window + 1 - start) : 0;
     const int64_t high = within_tile(position + 1 - start);
-    decay[r] = soften(scores + r * kKeyTile, low, high, rows.maxima + i + r, rows.sums + i + r);
+    float* row = scores + r * kKeyTile;
+    if (tile.scales != nullptr) scale_row(row, tile.scales->keys);
+    decay[r] = soften(row, low, high, rows.maxima + i + r, rows.sums + i + r);
+    if (tile.scales != nullptr) scale_row(row, tile.scales->values);
   }
   mix_rows<R>(scores, tile, num_seen, D, decay, rows.out + i * D);
 }
@@ -272,7 +337,8 @@ inline void attend(const AttentionArgs& a, const Span& span, const int64_t* tabl
   for (int64_t start = oldest / kKeyTile * kKeyTile; start < end; start += kKeyTile) {
     const int64_t tile_end = start + kKeyTile < end ? start + kKeyTile : end;
     Tile<T> tile;
-    find_tile(a, table, kv_head, start, tile_end, reinterpret_cast<T*>(rows.sums + rows.n), tile);
+    TileScales scales;
+    find_tile(a, table, kv_head, start, tile_end, reinterpret_cast<T*>(rows.sums + rows.n), scales, tile);
     if (rows.n <= kFewRows) {
       take_in_all(a, rows, tile, start);
     } else {
@@ -291,8 +357,9 @@ inline void attend(const AttentionArgs& a, const Span& span, const int64_t* tabl
 
 inline void attention_item(const AttentionArgs& a, const Span& span, const int64_t* table, int64_t kv_head,
                            int64_t first, int64_t last, float* scratch) {
-  return a.cache_is_bf16 ? attend<uint16_t>(a, span, table, kv_head, first, last, scratch)
-                         : attend<float>(a, span, table, kv_head, first, last, scratch);
+  with_cache_type(a, [&](auto element) {
+    attend<decltype(element)>(a, span, table, kv_head, first, last, scratch);
+  });
 }
 
 }  // namespace llmbench::LLMBENCH_ISA

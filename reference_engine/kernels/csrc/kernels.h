@@ -9,15 +9,18 @@ namespace llmbench {
 constexpr int kPanel = 64;  // outputs that lie together in packed weights
 constexpr int kGroup = 64;  // inputs that share a scale, of the weights and of the activations
 
-enum class Format : int { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3 };
+// kInt8 and kInt4 are multiplied with inputs rounded to 8 bits; kFp8 (e4m3) and kInt8Only with float32 ones.
+enum class Format : int { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3, kFp8 = 4, kInt8Only = 5 };
 enum class Activation : int { kNone = 0, kSwiGLU = 1, kGelu = 2, kGeluTanh = 3 };
 
-// Bytes of kPanel outputs by kGroup inputs; a group's scales (bf16) follow its integers.
+// Bytes of kPanel outputs by kGroup inputs; a group's scales (bf16) follow its codes.
 constexpr size_t chunk_bytes(Format format) {
   switch (format) {
     case Format::kFloat32: return kPanel * kGroup * 4;
     case Format::kBfloat16: return kPanel * kGroup * 2;
-    case Format::kInt8: return kPanel * kGroup + kPanel * 2;
+    case Format::kInt8:
+    case Format::kFp8:
+    case Format::kInt8Only: return kPanel * kGroup + kPanel * 2;
     case Format::kInt4: return kPanel * kGroup / 2 + kPanel * 2;
   }
   return 0;
@@ -48,12 +51,15 @@ struct Span {
   int64_t first_row, num_tokens, context_len;
 };
 
+// What the cache holds. kInt8: a block's codes of one head, then a bf16 scale per token. kFp8: e4m3 without a scale.
+enum class CacheFormat : int { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kFp8 = 3 };
+
 // q, k, v in one matrix; norms and rotation on the way; keys and values into the cache; attention over it.
 struct AttentionArgs {
   const float* qkv;  // [T, (num_heads + 2 * num_kv_heads) * head_dim]
-  void* k_cache;     // [num_blocks, num_kv_heads, head_dim, block_size]
-  void* v_cache;     // [num_blocks, num_kv_heads, block_size, head_dim]
-  bool cache_is_bf16;
+  void* k_cache;     // [num_blocks, num_kv_heads, head_dim, block_size]; int8: each head's scales [block_size] follow
+  void* v_cache;     // [num_blocks, num_kv_heads, block_size, head_dim]; likewise
+  CacheFormat cache_format;
   const Span* spans;            // [num_spans]
   const int64_t* block_tables;  // [num_spans, table_width]
   int64_t num_spans, table_width, block_size;

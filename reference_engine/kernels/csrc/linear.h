@@ -80,6 +80,8 @@ inline void linear_inputs(const LinearArgs& a, int64_t first, int64_t last, floa
     normalise(a, a.x + row * a.in_features, scratch);
     switch (a.format) {
       case Format::kFloat32:
+      case Format::kFp8:
+      case Format::kInt8Only:
         std::memcpy(a.inputs + row * width * 4, scratch, width * 4);
         break;
       case Format::kBfloat16: {
@@ -201,6 +203,37 @@ inline void float_block(const LinearArgs& a, const uint8_t* panel, int column, i
   }
 }
 
+// Codes of one byte, widened to float32: the inputs are not rounded.
+template <Format kFormat, int R, int NV>
+inline void byte_block(const LinearArgs& a, const uint8_t* chunk, int column, int64_t row, float (*tile)[kPanel]) {
+  const int64_t width = a.num_groups * kGroup;
+  const auto* inputs = reinterpret_cast<const float*>(a.inputs) + row * width;
+  f32v acc[R][NV] = {};
+  for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(kFormat), inputs += kGroup) {
+    f32v part[R][NV] = {};
+    const uint8_t* weights = chunk + column;
+    for (int k = 0; k < kGroup; ++k, weights += kPanel) {
+      f32v w[NV];
+      for (int v = 0; v < NV; ++v) {
+        const uint8_t* codes = weights + v * kLanes;
+        w[v] = kFormat == Format::kFp8 ? load_fp8(codes) : load_int8(reinterpret_cast<const int8_t*>(codes));
+      }
+      for (int r = 0; r < R; ++r) {
+        const f32v x = splat(inputs[r * width + k]);
+        for (int v = 0; v < NV; ++v) part[r][v] = fma(w[v], x, part[r][v]);
+      }
+    }
+    const auto* scales = reinterpret_cast<const uint16_t*>(chunk + kPanel * kGroup) + column;
+    for (int v = 0; v < NV; ++v) {
+      const f32v scale = load_bf16(scales + v * kLanes);
+      for (int r = 0; r < R; ++r) acc[r][v] = fma(part[r][v], scale, acc[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
+  }
+}
+
 // ---- epilogue
 
 inline f32v silu(f32v a) { return a / (exp(-a) + 1.0f); }
@@ -266,6 +299,8 @@ inline void block_rows(const LinearArgs& a, int64_t panel, int64_t row) {
       float_block<R, NV>(a, weights, column, row, tile);
     } else if constexpr (kFormat == Format::kBfloat16) {
       bf16_block<R, NV>(a, weights, column, row, tile);
+    } else if constexpr (kFormat == Format::kFp8 || kFormat == Format::kInt8Only) {
+      byte_block<kFormat, R, NV>(a, weights, column, row, tile);
     } else {
       integer_block<kFormat, R, NV>(a, weights, column, row, tile);
     }
@@ -288,6 +323,8 @@ inline void linear_panel(const LinearArgs& a, int64_t panel, int64_t first, int6
     case Format::kBfloat16: return all_rows<Format::kBfloat16, kBlockRows>(a, panel, first, last);
     case Format::kInt8: return all_rows<Format::kInt8, kBlockRows>(a, panel, first, last);
     case Format::kInt4: return all_rows<Format::kInt4, kBlockRows>(a, panel, first, last);
+    case Format::kFp8: return all_rows<Format::kFp8, kBlockRows>(a, panel, first, last);
+    case Format::kInt8Only: return all_rows<Format::kInt8Only, kBlockRows>(a, panel, first, last);
   }
 }
 

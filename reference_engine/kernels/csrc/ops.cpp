@@ -137,6 +137,16 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t format, int64_t out
   return out;
 }
 
+CacheFormat cache_format(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat: return CacheFormat::kFloat32;
+    case at::kBFloat16: return CacheFormat::kBfloat16;
+    case at::kChar: return CacheFormat::kInt8;
+    case at::kFloat8_e4m3fn: return CacheFormat::kFp8;
+    default: TORCH_CHECK(false, "the cache must hold float32, bfloat16, int8 or float8_e4m3fn; it holds ", type);
+  }
+}
+
 Tensor attention(const Tensor& qkv, Tensor k_cache, Tensor v_cache, const Tensor& spans, const Tensor& block_tables,
                  OptionalTensor cos, OptionalTensor sin, OptionalTensor q_norm, OptionalTensor k_norm, double norm_eps,
                  int64_t num_heads, double scale, int64_t window) {
@@ -144,10 +154,9 @@ Tensor attention(const Tensor& qkv, Tensor k_cache, Tensor v_cache, const Tensor
   TORCH_CHECK(k_cache.dim() == 4 && k_cache.is_contiguous() && v_cache.is_contiguous() &&
                   k_cache.sizes() == v_cache.sizes() && k_cache.scalar_type() == v_cache.scalar_type(),
               "k_cache and v_cache must be alike and contiguous, [num_blocks, block_size, kv heads, head_dim]");
-  TORCH_CHECK(k_cache.scalar_type() == at::kFloat || k_cache.scalar_type() == at::kBFloat16,
-              "the cache must hold float32 or bfloat16");
-  args.cache_is_bf16 = k_cache.scalar_type() == at::kBFloat16;
+  args.cache_format = cache_format(k_cache.scalar_type());
   args.block_size = k_cache.size(1), args.num_kv_heads = k_cache.size(2), args.head_dim = k_cache.size(3);
+  if (args.cache_format == CacheFormat::kInt8) args.head_dim -= 2;  // each head's codes come with a bf16 scale
   args.num_heads = num_heads;
   TORCH_CHECK(args.head_dim % 16 == 0 && args.head_dim <= kMaxHeadDim, "head_dim must be a multiple of 16 up to 512");
   TORCH_CHECK(num_heads % args.num_kv_heads == 0, "heads must be a multiple of kv heads");

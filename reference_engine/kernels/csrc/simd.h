@@ -139,6 +139,43 @@ inline f32v exp(f32v a) {
   return (f32v)((i32v)p + (n << 23));
 }
 
+inline u32v widen_bytes(const uint8_t* from) {
+#if defined(__AVX512F__)
+  return (u32v)_mm512_cvtepu8_epi32((__m128i)load<i8q>(from));
+#elif defined(__AVX2__)
+  return (u32v)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
+  u32v lanes{};
+  for (int i = 0; i < kLanes; ++i) lanes[i] = from[i];
+  return lanes;
+#endif
+}
+
+inline f32v load_int8(const int8_t* from) {
+  const u32v bytes = widen_bytes(reinterpret_cast<const uint8_t*>(from));
+  return to_float((i32v)(bytes << 24) >> 24);
+}
+
+// 8-bit floats of 4 exponent bits (bias 7) and 3 of fraction, without infinities (arXiv:2209.05433). Exponent 0 stands
+// for m/8 · 2^-6: read as if it had an implicit one, 2^-7 (1 + m/8) = y, it is 2 y - 2^-6. No denormal float is made.
+inline f32v load_fp8(const uint8_t* from) {
+  const u32v code = widen_bytes(from);
+  const u32v magnitude = code & 0x7fu;
+  const f32v y = (f32v)((magnitude << 20) + (120u << 23));
+  const f32v value = magnitude < 8u ? y + y - 0.015625f : y;
+  return (f32v)((u32v)value | ((code & 0x80u) << 24));
+}
+
+// The nearest code, ties to even; beyond ±448 the largest.
+inline i8q narrow_fp8(f32v a) {
+  const f32v magnitude = min(abs(a), splat(448.0f));
+  const u32v bits = (u32v)magnitude;
+  const i32v normal = (i32v)((bits + 0x7ffffu + ((bits >> 20) & 1u)) >> 20) - (120 << 3);
+  const i32v tiny = round_to_int(magnitude * 512.0f);
+  const i32v code = magnitude < 0.015625f ? tiny : normal;
+  return narrow_to_bytes(code | (i32v)(((u32v)a >> 24) & 0x80u));
+}
+
 // Products of unsigned weight bytes with signed input bytes, four per lane. The weights are stored with an offset
 // (zero + w), and `dot_start` is what makes up for it: the accumulator of a group begins with it.
 #if defined(__AVX512VNNI__)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmbench.reference_engine.beam_search import BeamParams
 from llmbench.reference_engine.cache.block_pool import BlockPool
 from llmbench.reference_engine.cache.block_tables import RELEASED, BlockTables
 from llmbench.reference_engine.cache.host_swap import HostSwap
@@ -52,6 +53,26 @@ def test_swapping_changes_no_output_and_computes_nothing_twice(
     if not extra:
         # Every token once, but for each answer's last, which nobody reads.
         assert stats.num_computed_tokens == stats.num_prompt_tokens + stats.num_generated_tokens - len(asked)
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8"])
+def test_quantised_blocks_are_swapped_shared_and_copied_as_others_are(
+    tiny_engine: MakeEngine, serve: Serve, kv_cache_dtype: str
+) -> None:
+    asked = {name: ([7] * 9 + prompt, params) for name, (prompt, params) in requests(6).items()}
+    tight = {"num_blocks": 20, "max_model_len": 60, "max_num_batched_tokens": 64}
+    roomy = tiny_engine(prefix_cache=False, kv_cache_dtype=kv_cache_dtype)
+    engine = tiny_engine(preemption="swap", kv_cache_dtype=kv_cache_dtype, **tight)
+    assert serve(engine, asked) == serve(roomy, asked)
+    assert engine.stats().num_swapped_blocks > 0
+    assert engine.stats().num_cache_hit_tokens > 0
+    beams = [
+        tiny_engine(block_size=size, kv_cache_dtype=kv_cache_dtype).beam_search(
+            asked["r0"][0], BeamParams(width=3, max_tokens=12)
+        )
+        for size in (4, 64)
+    ]
+    assert [beam.token_ids for beam in beams[0]] == [beam.token_ids for beam in beams[1]]
 
 
 def test_aborted_while_swapped_out_leaves_nothing_behind(tiny_engine: MakeEngine) -> None:

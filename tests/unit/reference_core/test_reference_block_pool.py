@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -82,3 +82,19 @@ def test_integrity_check_finds_a_lost_block() -> None:
     pool._ref_counts = [0, 0, 0]
     with pytest.raises(RuntimeError, match="disagree on"):
         pool.check_integrity()
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.integers(0, 5)), max_size=60))
+def test_all_free_blocks_can_be_had_wherever_they_lie(steps: list[tuple[int, bool, int]]) -> None:
+    """Why there is no compaction: no pattern of use leaves a free block that a sequence of any length cannot get."""
+    pool = BlockPool(24)
+    held: list[list[int]] = []
+    for key, (count, releases, index) in enumerate(steps):
+        if releases and held:
+            pool.free(held.pop(index % len(held)))
+        elif count <= pool.num_free:
+            held.append(pool.allocate(count))
+            if held[-1]:
+                pool.store(str(key).encode(), held[-1][0])
+    rest = pool.allocate(pool.num_free)
+    assert sorted(rest + [block for blocks in held for block in blocks]) == list(range(24))

@@ -72,7 +72,7 @@ def test_broken_json(folder: Path) -> None:
     [
         ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported; .* LlamaForCausalLM"),
         ({"architectures": None}, "architecture none is not supported"),
-        ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not supported"),
+        ({"quantization_config": {"bits": 4}}, "quant_method None is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act must be silu; 'gelu'"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope type 'yarn' is not supported; .* llama3"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope type 'llama3' lacks factor, low_freq_factor"),

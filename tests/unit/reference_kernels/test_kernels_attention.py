@@ -38,8 +38,11 @@ class Conversation:
         )
         self.cache = KVCache(config, NUM_BLOCKS, block_size, dtype)
         # What a block held before must not matter: start from numbers that would show.
-        self.cache.data.uniform_(-50, 50, generator=torch.Generator().manual_seed(0))
-        self.dtype = kernels.activation_dtype(dtype)
+        if dtype.itemsize == 1:
+            self.cache.data.view(torch.uint8).fill_(77)
+        else:
+            self.cache.data.uniform_(-50, 50, generator=torch.Generator().manual_seed(0))
+        self.dtype = kernels.activation_dtype(dtype if dtype.itemsize > 1 else torch.float32)
         self.rotary = RotaryTable(config.rope, layout.head_dim, 512, self.dtype) if rotary else None
         self.attend = kernels.attention(layout)
         self.free = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(1)).tolist()
@@ -130,6 +133,45 @@ def test_equals_torch_for_variants(cpp: Kernels, oracle: Kernels, settings: dict
 
 def test_bfloat16_cache_is_as_near_as_bfloat16_allows(cpp: Kernels, oracle: Kernels) -> None:
     assert_same_answers(cpp, oracle, HeadLayout(4, 2, 32, 0.2), dtype=torch.bfloat16, tolerance=5e-2)
+
+
+@pytest.mark.parametrize("storage", [torch.int8, torch.float8_e4m3fn], ids=["int8", "fp8"])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "block_size"), [(4, 2, 32, 16), (5, 1, 48, 7), (1, 1, 128, 64)]
+)
+def test_quantised_cache_equals_torch_and_stays_near_float32(
+    cpp: Kernels, oracle: Kernels, storage: torch.dtype, heads: int, kv_heads: int, head_dim: int, block_size: int
+) -> None:
+    layout = HeadLayout(heads, kv_heads, head_dim, head_dim**-0.5)
+    ours, theirs = (Conversation(kernels, layout, block_size, storage, rotary=True) for kernels in (cpp, oracle))
+    exact = Conversation(oracle, layout, block_size, torch.float32, rotary=True)
+    for index, chunks in enumerate(STEPS):
+        qkv = tokens(layout, sum(count for _, count in chunks), index)
+        found, expected, true = (side.step(chunks, qkv) for side in (ours, theirs, exact))
+        # A number half way between two codes may fall on either side: rotations differ in the last bit.
+        difference = (found - expected).abs()
+        assert difference.median() < 1e-6
+        assert difference.max() < 2e-2
+        # Half a step is 1/254 of a head's largest number in int8, and 1/16 of each number in fp8.
+        assert (found - true).abs().max() < (0.04 if storage == torch.int8 else 0.3)
+
+
+@pytest.mark.parametrize("storage", [torch.int8, torch.float8_e4m3fn], ids=["int8", "fp8"])
+def test_extreme_keys_and_values_are_stored_as_torch_stores_them(
+    cpp: Kernels, oracle: Kernels, storage: torch.dtype
+) -> None:
+    layout = HeadLayout(1, 1, 16, 0.0)
+    # Without a rotation one token's answer is its own value as the cache holds it. In fp8: every code's neighbourhood,
+    # the ties between codes, tiny numbers, zero, and what lies beyond the largest.
+    codes = torch.arange(0, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    middles = (codes[1:] + codes[:-1]) / 2
+    numbers = torch.cat((codes, middles, codes * 1.01, torch.tensor([1e-9, 449.0, 1e6])))
+    numbers = torch.cat((numbers, -numbers))[: 2 * len(numbers) // 16 * 16]
+    values = numbers.view(-1, 16)
+    qkv = torch.cat((torch.zeros(len(values), 32), values), dim=1)
+    chunks = [(str(index), 1) for index in range(len(values))]
+    ours, theirs = (Conversation(kernels, layout, 16, storage, rotary=False) for kernels in (cpp, oracle))
+    assert torch.equal(ours.step(chunks, qkv), theirs.step(chunks, qkv))
 
 
 def test_large_scores_do_not_overflow(cpp: Kernels, oracle: Kernels) -> None:

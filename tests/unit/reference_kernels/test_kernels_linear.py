@@ -7,9 +7,10 @@ import torch
 
 from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, NormWeights
 
-FORMATS = ["float32", "bfloat16", "int8", "int4"]
+QUANTIZED = ["int8", "int4", "fp8", "int8-weight-only"]
+FORMATS = ["float32", "bfloat16", *QUANTIZED]
 # Relative to the largest output. bf16: the sums are float32 on both sides, but torch rounds its result to bf16.
-TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2, "int8": 2e-5, "int4": 2e-5}
+TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2, **dict.fromkeys(QUANTIZED, 2e-5)}
 
 
 def make_linear(
@@ -31,7 +32,7 @@ def make_linear(
         "rms": NormWeights(torch.randn(in_features, generator=generator).to(dtype), None, 1e-5),
         "layer": NormWeights(*torch.randn(2, in_features, generator=generator).to(dtype), 1e-5),
     }
-    quantization = weight_format if weight_format.startswith("int") else None
+    quantization = weight_format if weight_format in QUANTIZED else None
     biases = torch.randn(num_rows, generator=generator).to(dtype) if bias else None
     return kernels.linear(weight, biases, norms[norm], activation, quantization)  # type: ignore[arg-type]
 
@@ -87,7 +88,7 @@ def test_no_rows_give_no_rows(cpp: Kernels) -> None:
 
 
 def test_zero_inputs_and_zero_weights_stay_zero(cpp: Kernels) -> None:
-    for weight_format in ("int8", "int4"):
+    for weight_format in QUANTIZED:
         assert (make_linear(cpp, weight_format, 64, 10)(torch.zeros(2, 64)) == 0).all()
         silent = cpp.linear(torch.zeros(10, 64), None, None, None, weight_format)  # type: ignore[arg-type]
         assert (silent(inputs(2, 64)) == 0).all()

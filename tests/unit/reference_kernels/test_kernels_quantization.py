@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.quantization import kv_formats
 from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, dequantize, quantize, round_activations
 
 STEPS: dict[QuantizationName, int] = {"int8": 127, "int4": 8}
@@ -62,3 +63,31 @@ def test_rounded_activations_keep_extremes_and_zeros() -> None:
         for group in (slice(0, 64), slice(64, 100)):
             step = x[row, group].abs().max() / 127
             assert (rounded[row, group] - x[row, group]).abs().max() <= step * 0.501
+
+
+def test_fp8_is_within_a_sixteenth_of_each_weight_or_half_its_smallest_step() -> None:
+    weight = torch.randn(7, 200, generator=torch.Generator().manual_seed(5)) * 0.02
+    weight[3] = 0
+    quantized = quantize(weight, "fp8")
+    scales = quantized.scales.float().repeat_interleave(GROUP_SIZE, dim=1)[:, :200].abs()
+    error = (dequantize(quantized, 200) - weight).abs()
+    # The scale is rounded to bfloat16, which can push the largest weight beyond 448 by 2^-9 of it.
+    assert (error <= torch.maximum(weight.abs() * (1 / 16 + 2**-8), scales * 2**-10)).all()
+    assert (error[3] == 0).all()
+
+
+@pytest.mark.parametrize("storage", [torch.int8, torch.float8_e4m3fn], ids=["int8", "fp8"])
+def test_stored_keys_come_back_as_near_as_their_format_allows(storage: torch.dtype) -> None:
+    x = torch.randn(5, 3, 48, generator=torch.Generator().manual_seed(2))
+    x[1, 1] = 0
+    stored = kv_formats.encode(x, storage)
+    assert stored.shape == (5, 3, kv_formats.stored_width(48, storage))
+    back = kv_formats.decode(stored)
+    largest = x.abs().amax(dim=-1, keepdim=True)
+    allowed = (
+        largest / 127 * (0.5 + 127 * 2**-8)
+        if storage == torch.int8
+        else torch.maximum(x.abs() / 16, torch.tensor(2**-10))
+    )
+    assert ((back - x).abs() <= allowed).all()
+    assert kv_formats.decode(kv_formats.encode(torch.full((1, 4), 1e9), torch.float8_e4m3fn)).max() == 448

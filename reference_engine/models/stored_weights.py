@@ -1,0 +1,143 @@
+"""Checkpoints whose linear layers are quantised already: codes and scales out of the two common layouts.
+
+compressed-tensors "pack-quantized" (W4A16, W8A16; llm-compressor's): NAME.weight_packed int32 [out, in / n], n codes of
+4 or 8 bits per number along the inputs, the first in the lowest bits, offset by half their range; NAME.weight_scale
+[out, groups]. GPTQ's (`quantize_config`, AutoGPTQ): NAME.qweight int32 [in / n, out], NAME.scales [groups, out],
+NAME.qzeros [groups, out / n] and NAME.g_idx [in].
+
+Taken are symmetric codes in groups of a multiple of 64 inputs, or one group per output, in the order of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from llmbench.reference_engine.config import QuantizationName
+from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, QuantizedWeight
+
+CONFIG_KEY = "quantization_config"
+_SCHEMES: dict[int, QuantizationName] = {4: "int4", 8: "int8-weight-only"}
+_SUFFIXES = {
+    "compressed-tensors": ("weight_packed", "weight_scale", "weight_shape"),
+    "gptq": ("qweight", "scales", "qzeros", "g_idx"),
+}
+_OPTIONAL = ("weight_shape", "g_idx")
+
+
+class StoredFormat(NamedTuple):
+    """`group_size` None: one scale per output. `zero_offset`: what qzeros are short of."""
+
+    method: str
+    bits: int
+    group_size: int | None
+    zero_offset: int = 0
+
+    @property
+    def scheme(self) -> QuantizationName:
+        return _SCHEMES[self.bits]
+
+    def split(self, name: str) -> tuple[str, str] | None:
+        """A stored tensor's linear and which part of it this is; None for a tensor that is not quantised."""
+        linear, _, part = name.rpartition(".")
+        return (linear, part) if part in _SUFFIXES[self.method] else None
+
+    def unpack(self, name: str, parts: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes int8 [out, in] and scales [out, in / 64]. Raises CheckpointError for what is absent or not taken."""
+        absent = [part for part in _SUFFIXES[self.method] if part not in parts and part not in _OPTIONAL]
+        if absent:
+            raise CheckpointError(f"{name} lacks {', '.join(absent)}.")
+        if self.method == "gptq":
+            self._check_gptq(name, parts)
+            packed, scales = parts["qweight"].T, parts["scales"].T
+        else:
+            packed, scales = parts["weight_packed"], parts["weight_scale"]
+        codes = _unpack_bits(packed.contiguous(), self.bits)
+        num_groups = codes.shape[1] // GROUP_SIZE
+        if codes.shape[1] % GROUP_SIZE or scales.dim() != 2 or num_groups % scales.shape[1]:
+            raise CheckpointError(
+                f"{name} has {codes.shape[1]} inputs and scales {list(scales.shape)}; groups of a multiple of "
+                f"{GROUP_SIZE} inputs are supported."
+            )
+        return codes, scales.repeat_interleave(num_groups // scales.shape[1], dim=1)
+
+    def _check_gptq(self, name: str, parts: Mapping[str, torch.Tensor]) -> None:
+        zeros = _unpack_bits(parts["qzeros"].contiguous(), self.bits) + self.zero_offset
+        if bool((zeros != 0).any()):
+            raise CheckpointError(f"{name} has zero points that are not the middle; symmetric GPTQ is supported.")
+        order = parts.get("g_idx")
+        if order is not None and bool((order.diff() < 0).any()):
+            raise CheckpointError(f"{name} has its inputs reordered (desc_act); GPTQ without it is supported.")
+
+
+def read_format(raw: Mapping[str, Any], file: object) -> StoredFormat | None:
+    """How config.json says that the weights are stored. Raises CheckpointError, by name, for what is not supported."""
+    given = raw.get(CONFIG_KEY)
+    if not given:
+        return None
+    method = given.get("quant_method")
+    if method == "gptq":
+        bits, group_size, is_symmetric = given.get("bits"), given.get("group_size"), given.get("sym", True)
+        if given.get("desc_act"):
+            raise CheckpointError(f"{file}: GPTQ with desc_act is not supported; GPTQ without it is.")
+        # The first version of the format stores zero points less one.
+        offset = 0 if given.get("checkpoint_format") == "gptq_v2" else 1
+    elif method == "compressed-tensors":
+        if given.get("format") != "pack-quantized":
+            raise CheckpointError(
+                f"{file}: compressed-tensors format {given.get('format')!r} is not supported; pack-quantized is."
+            )
+        groups = [group.get("weights") or {} for group in (given.get("config_groups") or {}).values()]
+        if len(groups) != 1 or any(group.get("input_activations") for group in given["config_groups"].values()):
+            raise CheckpointError(f"{file}: one config group of weights alone is supported; {len(groups)} are given.")
+        (weights,) = groups
+        bits, group_size, is_symmetric = weights.get("num_bits"), weights.get("group_size"), weights.get("symmetric")
+        if weights.get("type") != "int" or weights.get("actorder") not in (None, "static", "weight"):
+            raise CheckpointError(f"{file}: weights of type int in the order of their inputs are supported.")
+        offset = 0
+    else:
+        raise CheckpointError(f"{file}: quant_method {method!r} is not supported; {' and '.join(_SUFFIXES)} are.")
+    if bits not in _SCHEMES or not is_symmetric:
+        kind = "symmetric" if is_symmetric else "asymmetric"
+        raise CheckpointError(f"{file}: {kind} weights of {bits} bits are not supported; symmetric ones of 4 or 8 are.")
+    if group_size in (None, -1):
+        return StoredFormat(method, bits, None, offset)
+    if group_size % GROUP_SIZE:
+        raise CheckpointError(f"{file}: group_size {group_size} is not supported; multiples of {GROUP_SIZE} are.")
+    return StoredFormat(method, bits, group_size, offset)
+
+
+def describe(scheme: QuantizationName) -> dict[str, Any]:
+    """quantization_config of what `pack_codes` makes."""
+    bits = {name: bits for bits, name in _SCHEMES.items()}[scheme]
+    weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP_SIZE}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": ["lm_head"],
+    }
+
+
+def pack_codes(name: str, weight: QuantizedWeight) -> dict[str, torch.Tensor]:
+    """A linear's tensors in compressed-tensors' layout, by their names."""
+    bits = {scheme: bits for bits, scheme in _SCHEMES.items()}[weight.scheme]
+    per_number = 32 // bits
+    codes = (weight.codes.to(torch.int64) + (1 << (bits - 1))).view(weight.codes.shape[0], -1, per_number)
+    packed = (codes << (torch.arange(per_number) * bits)).sum(dim=-1)
+    packed = torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
+    return {
+        f"{name}.weight_packed": packed,
+        f"{name}.weight_scale": weight.scales,
+        f"{name}.weight_shape": torch.tensor(weight.codes.shape),
+    }
+
+
+def _unpack_bits(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """int32 [rows, n] to the codes int8 [rows, n * 32 / bits], the offset taken off."""
+    shifts = torch.arange(32 // bits) * bits
+    codes = (packed.to(torch.int64).unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
+    return (codes - (1 << (bits - 1))).to(torch.int8).flatten(1)

@@ -1,0 +1,200 @@
+"""Checkpoints that are quantised before they are loaded: the layouts of others, and what GPTQ writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from llmbench.reference_engine.cli import app
+from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.engine import Engine
+from llmbench.reference_engine.errors import CheckpointError, ConfigError
+from llmbench.reference_engine.models.loader import load_model
+from llmbench.reference_engine.models.stored_weights import StoredFormat, pack_codes, read_format
+from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.models.synthetic_text import lines
+from llmbench.reference_engine.quantization.calibration import quantise_checkpoint
+from llmbench.reference_engine.quantization.gptq import gptq
+from llmbench.reference_engine.quantization.group_wise import QuantizedWeight, dequantize, quantize
+from llmbench.reference_engine.sampling import SamplingParams
+from llmbench.reference_engine.tokenizer import Tokenizer
+
+COMPRESSED: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "symmetric": True, "group_size": 128}}},
+}
+GPTQ: dict[str, Any] = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "desc_act": False}
+
+
+def test_codes_lie_as_others_write_them() -> None:
+    """By hand: eight 4-bit codes in a number, the first in its lowest bits, -8 as 0."""
+    codes = torch.arange(-8, 8, dtype=torch.int8).repeat(1, 4)
+    packed = pack_codes("x", QuantizedWeight(codes, torch.ones(1, 1, dtype=torch.bfloat16), "int4"))
+    assert packed["x.weight_packed"][0, :2].tolist() == [0x76543210, 0xFEDCBA98 - 2**32]
+    assert packed["x.weight_shape"].tolist() == [1, 64]
+
+
+@given(rows=st.integers(1, 4), groups=st.integers(1, 3), repeat=st.sampled_from([1, 2]), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_unpacking_undoes_packing(rows: int, groups: int, repeat: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-8, 8, (rows, 64 * groups * repeat), generator=generator, dtype=torch.int8)
+    scales = torch.randn(rows, groups, generator=generator).bfloat16()
+    parts = pack_codes("x", QuantizedWeight(codes, scales, "int4"))
+    stored = StoredFormat("compressed-tensors", 4, 64 * repeat)
+    found, spread = stored.unpack("x", {name.removeprefix("x."): tensor for name, tensor in parts.items()})
+    assert torch.equal(found, codes)
+    assert torch.equal(spread, scales.repeat_interleave(repeat, dim=1))
+
+
+def as_autogptq_writes(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
+    """Codes [out, in] as AutoGPTQ's pack loop does it: one number after another, along the inputs."""
+    per_number, middle = 32 // bits, 1 << (bits - 1)
+    qweight = torch.zeros(codes.shape[1] // per_number, codes.shape[0], dtype=torch.int64)
+    for index in range(codes.shape[1]):
+        shifted = (codes[:, index].to(torch.int64) + middle) << (bits * (index % per_number))
+        qweight[index // per_number] |= shifted
+    zeros = sum((middle - 1) << (bits * place) for place in range(per_number))
+    groups = scales.shape[1]
+    return {
+        "qweight": torch.where(qweight >= 2**31, qweight - 2**32, qweight).to(torch.int32),
+        "scales": scales.T.half().contiguous(),
+        "qzeros": torch.full((groups, codes.shape[0] // per_number), zeros, dtype=torch.int64).to(torch.int32),
+        "g_idx": (torch.arange(codes.shape[1]) // (codes.shape[1] // groups)).to(torch.int32),
+    }
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gptq_and_dense_checkpoints_of_the_same_weights_answer_alike(
+    checkpoint: Path, tmp_path: Path, bits: int
+) -> None:
+    scheme = "int4" if bits == 4 else "int8"
+    dense, stored = {}, {}
+    for name, weight in load_file(checkpoint / "model.safetensors").items():
+        if "_proj." not in name:
+            dense[name] = stored[name] = weight
+            continue
+        quantised = quantize(weight, scheme)
+        dense[name] = dequantize(quantised, weight.shape[1])
+        parts = as_autogptq_writes(quantised.codes, quantised.scales, bits)
+        stored |= {f"{name.removesuffix('.weight')}.{part}": tensor for part, tensor in parts.items()}
+    folders = [copy_of(checkpoint, tmp_path / "dense", dense), copy_of(checkpoint, tmp_path / "stored", stored)]
+    edit_config(folders[1], quantization_config={**GPTQ, "bits": bits})
+    theirs, ours = (load_model(folder, torch.float32) for folder in folders)
+    assert ours.stored_quantization == ("int4" if bits == 4 else "int8-weight-only")
+    views = ours.checkpoint_views()
+    for name, view in theirs.checkpoint_views().items():
+        if name.endswith("_proj.weight"):
+            scales = views[f"{name}_scale"].float().repeat_interleave(64, dim=1)
+            assert torch.equal(views[name] * scales, view)
+    if bits == 8:
+        assert answer(folders[0]) == answer(folders[1])
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"quant_method": "awq", "bits": 4}, "quant_method 'awq' is not supported; compressed-tensors and gptq are"),
+        ({**GPTQ, "desc_act": True}, "desc_act is not supported"),
+        ({**GPTQ, "bits": 3}, "symmetric weights of 3 bits are not supported; symmetric ones of 4 or 8 are"),
+        ({**GPTQ, "sym": False}, "asymmetric weights of 4 bits"),
+        ({**GPTQ, "group_size": 32}, "group_size 32 is not supported; multiples of 64 are"),
+        ({**COMPRESSED, "format": "float-quantized"}, "format 'float-quantized' is not supported; pack-quantized is"),
+        ({**COMPRESSED, "config_groups": {}}, "one config group of weights alone"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(config: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        read_format({"quantization_config": config}, "config.json")
+
+
+def test_zero_points_beside_the_middle_are_refused() -> None:
+    parts = as_autogptq_writes(torch.zeros(8, 64, dtype=torch.int8), torch.ones(8, 1), 4)
+    parts["qzeros"] += 1
+    with pytest.raises(CheckpointError, match="x has zero points that are not the middle"):
+        StoredFormat("gptq", 4, 64, 1).unpack("x", parts)
+
+
+def test_gptq_loses_less_than_the_nearest_codes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(96, 128, generator=generator) * 0.05
+    # Inputs as layers have them: neighbours that say nearly the same, of unlike strength.
+    mixing = torch.randn(128, 128, generator=generator) @ torch.diag(torch.logspace(0, -2, 128))
+    x, fresh = (torch.randn(2000, 128, generator=generator) @ mixing.T for _ in range(2))
+    found = dequantize(gptq(weight, x.T @ x), 128)
+    nearest = dequantize(quantize(weight, "int4"), 128)
+    lost, lost_nearest = (((fresh @ (w - weight).T) ** 2).mean() for w in (found, nearest))
+    assert lost < 0.5 * lost_nearest
+
+
+def test_a_calibrated_checkpoint_is_loaded_as_it_was_written(checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(checkpoint)
+    windows = [tokenizer.encode(line)[:40] for line in lines(20, 200, seed=1)]
+    quantise_checkpoint(checkpoint, tmp_path / "int4", windows)
+    stored = load_file(tmp_path / "int4" / "model.safetensors")
+    assert not any(name.endswith("_proj.weight") for name in stored)
+    size, before = (sum(f.stat().st_size for f in d.glob("*.safetensors")) for d in (tmp_path / "int4", checkpoint))
+    assert size < before
+    assert len(answer(tmp_path / "int4")) == 12
+    with pytest.raises(CheckpointError, match="is quantised already"):
+        quantise_checkpoint(tmp_path / "int4", tmp_path / "again", windows)
+    with pytest.raises(ConfigError, match="weights are int4 already; quantization cannot be fp8"):
+        Engine(EngineConfig(model_path=tmp_path / "int4", kernels="torch", quantization="fp8"))
+
+
+def test_the_command_calibrates_on_a_text_and_refuses_none(checkpoint: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(lines(20, 200, seed=1)))
+    command = [
+        "models",
+        "quantize",
+        str(checkpoint),
+        "--out",
+        str(tmp_path / "out"),
+        "--windows",
+        "2",
+        "--window",
+        "16",
+    ]
+    told = CliRunner().invoke(app, [*command, "--text", str(text)])
+    assert told.exit_code == 0
+    assert len(answer(Path(told.output.strip()))) == 12
+    text.write_text("")
+    refused = CliRunner().invoke(app, [*command, "--text", str(text)])
+    assert isinstance(refused.exception, CheckpointError)
+    assert "is empty" in str(refused.exception)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("stored") / "checkpoint")
+
+
+def answer(folder: Path) -> list[int]:
+    engine = Engine(EngineConfig(model_path=folder, kernels="torch", num_threads=1))
+    engine.add_request("a", list(range(20, 50)), SamplingParams(max_tokens=12, temperature=0, ignore_eos=True))
+    token_ids: list[int] = []
+    while engine.has_work():
+        token_ids += [token for output in engine.step() for token in output.new_token_ids]
+    return token_ids
+
+
+def copy_of(folder: Path, out: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    shutil.copytree(folder, out)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / "model.safetensors")
+    return out
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
