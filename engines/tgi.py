@@ -5,10 +5,19 @@ What is stated of the router was read in its sources (3.3.6) and its OpenAPI doc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Self
 
-from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
+from llmbench.engines.adapter import (
+    Capabilities,
+    CountTokens,
+    EngineError,
+    EngineOptions,
+    LaunchPlan,
+    MissingPackageError,
+)
 from llmbench.engines.answer import Answer, count, read_answer, whole_text
 from llmbench.engines.http_payload import post_json
 from llmbench.engines.server_message import header
@@ -18,17 +27,52 @@ from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, Generati
 
 _MAX_STOP_TEXTS = 4
 
+HUB_CLIENT = "huggingface_hub"
+# What its text_generation takes beside the prompt and how it is to answer.
+HUB_PARAMETERS = (
+    "adapter_id",
+    "best_of",
+    "decoder_input_details",
+    "details",
+    "do_sample",
+    "frequency_penalty",
+    "grammar",
+    "max_new_tokens",
+    "repetition_penalty",
+    "return_full_text",
+    "seed",
+    "stop",
+    "temperature",
+    "top_k",
+    "top_n_tokens",
+    "top_p",
+    "truncate",
+    "typical_p",
+    "watermark",
+)
+
 
 class TgiAdapter:
-    """The setting `parameters` adds to or changes the `parameters` of every request; null takes one out."""
+    """The setting `parameters` adds to or changes the `parameters` of every request; null takes one out.
+
+    `client: huggingface_hub` asks through that library's client in place of llmbench's own.
+    """
 
     name = "tgi"
     # A token per event, with its id. No route lets an answer go on after the end token.
     capabilities = Capabilities(chat=False, ignore_eos=False, exact_token_counts=True)
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        refuse_unknown(self.name, settings or {}, ["parameters"])
-        self._parameters = mapping(self.name, settings or {}, "parameters")
+        settings = settings or {}
+        refuse_unknown(self.name, settings, ["client", "parameters"])
+        self._parameters = mapping(self.name, settings, "parameters")
+        if settings.get("client") not in (None, HUB_CLIENT):
+            raise EngineError(
+                f"settings.client of {self.name} is {HUB_CLIENT} or left out; got {settings['client']!r}."
+            )
+        self._by_hub = settings.get("client") is not None
+        if self._by_hub and find_spec(HUB_CLIENT) is None:
+            raise MissingPackageError('The client huggingface_hub is not installed: pip install "llmbench[hub]"')
 
     def with_settings(self, settings: Mapping[str, object]) -> Self:
         """The same engine with a workload's `settings`. Raises EngineError for one it does not know."""
@@ -56,6 +100,10 @@ class TgiAdapter:
         }
         parameters |= self._parameters
         kept = {name: value for name, value in parameters.items() if value is not None}
+        if self._by_hub:
+            refuse_unknown("huggingface_hub's text_generation", kept, HUB_PARAMETERS)
+            arguments = {"prompt": request.prompt, "stream": request.stream, **kept}
+            return WireRequest("hub", endpoint, json.dumps(arguments).encode())
         return post_json(
             endpoint,
             "/generate_stream" if request.stream else "/generate",

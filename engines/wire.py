@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+Transport = Literal["http", "grpc", "websocket", "hub"]
+
 
 class FailureKind(StrEnum):
     """Why a request did not end well. The value is what `requests.parquet` stores in `error_kind`."""
@@ -111,13 +113,13 @@ class Endpoint:
 class WireRequest:
     """Bytes ready to send. By http `payload` is the whole HTTP/1.1 request, head and body; by grpc it is the only
     message of a call to `method` (/package.Service/Method); by websocket the only message, of text, sent to the path
-    `method`.
+    `method`; by hub the arguments of huggingface_hub's `text_generation`, as JSON.
 
     `may_cancel` is false where a server comes to harm when it loses a client: then a call that has been given up goes
     on unheard.
     """
 
-    transport: Literal["http", "grpc", "websocket"]
+    transport: Transport
     endpoint: Endpoint
     payload: bytes
     method: str = ""

@@ -34,7 +34,8 @@ def ask_facts(endpoint: Endpoint) -> ServerFacts:
         for path in _VERSION_PATHS:
             connection.request("GET", path, headers=dict(authorization(endpoint)))
             answer = connection.getresponse()
-            told = _json_object(answer.read()) if answer.status == http.client.OK else {}
+            body = answer.read()
+            told = _json_object(body) if answer.status == http.client.OK else {}
             if isinstance(version := told.get("version"), str):
                 return ServerFacts(version, _scalars(told) if path in _TOLD_WHOLE else {})
     except (OSError, http.client.HTTPException):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, get_args
 
-from llmbench.engines.wire import Endpoint, Timeline, WireRequest
+from llmbench.engines.wire import Endpoint, Timeline, Transport, WireRequest
 from llmbench.harness.errors import MissingExtraError
 from llmbench.harness.http_transport import HttpTransport
 from llmbench.harness.packet_clock import PacketClock
@@ -36,7 +36,7 @@ class Transports:
         wall_offset: WallOffset | None,
         packet_clock: PacketClock | None,
     ) -> None:
-        endpoints: dict[str, set[Endpoint]] = {"http": set(), "grpc": set(), "websocket": set()}
+        endpoints: dict[str, set[Endpoint]] = {name: set() for name in get_args(Transport)}
         for wire in wires:
             endpoints[wire.transport].add(wire.endpoint)
         self._http = HttpTransport(loop, endpoints["http"], timeouts, wall_offset, packet_clock)
@@ -58,6 +58,16 @@ class Transports:
                     f'WebSocket needs wsproto, which cannot be imported ({error}): pip install "llmbench[websocket]"'
                 ) from None
             self._websocket = WebSocketTransport(loop, endpoints["websocket"], timeouts)
+        self._hub = None
+        if endpoints["hub"]:
+            try:
+                from llmbench.harness.hub_transport import HubTransport
+            except ImportError as error:
+                raise MissingExtraError(
+                    f"tgi's client needs huggingface_hub, which cannot be imported ({error}): "
+                    'pip install "llmbench[hub]"'
+                ) from None
+            self._hub = HubTransport(loop, endpoints["hub"], timeouts)
 
     def start(self, wire: WireRequest, timeline: Timeline, on_done: Callable[[UnderWay], None]) -> UnderWay:
         """The request under way. `on_done` is called once, possibly before this returns, with `timeline` complete."""
@@ -66,11 +76,15 @@ class Transports:
         if wire.transport == "websocket":
             assert self._websocket is not None
             return self._websocket.start(wire, timeline, on_done)
+        if wire.transport == "hub":
+            assert self._hub is not None
+            return self._hub.start(wire, timeline, on_done)
         assert self._grpc is not None
         return self._grpc.start(wire, timeline, on_done)
 
     def close(self) -> None:
         """Close connections that are idle, and calls that nobody waits for. The loop must not be running."""
         self._http.close()
-        if self._grpc is not None:
-            self._grpc.close()
+        for transport in (self._grpc, self._hub):
+            if transport is not None:
+                transport.close()
