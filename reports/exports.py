@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from llmbench.reports.vllm_bench import vllm_bench
+from llmbench.reports.vllm_bench import write_document
 from llmbench.results.answer import answer
 from llmbench.results.metrics import METRICS
 from llmbench.results.run import Run
@@ -97,8 +97,9 @@ def write_parquet(run: Run, path: Path) -> None:
 
 def write_vllm_bench(run: Run, path: Path) -> None:
     """The JSON of `vllm bench serve`, one line per engine and level, as its `--append-result` writes several."""
-    lines = [json.dumps(_finite(vllm_bench(samples)), allow_nan=False) for samples in each_samples(run)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        for samples in each_samples(run):
+            write_document(samples, file)
 
 
 def statistics(run: Run) -> Iterator[Statistic]:

@@ -7,22 +7,43 @@ that failed has zeros in the lists per request and its message in `errors`. Sour
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
-from typing import Any
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 import numpy as np
 
 from llmbench.reports.load_level import OfferedLoad, offered_load
 from llmbench.results.metrics import duration_s, meets_slo, tpot_ms
-from llmbench.results.samples import Floats, Samples
+from llmbench.results.samples import Bools, Floats, Ints, Samples
 
+_PIECE = 1000  # requests whose gaps are made text at a time
 _PERCENTILES = (50, 90, 95, 99)
 _NS_PER_S = 1e9
 
 
-def vllm_bench(samples: Samples) -> dict[str, Any]:
-    """One engine at one level. Texts of answers are not kept by a run: `generated_texts` is null for each request."""
+def write_document(samples: Samples, file: TextIO) -> None:
+    """One engine at one level as one line of JSON, in which a value that is not finite is null.
+
+    The gaps of all requests are most of it: they become text some requests at a time.
+    """
+    separator = "{"
+    for key, value in _document(samples).items():
+        file.write(f"{separator}{json.dumps(key)}: ")
+        separator = ", "
+        if isinstance(value, _RequestGaps):
+            for index, lists in enumerate(value.texts()):
+                file.write(f"{', ' if index else '['}{lists}")
+            file.write("]" if len(value.counts) else "[]")
+        else:
+            file.write(json.dumps(_finite(value), allow_nan=False))
+    file.write("}\n")
+
+
+def _document(samples: Samples) -> dict[str, Any]:
+    """Texts of answers are not kept by a run: `generated_texts` is null for each request."""
     workload, manifest = samples.run.manifest.workload, samples.run.manifest
     engine = next((engine for engine in manifest.engines if engine.label == samples.engine), None)
     model = (engine and engine.model) or workload.get("model")
@@ -30,10 +51,10 @@ def vllm_bench(samples: Samples) -> dict[str, Any]:
     sent_s, first_s, end_s = (samples.ns(name) / _NS_PER_S for name in ("sent_ns", "first_token_ns", "end_ns"))
     ttft_s, e2e_s = first_s - sent_s, end_s - sent_s
     queue_s = sent_s - samples.ns("due_ns") / _NS_PER_S
-    gaps = _gaps_s(samples)
+    zero_s = float(sent_s[ok & ~np.isnan(sent_s)].min()) if (ok & ~np.isnan(sent_s)).any() else 0.0
+    gaps, tokens = _gaps_and_tokens(samples, zero_s)
     output, prompt = (np.nan_to_num(samples.counts(name)).astype(np.int64) for name in _COUNTS)
     seconds, met = duration_s(samples), meets_slo(samples)
-    peak_tokens, peak_requests = _peaks(samples, sent_s, end_s)
     return {
         "date": _compact(manifest.created_utc),
         "endpoint_type": "openai",
@@ -55,18 +76,18 @@ def vllm_bench(samples: Samples) -> dict[str, Any]:
         "input_lens": prompt.tolist(),
         "output_lens": np.where(ok, output, 0).tolist(),
         "ttfts": _zeroed(ttft_s, ok),
-        "itls": [gap.tolist() for gap in gaps],
+        "itls": gaps,
         "latencies": _zeroed(e2e_s, ok),
         "start_times": ((samples.ns("sent_ns") + samples.origin_ns) / _NS_PER_S).tolist(),
         "queue_times": queue_s.tolist(),
         "generated_texts": [None] * len(samples),
         "errors": [error or "" for error in samples.texts("error")],
-        "max_output_tokens_per_s": peak_tokens,
-        "max_concurrent_requests": peak_requests,
+        "max_output_tokens_per_s": float(tokens.max()) if tokens.size else None,
+        "max_concurrent_requests": _most_at_once(samples, sent_s, end_s),
         "rtfx": 0.0,
         **_statistics("ttft", ttft_s[ok] * 1e3),
         **_statistics("tpot", tpot_ms(samples)[ok]),
-        **_statistics("itl", np.concatenate([gap for gap, fine in zip(gaps, ok, strict=True) if fine] or [_NO]) * 1e3),
+        **_statistics("itl", gaps.successful_ms()),
         **_statistics("e2el", e2e_s[ok] * 1e3),
     }
 
@@ -93,31 +114,71 @@ def _arrivals(workload: Mapping[str, Any], load: OfferedLoad | None) -> dict[str
     }
 
 
-def _gaps_s(samples: Samples) -> list[Floats]:
-    """Gaps between a request's content chunks, in s, for each request."""
-    content = (samples.chunk_tokens > 0) | (samples.chunk_chars > 0)
-    owner, stamps = samples.chunk_request[content], samples.chunk_ns[content] / _NS_PER_S
-    order = np.argsort(owner, kind="stable")
-    places = np.searchsorted(owner[order], np.arange(len(samples) + 1))
-    ordered = stamps[order]
-    return [np.diff(ordered[start:end]) for start, end in pairwise(places)]
+@dataclass(frozen=True, eq=False)
+class _RequestGaps:
+    """Gaps between the content chunks of each request, in s: `counts[i]` of them from `s[starts[i]]` on."""
+
+    s: Floats
+    starts: Ints
+    counts: Ints
+    of_success: Bools  # of the places in `s`
+
+    def texts(self) -> Iterator[str]:
+        """The inside of a JSON list with a list for each request, in pieces."""
+        for first in range(0, len(self.counts), _PIECE):
+            places = zip(self.starts[first : first + _PIECE], self.counts[first : first + _PIECE], strict=True)
+            yield json.dumps([self.s[start : start + count].tolist() for start, count in places])[1:-1]
+
+    def successful_ms(self) -> Floats:
+        return self.s[self.of_success] * 1e3
 
 
-def _peaks(samples: Samples, sent_s: Floats, end_s: Floats) -> tuple[float | None, int | None]:
-    """The fullest second by generated tokens and by requests under way; seconds count from the first request sent."""
+def _gaps_and_tokens(samples: Samples, zero_s: float) -> tuple[_RequestGaps, Floats]:
+    """The gaps of all requests, and the generated tokens of successful ones in each second since `zero_s`."""
+    most = np.maximum(0, samples.counts("num_chunks").astype(np.int64) - 1)
+    starts, counts = np.cumsum(most) - most, np.zeros(len(samples), np.int64)
+    gaps_s, of_success = np.empty(int(most.sum())), np.zeros(int(most.sum()), bool)
+    tokens = _NO
+    for piece in samples.pieces():
+        content = (piece.tokens > 0) | (piece.chars > 0)
+        owner, at_ns = piece.request[content], piece.ns[content]
+        same = owner[1:] == owner[:-1]
+        owner = owner[1:][same]
+        owners, firsts, nums = np.unique(owner, return_index=True, return_counts=True)
+        # A request's reads lie together, so its gaps do too.
+        counts[owners] = nums
+        offset = np.zeros(len(samples), np.int64)
+        offset[owners] = starts[owners] - firsts
+        places = offset[owner] + np.arange(len(owner))
+        gaps_s[places] = np.diff(at_ns)[same] / _NS_PER_S
+        of_success[places] = samples.ok[owner]
+        counted = samples.ok[piece.request]
+        if counted.any():
+            seconds = np.maximum(0, (piece.ns[counted] / _NS_PER_S - zero_s).astype(np.int64))
+            added = np.bincount(seconds, piece.tokens[counted], len(tokens))
+            added[: len(tokens)] += tokens
+            tokens = added
+    return _RequestGaps(gaps_s, starts, counts, of_success), tokens
+
+
+def _most_at_once(samples: Samples, sent_s: Floats, end_s: Floats) -> int | None:
+    """The most requests under way within one second; seconds count from the first request sent."""
     known = samples.ok & ~np.isnan(sent_s) & ~np.isnan(end_s)
     if not known.any():
-        return None, None
+        return None
     zero = float(sent_s[known].min())
     begin = (sent_s[known] - zero).astype(np.int64)
     finish = (end_s[known] - zero).astype(np.int64)
     steps = np.zeros(int(finish.max()) + 2, np.int64)
     np.add.at(steps, begin, 1)
     np.add.at(steps, finish + 1, -1)
-    counted = known[samples.chunk_request]
-    seconds = (samples.chunk_ns[counted] / _NS_PER_S - zero).astype(np.int64)
-    tokens = np.bincount(np.maximum(seconds, 0), samples.chunk_tokens[counted]) if seconds.size else _NO
-    return (float(tokens.max()) if tokens.size else None), int(np.cumsum(steps).max())
+    return int(np.cumsum(steps).max())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _statistics(name: str, values_ms: Floats) -> dict[str, float | None]:

@@ -32,6 +32,16 @@ def gate(
             help="Judge the run's other engines by this one, round by round, instead of by --baseline (default: no).",
         ),
     ] = None,
+    ab: Annotated[
+        str | None,
+        typer.Option(
+            "--ab",
+            metavar="WORKLOAD",
+            show_default=False,
+            help="Measure this workload into RUN first, its engines turn by turn (A B, B A, …), and judge the others "
+            "by its first one; suspects are measured again (default: no).",
+        ),
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +83,8 @@ def gate(
             "--set",
             metavar="FIELD=VALUE",
             show_default=False,
-            help="Override one field of --confirm's workload, as for `run`; may be repeated (default: none).",
+            help="Override one field of the workload of --ab or --confirm, as for `run`; may be repeated (default: "
+            "none).",
         ),
     ] = None,
     allow_unlike: Annotated[
@@ -114,12 +125,15 @@ def gate(
     from llmbench.results.gate import confirmed, judge_gate
     from llmbench.results.noise import run_spreads
 
-    given = sum(option is not None for option in (baseline, against, store))
+    given = sum(option is not None for option in (baseline, against, store, ab))
     if given > 1 or (given == 0 and save is None):
         raise ConfigError(
-            "Give one of --baseline (a run or a file of --save), --history (a store) and --against (an engine of RUN)."
+            "Give one of --baseline (a run or a file of --save), --history (a store), --against (an engine of RUN) and "
+            "--ab (a workload to measure)."
         )
     spec = _thresholds(thresholds)
+    if ab is not None:
+        against, confirm = _measured_ab(ab, set_ or [], run), ab
     side = open_side(run)
     if save is not None:
         write_text(save, to_json(side), "--save")
@@ -137,7 +151,9 @@ def gate(
     if result.verdict == "failed" and confirm is not None:
         print_gate(result, console)
         typer.echo("gate: measuring again, since only what is slower twice counts")
-        again = open_side(_run_again(confirm, set_ or [], run))
+        again_path = run.with_name(f"{run.name}-again")
+        _measure("--confirm", confirm, set_ or [], again_path)
+        again = open_side(again_path)
         suspects = {case.comparison.spec.name for case in result.failed}
         compared = _compared(again, other, against, spec, spreads, only=sorted(suspects))
         result = confirmed(result, judge_gate(compared, allow_unlike=allow_unlike))
@@ -198,13 +214,25 @@ def _thresholds(path: Path | None) -> GateSpec:
     return gate_spec(stored, str(path))
 
 
-def _run_again(workload: str, overrides: list[str], first: Path) -> Path:
-    from llmbench.harness.assemble import assemble
+def _measured_ab(workload: str, overrides: list[str], out: Path) -> str:
+    """The label of the first engine of `workload`, all of which are measured into `out`."""
     from llmbench.harness.errors import ConfigError
+    from llmbench.workloads.loader import load
+
+    labels = [engine.label for engine in load(workload, overrides).engines]
+    if len(labels) < 2:
+        raise ConfigError(f"--ab {workload}: it has one engine, {labels[0]}; list the base first and the head second.")
+    _measure("--ab", workload, overrides, out)
+    return labels[0]
+
+
+def _measure(option: str, workload: str, overrides: list[str], out: Path) -> None:
+    """Run what `option` names into `out`. An invalid run is one that the gate judges; a failed one has no figures."""
+    from llmbench.harness.assemble import assemble
+    from llmbench.harness.errors import ConfigError, ExitCode
     from llmbench.harness.session import run_session
     from llmbench.workloads.loader import load
 
-    outcome = run_session(assemble(load(workload, overrides), []), first.with_name(f"{first.name}-again"))
-    if outcome.message is not None:
-        raise ConfigError(f"--confirm {workload}: {outcome.message}")
-    return outcome.path
+    outcome = run_session(assemble(load(workload, overrides), []), out)
+    if outcome.exit_code not in (ExitCode.OK, ExitCode.INVALID):
+        raise ConfigError(f"{option} {workload}: {outcome.message}")

@@ -118,3 +118,19 @@ def test_vllm_bench_of_a_run_without_answers_is_still_written(make_run: MakeRun,
     document = strict_json((tmp_path / "vllm-bench.json").read_text())
     assert document["mean_ttft_ms"] is None
     assert document["completed"] == 0
+
+
+def test_vllm_bench_has_the_gaps_of_every_request_in_due_order(run: Run, tmp_path: Path) -> None:
+    write_vllm_bench(run, tmp_path / "vllm-bench.json")
+    stamps: dict[str, list[int]] = {}
+    for request_id, t_ns in zip(*(run.chunks.column(name).to_pylist() for name in ("request_id", "t_ns")), strict=True):
+        stamps.setdefault(request_id, []).append(t_ns)
+    for document in map(strict_json, (tmp_path / "vllm-bench.json").read_text().splitlines()):
+        rows = [row for row in run.requests.to_pylist() if f"{row['engine']}, {row['level']}" == document["label"]]
+        rows.sort(key=lambda row: (row["due_ns"], row["index"]))
+        expected = [np.diff(stamps.get(row["request_id"], [])) / 1e9 for row in rows if not row["warmup"]]
+        assert len(document["itls"]) == len(expected)
+        for found, gaps in zip(document["itls"], expected, strict=True):
+            assert found == pytest.approx(gaps.tolist())
+        counted = [gaps for gaps, row in zip(expected, rows, strict=True) if row["status"] == "ok"]
+        assert document["mean_itl_ms"] == pytest.approx(1e3 * np.concatenate(counted).mean())
