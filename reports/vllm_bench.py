@@ -138,7 +138,7 @@ def _gaps_and_tokens(samples: Samples, zero_s: float) -> tuple[_RequestGaps, Flo
     most = np.maximum(0, samples.counts("num_chunks").astype(np.int64) - 1)
     starts, counts = np.cumsum(most) - most, np.zeros(len(samples), np.int64)
     gaps_s, of_success = np.empty(int(most.sum())), np.zeros(int(most.sum()), bool)
-    tokens = _NO
+    tokens: Floats = _NO
     for piece in samples.pieces():
         content = (piece.tokens > 0) | (piece.chars > 0)
         owner, at_ns = piece.request[content], piece.ns[content]
@@ -155,7 +155,7 @@ def _gaps_and_tokens(samples: Samples, zero_s: float) -> tuple[_RequestGaps, Flo
         counted = samples.ok[piece.request]
         if counted.any():
             seconds = np.maximum(0, (piece.ns[counted] / _NS_PER_S - zero_s).astype(np.int64))
-            added = np.bincount(seconds, piece.tokens[counted], len(tokens))
+            added = np.bincount(seconds, piece.tokens[counted], len(tokens)).astype(np.float64)
             added[: len(tokens)] += tokens
             tokens = added
     return _RequestGaps(gaps_s, starts, counts, of_success), tokens
