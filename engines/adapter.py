@@ -21,7 +21,10 @@ class MissingPackageError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Facts the harness asks about instead of asking for an engine's name."""
+    """Facts the harness asks about instead of asking for an engine's name.
+
+    An engine without `streaming` answers in one piece whatever a request asks for, and has no times of tokens.
+    """
 
     streaming: bool = True
     chat: bool = True

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 from urllib.parse import quote
 
-from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
+from llmbench.engines.adapter import Capabilities, CountTokens, EngineOptions, LaunchPlan
 from llmbench.engines.answer import Answer, count, read_answer, whole_text
 from llmbench.engines.http_payload import post_json
 from llmbench.engines.mii_arguments import generation_arguments, prompt_of
@@ -33,9 +33,7 @@ class MiiRestAdapter:
         return type(self)(settings)
 
     def encode(self, request: GenerationRequest, endpoint: Endpoint) -> WireRequest:
-        if request.stream:
-            # Asked to stream, the gateway answers with the first token alone, under HTTP 200.
-            raise EngineError("mii-rest cannot stream: set request.stream to false.")
+        # Never asked to stream: the gateway would answer with the first token alone, under HTTP 200.
         body: dict[str, Any] = {"prompts": [prompt_of(self.name, request)], **generation_arguments(self.name, request)}
         body |= self._extra_body
         kept = {name: value for name, value in body.items() if value is not None}
@@ -45,7 +43,7 @@ class MiiRestAdapter:
     def decode(
         self, request: GenerationRequest, timeline: Timeline, count_tokens: CountTokens | None = None
     ) -> DecodedAnswer:
-        return read_answer(MiiRestAnswer(), timeline, count_tokens, streamed=request.stream)
+        return read_answer(MiiRestAnswer(), timeline, count_tokens, streamed=False)
 
     def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
         return None

@@ -23,7 +23,8 @@ class Dialect:
     `extra_body` goes into every request that does not say otherwise, `stream_options` into every streamed one.
     `ignore_eos` says that the engine takes a field of that name. `exact_token_counts` says that these extras make it
     count its tokens chunk by chunk. `zero_is_greedy` is false where temperature 0 is refused: greedy is top_k 1 then.
-    `ends_with_done` is false where no [DONE] follows the event with the finish reason.
+    `ends_with_done` is false where no [DONE] follows the event with the finish reason. `tokenize_path` is where the
+    server tells the `count` of a `prompt`'s tokens.
     """
 
     name: str = "openai"
@@ -33,6 +34,7 @@ class Dialect:
     exact_token_counts: bool = False
     zero_is_greedy: bool = True
     ends_with_done: bool = True
+    tokenize_path: str | None = None
 
 
 class OpenAIAdapter:

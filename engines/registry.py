@@ -81,6 +81,12 @@ _TABLE: Mapping[str, _Entry] = {
         recipe="llmbench.engines.triton_launch:RECIPE",
     ),
     "trtllm": _Entry("llmbench.engines.openai_presets:TRTLLM", "TensorRT-LLM's trtllm-serve."),
+    "vllm-offline": _Entry(
+        "llmbench.engines.vllm_offline:VllmOfflineAdapter",
+        "vLLM without its server: LLM.generate on batches; whole answers only.",
+        launchable=True,
+        recipe="llmbench.engines.vllm:RECIPE",
+    ),
     "vllm": _Entry(
         "llmbench.engines.vllm:VllmAdapter",
         "vLLM's OpenAI server, in an environment of its own.",

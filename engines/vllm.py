@@ -30,6 +30,7 @@ DIALECT = Dialect(
     name="vllm",
     stream_options={"include_usage": True, "continuous_usage_stats": True},
     exact_token_counts=True,
+    tokenize_path="/tokenize",
 )
 
 _VALUES = (
@@ -49,11 +50,17 @@ _SWITCHES = ("enable_chunked_prefill", "enable_prefix_caching", "enforce_eager")
 _MAPPINGS = ("compilation_config", "speculative_config")
 
 # No model hub, no usage report: a benchmark measures the engine, and says nothing to anyone else.
-_ENV = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-_KV_CACHE_GIB = "1"  # on a CPU vLLM asks for this instead of a share of the memory
+# On a CPU vLLM asks for a size of its cache in GiB, instead of a share of the memory.
+ENV = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
 
 # Loading takes 20 s without compilation and up to 80 s with it on two cores.
-_STARTUP_TIMEOUT_S = 300.0
+STARTUP_TIMEOUT_S = 300.0
 
 
 class VllmAdapter(OpenAIAdapter):
@@ -80,8 +87,8 @@ class VllmAdapter(OpenAIAdapter):
         return LaunchPlan(
             argv=tuple(argv),
             endpoint=Endpoint("127.0.0.1", port),
-            env={"VLLM_CPU_KVCACHE_SPACE": _KV_CACHE_GIB, **_ENV, **options.env},
-            startup_timeout_s=max(options.startup_timeout_s, _STARTUP_TIMEOUT_S),
+            env={**ENV, **options.env},
+            startup_timeout_s=max(options.startup_timeout_s, STARTUP_TIMEOUT_S),
         )
 
 

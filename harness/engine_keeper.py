@@ -57,6 +57,7 @@ class EngineKeeper:
                 model=engine.model or assembly.model.name,
                 # What a server that runs already has loaded is not known, whatever it calls it.
                 model_digest=digest if engine.url is None else None,
+                details={} if assembly.adapters[engine.label].capabilities.streaming else {"streaming": False},
             )
             for engine in assembly.spec.engines
         }

@@ -23,6 +23,7 @@ from llmbench.harness.load_finder import LoadFinder
 from llmbench.harness.loadgen import LoadReport, run_load
 from llmbench.harness.pace import Pace
 from llmbench.harness.plan import Trial
+from llmbench.harness.preflight import find_miscount
 from llmbench.harness.recorder import (
     AdapterRef,
     Answered,
@@ -114,6 +115,8 @@ class _Session:
         self._not_started: dict[str, EngineStartError] = {}
         self._findings: list[Finding] = []
         self._saw_broken_connections = False
+        # Engines whose count of a few prompts was looked at.
+        self._counted: set[str] = set()
         # Requests that the arrival process has times for: later turns of conversations follow their answers.
         self._scheduled: set[str] = set()
         self._sent_ns = array("q")
@@ -161,6 +164,7 @@ class _Session:
         if endpoint is None:
             return
         adapter = self._assembly.adapters[label]
+        self._count_prompts(trial, endpoint)
         warmup = EncodedLoad.of(trial.warmup, adapter, endpoint)
         # Workers encode their own.
         measured = EncodedLoad.of(trial.requests, adapter, endpoint) if self._crew is None else None
@@ -202,6 +206,14 @@ class _Session:
         if (ending := keeper.ending(wait_s=_DYING_S if self._saw_broken_connections else 0)) is not None:
             hint = "; its log has the reason" if trial.engine.url is None else ""
             self._findings.append(Finding(f"{label} {ending} during {where}{hint}.", invalid=True))
+
+    def _count_prompts(self, trial: Trial, endpoint: Endpoint) -> None:
+        label = trial.engine.label
+        if label not in self._counted:
+            self._counted.add(label)
+            problem = find_miscount(self._assembly.adapters[label], endpoint, trial.requests)
+            if problem is not None:
+                self._findings.append(Finding(problem, invalid=False))
 
     def _calibrate(self, stop: StopFlag) -> None:
         # Not above: a calibration is a session itself.

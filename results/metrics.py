@@ -74,7 +74,10 @@ MetricSpec = SampleMetric | TotalMetric
 
 
 def is_streamed(samples: Samples) -> bool:
-    """Whether answers were asked for token by token; if not, nothing is known of when a token came."""
+    """Whether answers came token by token; if not, nothing is known of when a token came."""
+    engines = {engine.label: engine for engine in samples.run.manifest.engines}
+    if samples.engine in engines and engines[samples.engine].details.get("streaming") is False:
+        return False
     request = samples.run.manifest.workload.get("request")
     return not (isinstance(request, dict) and request.get("stream") is False)
 

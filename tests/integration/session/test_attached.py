@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmbench.harness.process import free_port
 from llmbench.results.run_directory import Run
 
 # An engine of one token per answer, as an ASGI application behind uvicorn.
@@ -37,6 +38,10 @@ async def app(scope, receive, send):
         return
     while (await receive()).get("more_body"):
         pass
+    if scope["path"] == "/tokenize":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"count": 99}'})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
     for event in EVENTS:
         await send({"type": "http.response.body", "body": f"data: {event}\\n\\n".encode(), "more_body": True})
@@ -125,3 +130,15 @@ def test_an_authority_that_is_none(workplace: Any) -> None:
     done = workplace.run("run", workplace.workload(engines=[{"openai": engine}], prompts=ONE_TOKEN))
     assert done.returncode == 2
     assert "ca.pem holds no certificate in PEM form" in done.stderr
+
+
+def test_a_server_that_counts_a_prompt_otherwise_is_told_of(workplace: Any, uvicorn: Any) -> None:
+    port = free_port()
+    uvicorn("--port", str(port))
+    prompts = {"kind": "synthetic", "prompt_tokens": 12, "output_tokens": 1}
+    engine = {"vllm": {"url": f"http://127.0.0.1:{port}", "model": "toy"}}
+    workload = workplace.workload(model="bundled:python-target", engines=[engine], prompts=prompts)
+    done = workplace.run("run", workload, "--out", "out", "--allow-invalid")
+    assert done.returncode == 0, done.stderr
+    problems = Run.open(workplace.folder / "out").manifest.problems
+    assert any("counts 99 tokens in the prompt of vllm-r0-00000, planned with 12" in problem for problem in problems)

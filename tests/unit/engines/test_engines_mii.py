@@ -42,6 +42,13 @@ def test_lists_of_anything_else_are_no_answer(timeline, whole, body) -> None:
     assert failure.kind is FailureKind.MALFORMED
 
 
+def test_a_gateway_that_cannot_stream_is_never_asked_to(capture, streamed) -> None:
+    """It would answer with the first token alone."""
+    assert sent(stream=True) == sent(stream=False)
+    answer = MII.decode(streamed, capture("mii/rest_generate_single"))
+    assert (answer.failure, len(answer.events)) == (None, 1)
+
+
 def test_greedy_is_said_by_not_sampling() -> None:
     assert sent() == {
         "prompts": ["x"],
@@ -58,7 +65,6 @@ def test_greedy_is_said_by_not_sampling() -> None:
 @pytest.mark.parametrize(
     ("fields", "part"),
     [
-        ({"stream": True}, "cannot stream"),
         ({"stop": ("a", "b")}, "one stop text"),
         ({"seed": 1}, "no seed"),
         ({"prompt": None, "messages": (ChatMessage("user", "x"),)}, "no chats"),
