@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,8 +47,9 @@ def shares(requests: Sequence[PlannedRequest], concurrency: int | None, num_work
     return [Share(tuple(own), bound) for own, bound in zip(dealt, bounds, strict=True) if own]
 
 
-def workers_needed(trials: Sequence[Trial], num_cores: int) -> int:
-    """How many workers the busiest trial asks for: one, unless it offers more than one worker was measured to take.
+def workers_needed(trials: Sequence[Trial], num_cores: int, growth: float = 1.0) -> int:
+    """How many workers the busiest trial asks for at `growth` times its load: one, unless it offers more than one
+    worker was measured to take.
 
     At most half the cores: the other half is the engine's, or the system's.
     """
@@ -55,7 +57,8 @@ def workers_needed(trials: Sequence[Trial], num_cores: int) -> int:
     for trial in trials:
         if trial.scheduled_ns:
             num_tokens = sum(request.generation.max_tokens for request in trial.requests)
-            needed = max(needed, -(-num_tokens * 1_000_000_000 // (trial.scheduled_ns * CHUNKS_PER_S_PER_WORKER)))
+            chunks_per_s = num_tokens / trial.scheduled_ns * 1e9
+            needed = max(needed, math.ceil(growth * chunks_per_s / CHUNKS_PER_S_PER_WORKER))
         elif trial.concurrency is not None:
-            needed = max(needed, -(-trial.concurrency // STREAMS_PER_WORKER))
+            needed = max(needed, math.ceil(growth * trial.concurrency / STREAMS_PER_WORKER))
     return min(needed, max(1, num_cores // 2))

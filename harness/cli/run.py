@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from llmbench.harness.cli.options import Overrides, PickedEngines, RunFolder
-
-if TYPE_CHECKING:
-    from llmbench.harness.assemble import Assembly
-
-MAX_WORKERS = 64
+from llmbench.harness.cli.options import LoadWorkers, OnCluster, Overrides, PickedEngines, RunFolder, num_workers
 
 
 def run(
@@ -48,24 +43,8 @@ def run(
             "error with the run (default: off).",
         ),
     ] = False,
-    workers: Annotated[
-        str,
-        typer.Option(
-            metavar="N|auto",
-            show_default=False,
-            help="How many processes send the requests; auto is one, and more where the plan offers more than one was "
-            "measured to stamp truly (default: 1).",
-        ),
-    ] = "1",
-    on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ray|HOST:PORT|ray://HOST:PORT",
-            show_default=False,
-            help="Run the workers on the nodes of a Ray cluster: the one that runs here, or the one at an address "
-            "(default: on this host, without Ray).",
-        ),
-    ] = None,
+    workers: LoadWorkers = "1",
+    on: OnCluster = None,
     open_: Annotated[
         bool, typer.Option("--open", show_default=False, help="Open the report in a browser (default: off).")
     ] = False,
@@ -92,7 +71,7 @@ def run(
     from llmbench.harness.cli.write_report import open_in_browser, write_report
     from llmbench.harness.session import run_session
 
-    outcome = run_session(assembly, out, calibrate=calibrate, num_workers=_num_workers(workers, assembly), on=on)
+    outcome = run_session(assembly, out, calibrate=calibrate, num_workers=num_workers(workers, assembly), on=on)
     report = write_report(outcome.path, outcome.path / "report.html", console)
     if outcome.message is not None:
         typer.echo(f"llmbench: {outcome.message}", err=True)
@@ -101,16 +80,3 @@ def run(
         open_in_browser(report)
     forgiven = allow_invalid and outcome.exit_code is ExitCode.INVALID
     raise typer.Exit(ExitCode.OK if forgiven else outcome.exit_code)
-
-
-def _num_workers(asked: str, assembly: Assembly) -> int:
-    import os
-
-    from llmbench.harness.errors import ConfigError
-    from llmbench.harness.share import workers_needed
-
-    if asked == "auto":
-        return workers_needed(assembly.plan.trials, os.cpu_count() or 1)
-    if asked.isascii() and asked.isdigit() and 1 <= int(asked) <= MAX_WORKERS:
-        return int(asked)
-    raise ConfigError(f"--workers {asked}: give a whole number from 1 to {MAX_WORKERS}, or auto.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmbench.harness.cli.options import Overrides, PickedEngines, RunFolder
+from llmbench.harness.cli.options import LoadWorkers, OnCluster, Overrides, PickedEngines, RunFolder, num_workers
 
 if TYPE_CHECKING:
     from llmbench.harness.search import SearchGoal
@@ -56,6 +56,8 @@ def search(
     set_: Overrides = None,
     engine: PickedEngines = None,
     out: RunFolder = None,
+    workers: LoadWorkers = "1",
+    on: OnCluster = None,
 ) -> None:
     """Find the highest load at which enough requests meet their objectives, and say how sure that is."""
     from rich.console import Console
@@ -65,12 +67,16 @@ def search(
     from llmbench.harness.load_finder import LoadFinder
     from llmbench.harness.session import run_session
     from llmbench.workloads.loader import load
+    from llmbench.workloads.spec import SWEPT_FIELDS
 
     spec = load(workload, set_ or [])
     goal = _goal(spec.traffic, attainment, start, lowest, highest, tolerance, confidence, max_trials)
     console = Console(markup=False, highlight=False)
-    finder = LoadFinder(assemble(spec, engine or []), goal)
-    outcome = run_session(finder.assembly, out, finder=finder)
+    assembly = assemble(spec, engine or [])
+    finder = LoadFinder(assembly, goal)
+    own_load = float(getattr(spec.traffic.arrivals, SWEPT_FIELDS[spec.traffic.arrivals.kind]))
+    crew_size = num_workers(workers, assembly, growth=goal.highest / own_load)
+    outcome = run_session(assembly, out, num_workers=crew_size, on=on, finder=finder)
     report = write_report(outcome.path, outcome.path / "report.html", console)
     for label, sentence in finder.sentences().items():
         console.print(f"{label}: {sentence}", soft_wrap=True)

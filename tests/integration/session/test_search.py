@@ -60,6 +60,7 @@ def test_the_highest_load_is_found_and_every_trial_is_recorded(workplace: Any) -
         ({"traffic": {"arrivals": {"kind": "poisson", "rate": 1}, "sweep": [1, 2]}}, [], "traffic.sweep"),
         ({"request": {"stream": False}, "measure": {"slo": {"ttft_ms": 9}}}, [], "without request.stream"),
         ({"traffic": {"requests": 2}}, [], "give at least 17"),
+        ({}, ["--workers", "0"], "--workers 0: give a whole number from 1"),
         ({}, ["--attainment", "1"], "--attainment 1: give a share between 0 and 1"),
         ({}, ["--lowest", "30"], "give loads above 0 that rise in this order"),
         ({"traffic": {"arrivals": {"kind": "closed", "concurrency": 2}}}, ["--start", "2.5"], "whole number"),
@@ -78,3 +79,13 @@ def test_an_engine_that_does_not_start_ends_the_search(workplace: Any) -> None:
     done = workplace.run("search", workplace.workload(**{**QUEUE, "engines": engines}))
     assert done.returncode == 4
     assert "nobody answers" in done.stderr
+
+
+def test_a_search_sends_from_several_processes(workplace: Any) -> None:
+    traffic = {"requests": 20, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 2}}
+    workload = workplace.workload(**{**QUEUE, "traffic": traffic})
+    done = workplace.run("search", workload, "--workers", "2", "--max-trials", "2", "--out", "out")
+    assert done.returncode in (0, 5), done.stderr
+    run = Run.open(workplace.folder / "out")
+    assert [len(trial.instrument.workers) for trial in run.manifest.trials if trial.instrument is not None] == [2, 2]
+    assert run.requests["status"].to_pylist() == ["ok"] * 40

@@ -78,3 +78,4 @@ def test_workers_are_as_many_as_the_busiest_trial_needs() -> None:
     assert workers_needed([calm, busy], 1) == 1
     assert workers_needed([trial(requests([1] * 900, gap_ns=None), 600)], 64) == 3
     assert workers_needed([], 8) == 1
+    assert workers_needed([calm], 64, growth=900) == 4  # 110 chunks/s, 900 times over
