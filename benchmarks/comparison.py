@@ -153,10 +153,28 @@ def write_tables(out: Path) -> None:
     paths = [(kind, out / f"{kind}-{group}") for kind in KINDS for group in GROUPS]
     runs = [(kind, Run.open(path)) for kind, path in paths if (path / "manifest.json").is_file()]
     parts = [f"## {kind}\n\n{run_markdown(run).strip()}" for kind, run in runs]
-    parts += ["## The same answers", equality(runs), "## What a layer adds", added(runs)]
+    parts += [
+        "## Under which conditions",
+        conditions(runs),
+        "## The same answers",
+        equality(runs),
+        "## What a layer adds",
+        added(runs),
+    ]
     before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     DOCUMENT.write_text(f"{before}{MARKS[0]}\n\n" + "\n\n".join(parts) + f"\n\n{MARKS[1]}{after}")
+
+
+def conditions(runs: list[tuple[str, Run]]) -> str:
+    """The machine, how busy it was when each run began, and who was measured in which version."""
+    lines = ["| workload | machine | load average at the start | engines |", "|:--|:--|--:|:--|"]
+    for kind, run in runs:
+        where = run.manifest.environment
+        machine = f"{where['cores_usable']} cores, {where['cpu']}, {', '.join(where['cpu_features'])}"
+        engines = ", ".join(f"{engine.label} {engine.version or ''}".strip() for engine in run.manifest.engines)
+        lines.append(f"| {kind} | {machine} | {where['load_average_1min']} | {engines} |")
+    return "\n".join(lines)
 
 
 def equality(runs: list[tuple[str, Run]]) -> str:
