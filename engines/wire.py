@@ -140,6 +140,9 @@ class Timeline:
     is the truer stamp, and `chunk_ns[i]` minus it is how late the reader was. `coalesced[i]` says that several network
     segments came in one read, so that its stamp is right for the last of them only. A transport that knows neither
     leaves both lists empty.
+
+    `attempt` counts how often the request has been sent, from 1. `first_due_ns` is when its first attempt was due, None
+    for that attempt itself; `is_retried` says that another attempt follows.
     """
 
     due_ns: int
@@ -154,6 +157,9 @@ class Timeline:
     coalesced: list[bool] = field(default_factory=list)
     end_ns: int | None = None
     failure: Failure | None = None
+    attempt: int = 1
+    first_due_ns: int | None = None
+    is_retried: bool = False
 
     def stamp_ns(self, chunk: int) -> int:
         """When chunk `chunk` arrived, by the truest clock that saw it."""

@@ -10,17 +10,27 @@ from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Ti
 from llmbench.harness.agenda import Outgoing
 from llmbench.harness.conversation import Conversations
 from llmbench.harness.plan import PlannedRequest
+from llmbench.harness.retries import Retries
+from llmbench.workloads.spec import RetrySpec
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedLoad:
-    """What `run_load` sends: `outgoing` beforehand, and of `conversations` each later turn when its time has come."""
+    """What `run_load` sends: `outgoing` beforehand, of `conversations` each later turn when its time has come, and
+    again what `retries` says."""
 
     outgoing: tuple[Outgoing, ...]
     conversations: Conversations | None
+    retries: Retries | None = None
 
     @classmethod
-    def of(cls, requests: Sequence[PlannedRequest], adapter: Adapter, endpoint: Endpoint) -> EncodedLoad:
+    def of(
+        cls,
+        requests: Sequence[PlannedRequest],
+        adapter: Adapter,
+        endpoint: Endpoint,
+        retries: RetrySpec | None = None,
+    ) -> EncodedLoad:
         """`requests` for the engine at `endpoint`. Raises EngineError for one that the engine cannot be asked."""
 
         def encode(request: GenerationRequest) -> WireRequest:
@@ -34,6 +44,9 @@ class EncodedLoad:
             for request in requests
             if request.after is None
         )
+        again = None
+        if retries is not None:
+            again = Retries(retries, {request.request_id: request.generation for request in requests}, decode)
         if len(outgoing) == len(requests):
-            return cls(outgoing, None)
-        return cls(outgoing, Conversations(requests, encode, decode))
+            return cls(outgoing, None, again)
+        return cls(outgoing, Conversations(requests, encode, decode), again)

@@ -17,7 +17,7 @@ from llmbench.harness.plan import PlannedRequest
 from llmbench.harness.recorder import AdapterRef, Answered
 from llmbench.harness.share import Share, shares
 from llmbench.harness.stop_flag import StopFlag
-from llmbench.workloads.spec import TimeoutSpec
+from llmbench.workloads.spec import RetrySpec, TimeoutSpec
 
 # From the last worker's Ready to the start of the schedule: for the word to arrive, and for each to clear its memory.
 LEAD_NS = 300_000_000
@@ -71,6 +71,7 @@ class LoadCrew:
         on_done: OnDone,
         stop: StopFlag,
         clock: ClockChoice = "auto",
+        retries: RetrySpec | None = None,
     ) -> LoadReport:
         """As `loadgen.run_load`, divided as `share.shares` says, with one start for all.
 
@@ -83,7 +84,7 @@ class LoadCrew:
         if not alive:
             trial.give_up(requests, "no load worker is left")
         for worker in alive[: len(dealt)]:
-            worker.tell(Assignment(trial.shares[worker.number], adapter, endpoint, timeouts, clock))
+            worker.tell(Assignment(trial.shares[worker.number], adapter, endpoint, timeouts, clock, retries))
         halted = False
         while trial.under_way:
             if stop.is_set() and not halted:
@@ -115,6 +116,8 @@ class _CrewTrial:
         self._on_done = on_done
         self._ready: set[int] = set()
         self._open = {number: {each.request_id: each for each in share.requests} for number, share in dealt.items()}
+        # The next attempt and the first one's due time, of requests that have failed before.
+        self._retried: dict[str, tuple[int, int]] = {}
         self._reports: list[LoadReport] = []
         self._lost: list[str] = []
 
@@ -126,7 +129,11 @@ class _CrewTrial:
     def take(self, number: int, reply: object) -> None:
         match reply:
             case Answered(request_id, timeline):
-                del self._open[number][request_id]
+                if timeline.is_retried:
+                    first_due_ns = timeline.due_ns if timeline.first_due_ns is None else timeline.first_due_ns
+                    self._retried[request_id] = (timeline.attempt + 1, first_due_ns)
+                else:
+                    del self._open[number][request_id]
                 self._on_done(request_id, timeline)
             case Ready():
                 self._ready.add(number)
@@ -154,7 +161,10 @@ class _CrewTrial:
             due_ns = now_ns
             if self.start_ns is not None and request.due_offset_ns is not None:
                 due_ns = self.start_ns + request.due_offset_ns
-            self._on_done(request.request_id, Timeline(due_ns, end_ns=max(now_ns, due_ns), failure=failure))
+            timeline = Timeline(due_ns, end_ns=max(now_ns, due_ns), failure=failure)
+            if (known := self._retried.get(request.request_id)) is not None:
+                timeline.attempt, timeline.first_due_ns = known
+            self._on_done(request.request_id, timeline)
 
     def report(self) -> LoadReport:
         return merged(self._reports, self._lost, self.start_ns)

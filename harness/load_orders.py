@@ -8,7 +8,7 @@ from llmbench.engines.wire import Endpoint
 from llmbench.harness.loadgen import ClockChoice
 from llmbench.harness.recorder import AdapterRef
 from llmbench.harness.share import Share
-from llmbench.workloads.spec import TimeoutSpec
+from llmbench.workloads.spec import RetrySpec, TimeoutSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Assignment:
     endpoint: Endpoint
     timeouts: TimeoutSpec
     clock: ClockChoice
+    retries: RetrySpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def _work(
     while (assignment := orders.get()) is not None:
         assert isinstance(assignment, Assignment)
         adapter = registry.get(*assignment.adapter)
-        load = EncodedLoad.of(assignment.share.requests, adapter, assignment.endpoint)
+        load = EncodedLoad.of(assignment.share.requests, adapter, assignment.endpoint, assignment.retries)
         replies.put(Ready())
         go = orders.get()
         if go is None:
@@ -69,6 +69,7 @@ def _work(
             start_ns=go.start_ns,
             clock=assignment.clock,
             conversations=load.conversations,
+            retries=load.retries,
         )
         replies.put(report)
 

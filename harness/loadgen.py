@@ -26,6 +26,7 @@ from llmbench.harness.lag_samples import LagSamples
 from llmbench.harness.packet_clock import PacketClock
 from llmbench.harness.packet_ring import PacketRing
 from llmbench.harness.priority import foremost
+from llmbench.harness.retries import Retries
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.transports import Transports, UnderWay
 from llmbench.harness.wall_offset import WallOffset
@@ -77,6 +78,7 @@ def run_load(
     start_ns: int | None = None,
     clock: ClockChoice = "auto",
     conversations: Conversations | None = None,
+    retries: Retries | None = None,
 ) -> LoadReport:
     """Send all `requests` and wait for their answers; runs its own event loop in the calling thread.
 
@@ -88,6 +90,9 @@ def run_load(
     `conversations` has the later turns of `requests`; each is told to `on_done` too, those that a failure before them
     keeps from being asked as failed. In a closed loop a conversation keeps its slot until its last turn has ended.
 
+    `retries` says which failed requests are sent again. Every attempt is told to `on_done`; in a closed loop a request
+    keeps its slot from its first attempt to the end of its last.
+
     `clock` says what stamps the chunks: `auto` is `kernel` on Linux and `user` elsewhere, as always for TLS and Unix
     sockets. `packet` also tells apart the segments of a read that came late; it needs CAP_NET_RAW, and raises
     ConfigError without.
@@ -96,7 +101,7 @@ def run_load(
     loop, loop_name = _new_event_loop()
     try:
         with stop.watched() as stop_fd, _no_collections(), foremost() as scheduling:
-            load = _Load(loop, requests, concurrency, timeouts, on_done, clock, conversations)
+            load = _Load(loop, requests, concurrency, timeouts, on_done, clock, conversations, retries)
             loop.add_reader(stop_fd, load.stop)
             if stop.is_set():
                 load.stop()
@@ -119,11 +124,12 @@ class _Load:
         on_done: OnDone,
         clock: ClockChoice,
         conversations: Conversations | None,
+        retries: Retries | None,
     ) -> None:
         self._loop = loop
         self._on_done = on_done
         self._requests, self._concurrency = requests, concurrency
-        self._conversations = conversations
+        self._conversations, self._retries = conversations, retries
         self._in_flight: dict[UnderWay, str] = {}
         self._send_lags = LagSamples()
         self._client_lags = LagSamples()
@@ -204,19 +210,27 @@ class _Load:
 
     def _send(self, due: Due) -> None:
         timeline = Timeline(due.due_ns)
+        if self._retries is not None:
+            self._retries.begin(due.request_id, timeline)
 
         def done(exchange: UnderWay) -> None:
             self._in_flight.pop(exchange, None)
             self._account(timeline)
+            again = self._next_attempt(due, timeline)
             self._on_done(due.request_id, timeline)
             assert timeline.end_ns is not None
-            self._agenda.end(timeline.end_ns, self._turn_behind(due.request_id, timeline))
+            self._agenda.end(timeline.end_ns, again or self._turn_behind(due.request_id, timeline))
             self._fill()
             self._end_if_done()
 
         exchange = self._transport.start(due.wire, timeline, done)
         if timeline.end_ns is None:
             self._in_flight[exchange] = due.request_id
+
+    def _next_attempt(self, due: Due, timeline: Timeline) -> FollowUp | None:
+        if self._retries is None or self._finished.done():
+            return None
+        return self._retries.again(due.request_id, due.wire, timeline)
 
     def _turn_behind(self, request_id: str, timeline: Timeline) -> FollowUp | None:
         if self._conversations is None or self._finished.done():

@@ -85,15 +85,15 @@ class Recording:
         match message:
             case TrialBegins(trial):
                 self._num_before_trial = len(self._records)
-                for planned in (*trial.warmup, *trial.requests):
-                    self._asked[planned.request_id] = (trial, planned)
+                self._asked = {each.request_id: (trial, each) for each in (*trial.warmup, *trial.requests)}
             case Answered(request_id, timeline):
-                trial, planned = self._asked.pop(request_id)
+                trial, planned = self._asked[request_id]
                 adapter = self._adapters[trial.engine.label]
                 record, chunks = to_records(trial, planned, timeline, adapter, self._count_tokens)
                 self._directory.append(record, chunks)
-                self._records.append(record)
-                self._progress.add(record)
+                if not timeline.is_retried:
+                    self._records.append(record)
+                    self._progress.add(record)
             case Phase(text):
                 self._progress.say(text)
             case ManifestChanges(changes):

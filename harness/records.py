@@ -25,9 +25,10 @@ def to_records(
     """
     answer = adapter.decode(planned.generation, timeline, count_tokens)
     failure = answer.failure or timeline.failure
+    request_id = planned.request_id if timeline.attempt == 1 else f"{planned.request_id}#{timeline.attempt}"
     chunks = [
         ChunkRecord(
-            request_id=planned.request_id,
+            request_id=request_id,
             index=event.chunk,
             t_ns=timeline.stamp_ns(event.chunk),
             tokens=event.tokens,
@@ -39,13 +40,13 @@ def to_records(
     ]
     generated_ns = [chunk.t_ns for chunk in chunks if chunk.tokens > 0 or chunk.chars > 0]
     record = RequestRecord(
-        request_id=planned.request_id,
+        request_id=request_id,
         engine=trial.engine.label,
         level=trial.level,
         round=trial.round,
         index=planned.index,
         warmup=planned.warmup,
-        due_ns=timeline.due_ns,
+        due_ns=timeline.due_ns if timeline.first_due_ns is None else timeline.first_due_ns,
         connect_ns=timeline.connect_ns,
         sent_ns=timeline.sent_ns,
         first_byte_ns=timeline.first_byte_ns,
@@ -62,5 +63,7 @@ def to_records(
         error_kind=None if failure is None else str(failure.kind),
         error=None if failure is None else failure.message,
         output_sha256=hashlib.sha256(answer.text.encode()).hexdigest() if failure is None else None,
+        attempt=timeline.attempt,
+        attempt_due_ns=None if timeline.attempt == 1 else timeline.due_ns,
     )
     return record, chunks

@@ -165,9 +165,10 @@ class _Session:
             return
         adapter = self._assembly.adapters[label]
         self._count_prompts(trial, endpoint)
-        warmup = EncodedLoad.of(trial.warmup, adapter, endpoint)
+        retries = self._assembly.spec.measure.retries
+        warmup = EncodedLoad.of(trial.warmup, adapter, endpoint, retries)
         # Workers encode their own.
-        measured = EncodedLoad.of(trial.requests, adapter, endpoint) if self._crew is None else None
+        measured = EncodedLoad.of(trial.requests, adapter, endpoint, retries) if self._crew is None else None
         self._recorder.send(TrialBegins(trial))
         self._has_begun_trial = True
         where = self._where(trial)
@@ -242,6 +243,7 @@ class _Session:
             stop=stop,
             clock=self._assembly.spec.measure.clock or "auto",
             conversations=load.conversations,
+            retries=load.retries,
         )
 
     def _load_by_crew(self, trial: Trial, endpoint: Endpoint, stop: StopFlag) -> LoadReport:
@@ -256,13 +258,14 @@ class _Session:
             on_done=self._on_done,
             stop=stop,
             clock=measure.clock or "auto",
+            retries=measure.retries,
         )
 
     def _on_done(self, request_id: str, timeline: Timeline) -> None:
         self._pace.add(self._label, timeline)
         if timeline.failure is not None and timeline.failure.kind in _BROKEN:
             self._saw_broken_connections = True
-        if timeline.sent_ns is not None and request_id in self._scheduled:
+        if timeline.sent_ns is not None and timeline.attempt == 1 and request_id in self._scheduled:
             self._sent_ns.append(timeline.sent_ns)
         self._recorder.send(Answered(request_id, timeline))
 

@@ -16,6 +16,7 @@ from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, quantile
 from llmbench.reports.plain_text import one_line, plain
 from llmbench.results.answer import left_out
+from llmbench.results.attempts import retries
 from llmbench.results.run import Run
 from llmbench.results.series import failures
 from llmbench.results.statistics import required_n
@@ -40,6 +41,11 @@ def print_summary(run: Run, console: Console) -> None:
     if summary.rows:
         console.print(Text("\n" + "\n".join(_legend(summary.rows)), style="dim"))
     _print_points(console, "Failures", list(_failures(run)))
+    _print_points(
+        console,
+        "Retries",
+        [f"{one_line(each.engine)} at {one_line(each.level)}: {each.sentence}." for each in retries(run)],
+    )
     _print_points(console, "Read before you use a number", [one_line(problem) for problem in run.manifest.problems])
     if run.manifest.status == "failed":
         console.print(Text(plain(left_out(run.manifest)), style="bold red"))

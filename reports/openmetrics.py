@@ -16,6 +16,7 @@ _UNITS: Mapping[str, tuple[str, float]] = {
     "ms": ("seconds", 1e-3),
     "s": ("seconds", 1.0),
     "tokens": ("tokens", 1.0),
+    "attempts": ("per_request", 1.0),
     "share": ("ratio", 1.0),
     "tokens/s": ("tokens_per_second", 1.0),
     "requests/s": ("requests_per_second", 1.0),

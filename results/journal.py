@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.results.errors import RunError
 from llmbench.results.records import ChunkRecord, RequestRecord
-from llmbench.results.schema import CHUNK_COLUMNS, RANGES, REQUEST_COLUMNS, Column, chunk_schema, request_schema
+from llmbench.results.schema import (
+    CHUNK_COLUMNS,
+    RANGES,
+    REQUEST_COLUMNS,
+    Column,
+    chunk_schema,
+    request_schema,
+    upgraded_row,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +92,7 @@ def _entries(lines: Iterator[bytes], path: Path) -> Iterator[list[Any]]:
 def _tables(entries: Sequence[list[Any]]) -> tuple[pa.Table, pa.Table]:
     import pyarrow as pa
 
-    rows = [[*row, len(columns[0]) if columns else 0] for row, columns in entries]
+    rows = [[*upgraded_row(row), len(columns[0]) if columns else 0] for row, columns in entries]
     requests = pa.table(
         [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), request_schema(), strict=True)],
         schema=request_schema(),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from llmbench.results.errors import RunError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 FinalStatus = Literal["complete", "interrupted", "failed"]
 StoredStatus = Literal["running", "complete", "interrupted", "failed"]
@@ -208,7 +208,10 @@ class Manifest(_Frozen):
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 # From version n to n + 1, keyed by n. A new SCHEMA_VERSION brings its step here, and old runs stay readable.
-UPGRADES: Mapping[int, Upgrade] = {}
+UPGRADES: Mapping[int, Upgrade] = {
+    # Version 2 has attempts: columns of the tables (schema.upgraded_requests), and nothing in the manifest.
+    1: dict,
+}
 
 
 def upgraded(

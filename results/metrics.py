@@ -114,7 +114,9 @@ def tpot_ms(samples: Samples) -> Floats:
 
 
 def _send_lag(samples: Samples) -> Values:
-    return _per_request((samples.ns("sent_ns") - samples.ns("due_ns")) / NS_PER_MS)
+    attempt_due_ns = samples.ns("attempt_due_ns")
+    due_ns = np.where(np.isnan(attempt_due_ns), samples.ns("due_ns"), attempt_due_ns)
+    return _per_request((samples.ns("sent_ns") - due_ns) / NS_PER_MS)
 
 
 def _itl_chunk(samples: Samples) -> Values:
@@ -173,6 +175,17 @@ def _successes(samples: Samples) -> Floats:
     return samples.ok.astype(np.float64)
 
 
+def _attempts(samples: Samples) -> Floats | None:
+    measure = samples.run.manifest.workload.get("measure")
+    asked = isinstance(measure, dict) and measure.get("retries") is not None
+    return samples.counts("attempt") if asked else None
+
+
+def _retried(samples: Samples) -> Floats | None:
+    attempts = _attempts(samples)
+    return None if attempts is None else (attempts > 1).astype(np.float64)
+
+
 def meets_slo(samples: Samples) -> Bools | None:
     """Whether each request met every limit of the workload's `measure.slo`; None if it sets none.
 
@@ -223,7 +236,9 @@ METRICS: tuple[MetricSpec, ...] = (
     SampleMetric("itl_chunk", "ITL by chunk", "ms", "lower", "gap to the chunk before, counted per chunk", _itl_chunk),
     SampleMetric("e2e", "E2E", "ms", "lower", "end − due", _latency("due_ns", "end_ns")),
     SampleMetric("e2e_send", "E2E from send", "ms", "lower", "end − sent", _latency("sent_ns", "end_ns")),
-    SampleMetric("send_lag", "send lag", "ms", None, "sent − due: the instrument's delay, or a slot's", _send_lag),
+    SampleMetric(
+        "send_lag", "send lag", "ms", None, "sent − due of the attempt: the instrument's delay, or a slot's", _send_lag
+    ),
     SampleMetric("prompt_tokens", "prompt", "tokens", None, "tokens of each prompt", _count("prompt_tokens")),
     SampleMetric("output_tokens", "output", "tokens", None, "tokens of each answer", _count("output_tokens")),
     SampleMetric("tokens_per_chunk", "burst", "tokens", None, "tokens of each chunk that has any", _tokens_per_chunk),
@@ -267,6 +282,8 @@ METRICS: tuple[MetricSpec, ...] = (
         _met,
     ),
     TotalMetric("success_share", "success", "share", "higher", "successful requests ÷ all sent", "request", _successes),
+    TotalMetric("attempts", "attempts", "attempts", None, "attempts ÷ requests", "request", _attempts),
+    TotalMetric("retried_share", "retried", "share", None, "requests sent again ÷ all", "request", _retried),
     TotalMetric("duration", "duration", "s", None, "first due to last end, summed over rounds", "second", None),
 )
 

@@ -15,6 +15,10 @@ class RequestRecord:
     `request_id` is unique within a run. `level` names the load level, `round` counts from 0. `due_ns` is when the
     schedule wanted the request sent; `connect_ns` when a connected socket was at hand; `sent_ns` when its bytes were
     with the kernel; `first_token_ns` and `last_token_ns` stamp the first and last chunk with generated content.
+
+    A request that was sent again after a failure has a row for each `attempt`, with the same engine, level, round and
+    index, and the last one decides what became of it. `due_ns` is that of the first attempt in all of them, and
+    `attempt_due_ns` when this one was to go; None where that is `due_ns`.
     """
 
     request_id: str
@@ -40,6 +44,8 @@ class RequestRecord:
     error_kind: str | None
     error: str | None
     output_sha256: str | None
+    attempt: int = 1
+    attempt_due_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from llmbench.results.errors import RunError
 from llmbench.results.journal import JOURNAL, read_batches
 from llmbench.results.manifest import Manifest, parse
-from llmbench.results.schema import chunk_schema, request_schema
+from llmbench.results.schema import chunk_schema, request_schema, upgraded_requests
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +55,7 @@ class Run:
     @cached_property
     def requests(self) -> pa.Table:
         """One row per request, in the order in which they ended: schema.request_schema()."""
-        return _read_parquet(self.path / REQUESTS) if self.finished else self._journalled[0]
+        return upgraded_requests(_read_parquet(self.path / REQUESTS)) if self.finished else self._journalled[0]
 
     @cached_property
     def chunks(self) -> pa.Table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmbench.results.attempts import are_last
 from llmbench.results.run import Run
 from llmbench.results.units import Floats as Floats
 from llmbench.results.units import Ints as Ints
@@ -36,6 +37,8 @@ class Piece(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Samples:
     """The measured requests of one engine at one level, in the order in which they were due; warm-up left out.
+
+    A request that was sent more than once is here with its last attempt.
 
     Times are float64 ns since `origin_ns`, exact for 104 days, NaN where there is no stamp. The chunk columns hold the
     stamped reads of these requests, grouped by request; `chunk_request` is each read's index into the request columns.
@@ -143,7 +146,7 @@ def each_samples(run: Run) -> tuple[Samples, ...]:
     rows = run.requests
     engines = np.asarray(rows.column("engine").to_pylist(), dtype=object)
     levels = np.asarray(rows.column("level").to_pylist(), dtype=object)
-    measured = ~rows.column("warmup").to_numpy(zero_copy_only=False).astype(bool)
+    measured = ~rows.column("warmup").to_numpy(zero_copy_only=False).astype(bool) & are_last(rows)
     due_ns, index = (rows.column(name).to_numpy() for name in ("due_ns", "index"))
     origin_ns = run.manifest.clock.origin_ns
     found = []

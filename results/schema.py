@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench.results.records import ChunkRecord, RequestRecord
 
@@ -24,13 +24,15 @@ class Column(NamedTuple):
 _NS = "ns on the clock of the manifest"
 
 REQUEST_COLUMNS = (
-    Column("request_id", "string", "", "unique within the run", nullable=False),
+    Column(
+        "request_id", "string", "", "unique within the run; that of a later attempt ends in #2, #3, …", nullable=False
+    ),
     Column("engine", "string", "", "label of the engine that was asked", nullable=False),
     Column("level", "string", "", "load level, e.g. poisson 8/s", nullable=False),
     Column("round", "int32", "", "repetition, counted from 0", nullable=False),
     Column("index", "int32", "", "place in the trial's plan, counted from 0", nullable=False),
     Column("warmup", "bool", "", "sent before the measurement and left out of every result", nullable=False),
-    Column("due_ns", "int64", _NS, "when the schedule wanted the request sent", nullable=False),
+    Column("due_ns", "int64", _NS, "when the schedule wanted the request sent, at its first attempt", nullable=False),
     Column("connect_ns", "int64", _NS, "when a connected socket was at hand, reused or new"),
     Column("sent_ns", "int64", _NS, "when the request's bytes had been handed to the kernel"),
     Column("first_byte_ns", "int64", _NS, "when the first byte of the answer was read"),
@@ -47,7 +49,11 @@ REQUEST_COLUMNS = (
     Column("error_kind", "string", "", "kind of failure, from a fixed list"),
     Column("error", "string", "", "the failure in a sentence"),
     Column("output_sha256", "string", "", "sha256 of the answer's text in UTF-8, hex"),
+    # Behind the others: rows of schema version 1 end before them.
+    Column("attempt", "int32", "", "how often the request had been sent, this time included", nullable=False),
+    Column("attempt_due_ns", "int64", _NS, "when this attempt was to be sent; null where that is due_ns"),
 )
+_NUM_COLUMNS_OF_VERSION_1 = len(REQUEST_COLUMNS) - 2
 
 # Not part of a record: it finds a request's rows in chunks.parquet without reading a single id.
 NUM_CHUNKS = Column("num_chunks", "int32", "rows", "rows of this request in chunks.parquet", nullable=False)
@@ -71,6 +77,23 @@ RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 def request_schema() -> pa.Schema:
     """Rows in the order in which the requests ended."""
     return _schema((*REQUEST_COLUMNS, NUM_CHUNKS))
+
+
+def upgraded_row(row: list[Any]) -> list[Any]:
+    """A request's values in the order of REQUEST_COLUMNS, of a row that may be of an older schema version."""
+    return [*row, 1, None] if len(row) == _NUM_COLUMNS_OF_VERSION_1 else row
+
+
+def upgraded_requests(table: pa.Table) -> pa.Table:
+    """`requests.parquet` of any schema version with the columns of this one."""
+    import pyarrow as pa
+
+    if "attempt" in table.column_names:
+        return table
+    missing = {"attempt": pa.repeat(pa.scalar(1, pa.int32()), len(table)), "attempt_due_ns": pa.nulls(len(table))}
+    names = request_schema().names
+    columns = [missing[name] if name in missing else table.column(name) for name in names]
+    return pa.table(columns, names=names).cast(request_schema())
 
 
 def chunk_schema() -> pa.Schema:

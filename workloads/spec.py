@@ -13,12 +13,14 @@ from llmbench.workloads.arrivals import Arrivals, ClosedArrivals, StagedArrivals
 from llmbench.workloads.base import MAX_REQUESTS, Count, CountOrZero, Flag, Frozen, Positive, Rate, Seed, Text, refuse
 from llmbench.workloads.engine_spec import Engine, EngineSpec
 from llmbench.workloads.prompt_specs import PromptsSpec, SyntheticPrompts
+from llmbench.workloads.retry_spec import RetrySpec
 
 __all__ = [
     "EngineSpec",
     "MeasureSpec",
     "PromptsSpec",
     "RequestSpec",
+    "RetrySpec",
     "SeedSpec",
     "SloSpec",
     "TimeoutSpec",
@@ -179,6 +181,9 @@ class MeasureSpec(Frozen):
     )
     slo: SloSpec = Field(default=SloSpec(), description="What a request must meet to count as good; default anything.")
     timeouts: TimeoutSpec = Field(default=TimeoutSpec(), description="When a request is given up.")
+    retries: RetrySpec | None = Field(
+        default=None, description="When a request that failed is sent again; default null, never."
+    )
     clock: Literal["auto", "packet", "kernel", "user"] | None = Field(
         default=None,
         description="What stamps the chunks: `kernel` stamps as they arrive, `user` as they are read, `packet` tells "

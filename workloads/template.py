@@ -56,6 +56,7 @@ measure:
   rounds: 1                           # how often each engine gets the whole load
   slo: {ttft_ms: null, tpot_ms: null, e2e_ms: null}   # what a request must meet to count as good
   timeouts: {connect_s: 10, first_token_s: 120, idle_s: 60, total_s: 600}
+  retries: null                       # when a failed request is sent again; null: never
   clock: null                         # what stamps the chunks: auto, packet, kernel or user; null: auto
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmbench.reports.material import Material
 from llmbench.reports.section import Section, View
+from llmbench.results.attempts import retries
 from llmbench.results.series import failures
 
 
@@ -11,7 +12,7 @@ def _view(material: Material) -> View | None:
     if not material.samples:
         return None
     sent = {(samples.engine, samples.level): len(samples) for samples in material.samples}
-    return {"failures": failures(material.run), "sent": sent}
+    return {"failures": failures(material.run), "sent": sent, "retries": retries(material.run)}
 
 
 FAILURES = Section("failures", "What failed", "Failures", _view, "failures.html")

@@ -11,7 +11,7 @@ from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, percent
 from llmbench.reports.section import Section, View
 from llmbench.results.answer import left_out
-from llmbench.results.metrics import is_streamed
+from llmbench.results.metrics import is_streamed, values_of
 from llmbench.results.samples import Samples
 from llmbench.results.statistics import MIN_ROUNDS, required_n
 
@@ -83,8 +83,7 @@ def _rounds(material: Material) -> Fact:
 def _send_lag(material: Material) -> Fact | None:
     if any(str(level).startswith("closed") for level in material.levels):
         return Fact("Schedule", "closed loop: each request is sent as soon as a slot is free")
-    lags_ms = np.concatenate([(each.ns("sent_ns") - each.ns("due_ns")) / 1e6 for each in material.samples])
-    lags_ms = lags_ms[~np.isnan(lags_ms)]
+    lags_ms = np.concatenate([values_of(each, "send_lag").values for each in material.samples])
     if not lags_ms.size:
         return None
     return Fact("Schedule", f"99 % of requests were sent within {digits(float(np.quantile(lags_ms, 0.99)))} ms of due")

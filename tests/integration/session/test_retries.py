@@ -1,0 +1,192 @@
+"""Retries as a user has them: from the workload to the rows, the table, the report and the exports."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from llmbench.results.run_directory import Run
+
+TOKEN = {"choices": [{"text": "a", "index": 0, "finish_reason": "length"}]}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+RETRIES = {"attempts": 3, "backoff": "fixed", "wait_s": 0.05, "jitter": 0.0}
+
+
+class Shy(ThreadingHTTPServer):
+    """Refuses each question `num_refusals` times with 429, and answers it with one token then."""
+
+    def __init__(self, num_refusals: int, retry_after: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.num_refusals, self.retry_after = num_refusals, retry_after
+        self.asked: Counter[str] = Counter()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Shy
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer(200, b"{}")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = json.dumps(body.get("prompt") or body.get("messages"))
+        self.server.asked[question] += 1
+        if self.server.asked[question] <= self.server.num_refusals:
+            self._answer(429, b'{"error": {"message": "slow down"}}')
+        else:
+            self._answer(200, b"".join(f"data: {event}\n\n".encode() for event in (*map(json.dumps, EVENTS), "[DONE]")))
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        if status == 429:
+            self.send_header("Retry-After", self.server.retry_after)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing on stderr."""
+
+
+EVENTS = (TOKEN, USAGE)
+
+
+@pytest.fixture
+def shy() -> Iterator[Any]:
+    servers: list[tuple[Shy, threading.Thread]] = []
+
+    def start(num_refusals: int, retry_after: str = "0") -> Shy:
+        server = Shy(num_refusals, retry_after)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        servers.append((server, thread))
+        return server
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def asks(workplace: Any, server: Shy, retries: dict[str, Any] | None = None, **fields: Any) -> str:
+    spec = {
+        "model": "m",
+        "engines": [{"openai": {"url": f"http://127.0.0.1:{server.server_address[1]}", "label": "shy"}}],
+        "prompts": {"kind": "text", "path": "prompts.txt", "output_tokens": 1},
+        "traffic": {"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 3}},
+        "measure": {"retries": {**RETRIES, **(retries or {})}},
+    }
+    return str(workplace.workload(**{**spec, **fields}))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_request_that_was_refused_is_sent_again_and_counts_once(workplace: Any, shy: Any, workers: str) -> None:
+    workload = asks(workplace, shy(1))
+    done = workplace.run("run", workload, "--workers", workers, "--out", "out", "--allow-invalid")
+    assert done.returncode == 0, done.stderr
+    rows = Run.open(workplace.folder / "out").requests.sort_by([("index", "ascending"), ("attempt", "ascending")])
+    found = rows.to_pydict()
+    assert found["attempt"] == [1, 2] * 6
+    assert found["status"] == ["failed", "ok"] * 6
+    assert found["error_kind"] == ["rate_limited", None] * 6
+    assert len(set(found["request_id"])) == 12
+    for first in range(0, 12, 2):
+        assert found["due_ns"][first + 1] == found["due_ns"][first], "latency runs from when the first was due"
+        assert found["attempt_due_ns"][first + 1] == found["end_ns"][first] + 50_000_000
+        assert found["sent_ns"][first + 1] >= found["attempt_due_ns"][first + 1]
+    said = "6 of 6 requests were sent again, 12 attempts in all (6 × rate limited); 6 of them ended well"
+    assert said in done.stdout
+    assert said in (workplace.folder / "out" / "report.html").read_text()
+    exported = workplace.run("report", "out", "--export", "json")
+    assert exported.returncode == 0, exported.stderr
+    [row] = json.loads((workplace.folder / "out" / "summary.json").read_text())["rows"]
+    assert (row["num_requests"], row["num_failed"]) == (6, 0)
+    assert row["metrics"]["attempts"]["total"] == 2
+    assert row["metrics"]["ttft"]["p50"]["value"] >= 50
+
+
+def test_retry_after_is_waited_for_and_attempts_run_out(workplace: Any, shy: Any) -> None:
+    workload = asks(
+        workplace,
+        shy(5, retry_after="1"),
+        {"attempts": 2},
+        traffic={"requests": 2, "warmup_requests": 0, "arrivals": {"kind": "burst"}},
+    )
+    done = workplace.run("run", workload, "--out", "out")
+    assert done.returncode == 5, "nothing was answered"
+    found = Run.open(workplace.folder / "out").requests.sort_by("request_id").to_pydict()
+    assert found["attempt"] == [1, 2, 1, 2]
+    assert found["error_kind"] == ["rate_limited"] * 4
+    assert found["attempt_due_ns"][1] == found["end_ns"][0] + 1_000_000_000
+    assert "none of 2 requests succeeded" in done.stdout
+
+
+def test_a_turn_that_is_sent_again_is_followed_by_the_next(workplace: Any, shy: Any) -> None:
+    talk = {"kind": "conversations", "turns": 2, "prompt_tokens": 8, "output_tokens": 1, "think_s": 0.0}
+    workload = asks(workplace, shy(1), prompts=talk, tokenizer=None, model="synthetic:llama-tiny")
+    done = workplace.run("run", workload, "--out", "out", "--allow-invalid")
+    assert done.returncode == 0, done.stderr
+    rows = Run.open(workplace.folder / "out").requests.sort_by([("index", "ascending"), ("attempt", "ascending")])
+    found = rows.to_pydict()
+    assert found["attempt"] == [1, 2] * 6
+    assert found["status"] == ["failed", "ok"] * 6
+    for first in range(0, 12, 4):
+        assert found["due_ns"][first + 2] == found["end_ns"][first + 1], "after the answer, not after the refusal"
+
+
+def test_a_server_that_comes_up_late_is_reached(serve_late: Any) -> None:
+    failed, answered = serve_late
+    assert (failed.attempt, failed.failure.kind, failed.is_retried) == (1, "connect", True)
+    assert answered.failure is None
+    assert answered.attempt >= 2
+    assert answered.first_due_ns == failed.due_ns
+
+
+@pytest.fixture
+def serve_late() -> Any:
+    """The first and the last attempt of a request whose server begins to listen once it has been refused."""
+    from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
+    from llmbench.harness.loadgen import Outgoing, StopFlag, run_load
+    from llmbench.harness.retries import Retries
+    from llmbench.workloads.spec import RetrySpec, TimeoutSpec
+
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody else gets this port, and nobody listens on it
+        attempts: list[Timeline] = []
+        threads: list[threading.Thread] = []
+
+        def serve() -> None:
+            peer, _ = held.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+
+        def on_done(request_id: str, timeline: Timeline) -> None:
+            attempts.append(timeline)
+            if not threads:
+                held.listen()
+                threads.append(threading.Thread(target=serve))
+                threads[0].start()
+
+        asked = {"r": GenerationRequest("r", "m", 1, prompt="x")}
+        policy = RetrySpec(attempts=5, backoff="fixed", wait_s=0.05, jitter=0.0)
+        wire = WireRequest("http", Endpoint("127.0.0.1", held.getsockname()[1]), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        run_load(
+            [Outgoing("r", 0, wire)],
+            concurrency=None,
+            timeouts=TimeoutSpec(),
+            on_done=on_done,
+            stop=StopFlag(),
+            retries=Retries(policy, asked, lambda request, timeline: DecodedAnswer((), failure=timeline.failure)),
+        )
+        threads[0].join()
+        return attempts[0], attempts[-1]

@@ -1,0 +1,94 @@
+"""Requests that were sent again: rows for each attempt, one request in every figure; and runs from before that."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from made_runs import MS, ORIGIN_NS, MakeRun, entry
+from rich.console import Console
+
+from llmbench.reports.console import print_summary
+from llmbench.results.attempts import retries
+from llmbench.results.metrics import BY_NAME, TotalMetric, values_of
+from llmbench.results.run import Run
+from llmbench.results.samples import Samples, each_samples
+
+ASKED = {"measure": {"retries": {"attempts": 3}}}
+
+
+def refused(index: int, attempt: int = 1, **changes: Any) -> Any:
+    fields = {"ok": False, "tokens": [], "end": 5, "error_kind": "rate_limited", "attempt": attempt, **changes}
+    return entry(index, **fields)
+
+
+def only(run: Run) -> Samples:
+    [samples] = each_samples(run)
+    return samples
+
+
+def total(run: Run, name: str) -> float | None:
+    metric = BY_NAME[name]
+    assert isinstance(metric, TotalMetric)
+    return metric.value(only(run))
+
+
+def test_a_request_counts_once_with_its_last_attempt_from_when_it_was_first_due(make_run: MakeRun) -> None:
+    second = entry(
+        0,
+        due=0,
+        sent=52,
+        tokens=[(60, 1), (70, 1)],
+        attempt=2,
+        attempt_due_ns=ORIGIN_NS + 50 * MS,
+        request_id="a-r0-00000#2",
+    )
+    run = make_run([refused(0), entry(1), second, refused(2), refused(2, 2, request_id="a-r0-00002#2")], workload=ASKED)
+    assert run.requests.num_rows == 5
+    assert len(only(run)) == 3
+    assert values_of(only(run), "ttft").values.tolist() == [60, 10, float("inf")]
+    assert values_of(only(run), "ttft_send").values.tolist()[:2] == [8, 9]
+    assert values_of(only(run), "send_lag").values.tolist()[:2] == [2, 1], "not the wait that was asked for"
+    assert total(run, "success_share") == pytest.approx(2 / 3)
+    assert total(run, "attempts") == pytest.approx(5 / 3)
+    assert total(run, "retried_share") == pytest.approx(2 / 3)
+
+
+def test_what_was_sent_again_is_told(make_run: MakeRun) -> None:
+    run = make_run([refused(0), entry(0, attempt=2, request_id="x"), refused(1), refused(1, 2, request_id="y")])
+    [count] = retries(run)
+    assert (count.num_requests, count.num_retried, count.num_recovered, count.num_attempts) == (2, 2, 1, 4)
+    assert count.kinds == (("rate_limited", 2),)
+    console = Console(width=200, record=True, file=StringIO())
+    print_summary(run, console)
+    assert "2 of 2 requests were sent again, 4 attempts in all (2 × rate limited); 1 of them ended well." in (
+        console.export_text()
+    )
+
+
+def test_without_a_policy_nothing_is_said(make_run: MakeRun) -> None:
+    run = make_run([entry(0), refused(1)])
+    assert retries(run) == []
+    assert total(run, "attempts") is None
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_run_of_schema_version_1_is_read(make_run: MakeRun, finish: bool) -> None:
+    made = make_run([entry(0), entry(1, due=100, tokens=[(110, 1), (120, 1)])], finish=finish)
+    manifest = made.path / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 1}))
+    if finish:
+        table = pq.read_table(made.path / "requests.parquet")
+        pq.write_table(table.drop_columns(["attempt", "attempt_due_ns"]), made.path / "requests.parquet")
+    else:
+        journal = made.path / "journal.jsonl"
+        entries = [json.loads(line) for line in journal.read_text().splitlines()]
+        journal.write_text("".join(json.dumps([row[:-2], chunks]) + "\n" for row, chunks in entries))
+    run = Run.open(made.path)
+    assert run.requests.schema.equals(made.requests.schema)
+    assert run.requests["attempt"].to_pylist() == [1, 1]
+    assert values_of(only(run), "ttft").values.tolist() == [10, 10]
+    assert run.manifest.schema_version == 2
