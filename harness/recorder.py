@@ -50,6 +50,7 @@ class Opening:
     draw: bool
     lag_matters: bool
     exact_lengths: bool
+    constant_load: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,9 @@ class Recording:
             case Closing(status, findings):
                 opening = self._opening
                 keeps_lengths = {label: adapter.capabilities.ignore_eos for label, adapter in self._adapters.items()}
-                judged = judge(self._records, keeps_lengths, opening.lag_matters, opening.exact_lengths)
+                judged = judge(
+                    self._records, keeps_lengths, opening.lag_matters, opening.exact_lengths, opening.constant_load
+                )
                 verdict = Verdict(tuple(sorted([*findings, *judged], key=lambda finding: not finding.invalid)))
                 self._directory.update_manifest(invalid=verdict.reasons)
                 self._directory.finish(status, problems=[finding.text for finding in verdict.findings])

@@ -94,6 +94,7 @@ def run_session(
         draw=draw and sys.stderr.isatty(),
         lag_matters=spec.traffic.max_concurrency is None,
         exact_lengths=spec.request.ignore_eos and not spec.request.stop,
+        constant_load=spec.traffic.arrivals.kind in ("constant", "poisson", "gamma"),
     )
     # First the crew: where there is no cluster to run it on, no run directory is left behind.
     with _crew(num_workers, on) as crew:

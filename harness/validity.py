@@ -7,9 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from llmbench.harness.arrival_fit import misfit
 from llmbench.results.manifest import InstrumentManifest, TrialManifest
 from llmbench.results.records import RequestRecord
+from llmbench.results.steadiness import growth
 
 SEND_LAG_BUDGET_NS = 5_000_000
 CLIENT_LAG_BUDGET_NS = 5_000_000
@@ -32,6 +35,7 @@ def judge(
     engines: Mapping[str, bool],
     lag_matters: bool = True,
     exact_lengths: bool = True,
+    constant_load: bool = False,
 ) -> list[Finding]:
     """Findings per engine, in the order of `engines`, which says of each whether it can be held to a length; warm-up
     requests are not judged.
@@ -39,7 +43,8 @@ def judge(
     Invalid: no successful request; p99 of sent − due above SEND_LAG_BUDGET_NS; more than MAX_WRONG_LENGTH_SHARE of the
     answers of another length than asked (a flag where there are fewer, or the engine cannot be held to it).
     `lag_matters` is false where the workload bounds the requests in flight: those beyond are meant to wait.
-    `exact_lengths` is false where answers may end when they like.
+    `exact_lengths` is false where answers may end when they like. `constant_load` says that requests come at one rate
+    whatever the engine does: answers that came ever later are then a flag.
     """
     by_engine: dict[str, list[RequestRecord]] = defaultdict(list)
     for record in records:
@@ -52,6 +57,8 @@ def judge(
             findings += _judge_engine(engine, asked, lag_matters)
             if exact_lengths:
                 findings += _judge_lengths(engine, asked, keeps_lengths)
+            if constant_load:
+                findings += _judge_steadiness(engine, asked)
     return findings
 
 
@@ -129,3 +136,22 @@ def _judge_lengths(engine: str, asked: list[RequestRecord], keeps_lengths: bool)
             f"with {off[0].output_tokens} tokens where {off[0].requested_tokens} were asked.{why}",
             invalid=keeps_lengths and len(off) > MAX_WRONG_LENGTH_SHARE * len(succeeded),
         )
+
+
+def _judge_steadiness(engine: str, asked: list[RequestRecord]) -> Iterable[Finding]:
+    """A flag for each trial in which the wait for an answer's first token grew all through."""
+    trials: dict[tuple[str, int], list[RequestRecord]] = defaultdict(list)
+    for record in asked:
+        if record.first_token_ns is not None:
+            trials[record.level, record.round].append(record)
+    for (level, round_index), records in trials.items():
+        in_order = sorted(records, key=lambda record: (record.due_ns, record.index))
+        waits_ms = [((record.first_token_ns or 0) - record.due_ns) / 1e6 for record in in_order]
+        if (found := growth(np.array(waits_ms))) is not None:
+            yield Finding(
+                f"{engine}, {level}, round {round_index + 1}: no steady state was reached. First tokens came ever "
+                f"later, {found.first:.0f} ms after they were due in the first fifth, {found.last:.0f} ms in the last "
+                f"(Mann-Kendall p = {found.p:.1g}): the load is more than the engine sustains, and a longer run would "
+                "show longer latencies.",
+                invalid=False,
+            )

@@ -55,6 +55,21 @@ def test_one_late_request_in_a_hundred_is_within_the_budget_and_two_are_not() ->
     assert "p99 9.0 ms" in finding.text
 
 
+def test_a_queue_that_grows_at_a_constant_load_is_a_flag_of_its_trial() -> None:
+    def answered(index: int, wait_ms: int, level: str) -> RequestRecord:
+        due_ns = index * MS
+        return replace(
+            GOOD, index=index, level=level, due_ns=due_ns, sent_ns=due_ns, first_token_ns=due_ns + wait_ms * MS
+        )
+
+    growing = [answered(index, 10 + 10 * index, "poisson 9/s") for index in range(60)]
+    steady = [answered(index, 10 + index % 7, "poisson 8/s") for index in range(60)]
+    [finding] = judge([*steady, *growing], A, constant_load=True)
+    assert not finding.invalid
+    assert finding.text.startswith("a, poisson 9/s, round 1: no steady state was reached.")
+    assert judge(growing, A) == []
+
+
 def test_waiting_for_a_slot_that_the_workload_itself_bounds_is_not_lateness() -> None:
     late = replace(GOOD, sent_ns=GOOD.due_ns + 9 * MS)
     assert judge([late] * 10, A, lag_matters=False) == []
