@@ -120,7 +120,7 @@ class _Session:
         self._counted: set[str] = set()
         # Requests that the arrival process has times for: later turns of conversations follow their answers.
         self._scheduled: set[str] = set()
-        self._sent_ns = array("q")
+        self._due_ns, self._sent_ns = array("q"), array("q")
         self._label = ""
         self._pace = Pace()
         self._has_begun_trial = False
@@ -187,7 +187,7 @@ class _Session:
                 requests=len(trial.requests),
             )
             self._tell_trials(started)
-            self._sent_ns = array("q")
+            self._due_ns, self._sent_ns = array("q"), array("q")
             self._scheduled = {request.request_id for request in trial.requests if request.due_offset_ns is not None}
             if measured is not None:
                 report = self._load(measured, trial.concurrency, stop)
@@ -267,12 +267,13 @@ class _Session:
         if timeline.failure is not None and timeline.failure.kind in _BROKEN:
             self._saw_broken_connections = True
         if timeline.sent_ns is not None and timeline.attempt == 1 and request_id in self._scheduled:
+            self._due_ns.append(timeline.due_ns)
             self._sent_ns.append(timeline.sent_ns)
         self._recorder.send(Answered(request_id, timeline))
 
     def _arrival_fit(self, trial: Trial) -> ArrivalManifest | None:
         # Requests beyond a bound on those in flight are meant to wait.
-        return arrival_fit(trial.arrivals, self._sent_ns) if trial.concurrency is None else None
+        return arrival_fit(trial.arrivals, self._due_ns, self._sent_ns) if trial.concurrency is None else None
 
     def _tell_trials(self, *unfinished: TrialManifest) -> None:
         self._recorder.send(ManifestChanges({"trials": (*self._trials, *unfinished)}))

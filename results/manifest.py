@@ -71,7 +71,9 @@ class ArrivalManifest(_Frozen):
 
     `gap_cv` is the coefficient of variation of the gaps. `dispersion` is variance ÷ mean of the counts in windows of
     ten mean gaps, 1 for a Poisson process; `ks` the Kolmogorov-Smirnov distance of the gaps from an exponential. Each
-    `_p` is the chance of a value at least as far off under the process as asked; None where no test was made.
+    `_p` is the chance of a value at least as far off under the process as asked; None where no test was made. `due` is
+    the same of the times at which the requests were due, which is what the plan's own chance did, and `ks_moved` the
+    distance between the gaps as sent and as due, which is what sending added.
     """
 
     n: int
@@ -84,6 +86,8 @@ class ArrivalManifest(_Frozen):
     dispersion_p: float | None = None
     ks: float | None = None
     ks_p: float | None = None
+    ks_moved: float | None = None
+    due: ArrivalManifest | None = None
 
 
 class CalibrationManifest(_Frozen):

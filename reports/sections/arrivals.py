@@ -19,10 +19,14 @@ _MAX_POINTS_IN_ALL = 12_000
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """One trial's sending, tested against the random process asked for. `p` is the smallest of its tests' chances."""
+    """One trial's sending, tested against the random process asked for: `p` is the smallest of its tests' chances.
+
+    `due_p` is that of the due times, None in runs that did not keep it.
+    """
 
     trial: TrialManifest
     found: ArrivalManifest
+    due_p: float | None
     p: float
 
 
@@ -35,11 +39,15 @@ def _view(material: Material) -> View | None:
         lambda level: _figures(material, level),
     )
     tests = [
-        _Test(trial, found, min(p for p in (found.rate_p, found.dispersion_p, found.ks_p) if p is not None))
+        _Test(trial, found, None if found.due is None else _smallest_p(found.due), _smallest_p(found))
         for trial in material.manifest.trials
         if (found := trial.arrivals) is not None
     ]
     return None if view is None else {**view, "tests": tests}
+
+
+def _smallest_p(found: ArrivalManifest) -> float:
+    return min(p for p in (found.rate_p, found.dispersion_p, found.ks_p) if p is not None)
 
 
 def _figures(material: Material, level: str) -> list[Figure]:
