@@ -7,15 +7,12 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter_ns
 from typing import Protocol
 
 _CLOCK_MONOTONIC = 1
 _TFD_NONBLOCK, _TFD_CLOEXEC, _TFD_TIMER_ABSTIME = os.O_NONBLOCK, os.O_CLOEXEC, 1
-
-
-# From the kernel's timer to Python code on an idle core, as a rule.
-SPIN_NS = 60_000
 
 
 class Alarm(Protocol):
@@ -28,15 +25,21 @@ class Alarm(Protocol):
     def close(self) -> None: ...
 
 
-def create_alarm(loop: asyncio.AbstractEventLoop, callback: Callable[[], None], to_the_point: bool = False) -> Alarm:
-    """The most precise alarm this platform has; `to_the_point` spends processor time on the last microseconds.
+def create_alarm(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Alarm:
+    """The most precise alarm this platform has.
 
     On a busy 2-core machine (`tests/benchmarks/alarm.py`) the median alarm of uvloop's timer rang 163 µs late and a
-    third of them too early; a timerfd rang 65 µs late; a timerfd set a little early, and a spin, 9 µs late.
+    third of them too early; a timerfd rang 65 µs late; a timerfd set a little early, and `wait_until`, 9 µs late.
     """
     if sys.platform == "linux":
-        return TimerFdAlarm(loop, callback, SPIN_NS if to_the_point else 0)
+        return TimerFdAlarm(loop, callback)
     return SpinningAlarm(loop, callback)
+
+
+def wait_until(t_ns: int) -> None:
+    """Spend processor time until `t_ns`: for the last microseconds, which no timer hits."""
+    while perf_counter_ns() < t_ns:
+        pass
 
 
 class _TimeSpec(ctypes.Structure):
@@ -50,23 +53,23 @@ class _TimerSpec(ctypes.Structure):
 class TimerFdAlarm:
     """A kernel timer as a file descriptor: on Linux `perf_counter_ns` reads CLOCK_MONOTONIC, and so does it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None], spin_ns: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._callback = callback
-        self._spin_ns = spin_ns
-        self._t_ns = 0
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._fd: int = libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
+        # Made once, for an alarm is set a thousand times a second.
+        spec = _TimerSpec()
+        self._value = spec.it_value
+        self._settime = partial(libc.timerfd_settime, self._fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None)
         loop.add_reader(self._fd, self._ring)
 
     def set(self, t_ns: int) -> None:
-        self._t_ns = t_ns
         # An absolute time that has passed expires at once; zero would disarm.
-        seconds, nanoseconds = divmod(max(t_ns - self._spin_ns, 1), 1_000_000_000)
-        spec = _TimerSpec(it_value=_TimeSpec(seconds, nanoseconds))
-        self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None)
+        self._value.tv_sec, self._value.tv_nsec = divmod(max(t_ns, 1), 1_000_000_000)
+        self._settime()
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
@@ -77,8 +80,6 @@ class TimerFdAlarm:
             os.read(self._fd, 8)
         except BlockingIOError:  # set anew since it expired
             return
-        while perf_counter_ns() < self._t_ns:
-            pass
         self._callback()
 
 
@@ -102,6 +103,5 @@ class SpinningAlarm:
             self._timer.cancel()
 
     def _spin(self, t_ns: int) -> None:
-        while perf_counter_ns() < t_ns:
-            pass
+        wait_until(t_ns)
         self._callback()

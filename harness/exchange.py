@@ -22,6 +22,7 @@ class Exchange:
         "_deadline",
         "_endpoint",
         "_keep",
+        "_obstacle",
         "_on_done",
         "_packet_clock",
         "_payload",
@@ -36,38 +37,44 @@ class Exchange:
         timeline: Timeline,
         timeouts: TimeoutSpec,
         packet_clock: PacketClock | None,
-        on_done: Callable[[Exchange], None],
+        on_done: Callable[[], None],
         keep: Callable[[Connection, Endpoint], None],
     ) -> None:
         self.timeline = timeline
         self._payload = payload
-        self._on_done: Callable[[Exchange], None] | None = on_done
+        self._on_done: Callable[[], None] | None = on_done
         self._keep = keep
         self._connection: Connection | None = None
         self._packet_clock = packet_clock
         self.reader = ResponseReader(timeline) if packet_clock is None else RawReader(timeline)
         self._endpoint: Endpoint | None = None
+        self._obstacle: Failure | None = None
         self._deadline = Deadline(loop, timeline, timeouts, self._last_body_ns, self.broken)
 
-    def open(self, connection: Connection, endpoint: Endpoint) -> None:
-        """Go ahead on a connection that has yet to be made."""
-        self._begin(connection, endpoint)
-        connection.open(self)
-
-    def reuse(self, connection: Connection, endpoint: Endpoint) -> None:
-        """Go ahead on a connection that has been taken from the idle ones."""
-        self._begin(connection, endpoint)
-        self.connected(perf_counter_ns())
-
-    def cancel(self, reason: str) -> None:
-        """Give up."""
-        self.broken(Failure(FailureKind.CANCELLED, reason))
-
-    def _begin(self, connection: Connection, endpoint: Endpoint) -> None:
+    def prepare(self, connection: Connection, endpoint: Endpoint) -> None:
+        """Be ready to go on `connection`, which is yet to be made or has been taken from the idle ones."""
         self._connection = connection
         self._endpoint = endpoint
         self.reader.several_segments = connection.several_segments
         self._deadline.arm()
+
+    def prepare_failure(self, failure: Failure) -> None:
+        """Be ready to fail: there is no way to the server."""
+        self._obstacle = failure
+
+    def go(self) -> None:
+        if self._obstacle is not None:
+            self.broken(self._obstacle)
+            return
+        assert self._connection is not None
+        if self._connection.is_open:
+            self.connected(perf_counter_ns())
+        else:
+            self._connection.open(self)
+
+    def cancel(self, reason: str) -> None:
+        """Give up."""
+        self.broken(Failure(FailureKind.CANCELLED, reason))
 
     def _last_body_ns(self) -> int | None:
         return self.reader.last_body_ns
@@ -106,4 +113,4 @@ class Exchange:
                 self._keep(connection, self._endpoint)
             else:
                 connection.close()
-        on_done(self)
+        on_done()

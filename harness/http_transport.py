@@ -50,22 +50,23 @@ class HttpTransport:
                 context = self._tls_contexts[endpoint] = tls_context(endpoint.tls_ca)
                 context.set_alpn_protocols(["http/1.1"])
 
-    def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[Exchange], None]) -> Exchange:
-        """The request under way. `on_done` is called once, possibly before this returns, with `timeline` complete."""
+    def prepare(self, request: WireRequest, timeline: Timeline, on_done: Callable[[], None]) -> Exchange:
+        """The request, on a connection that is idle or yet to be made. `on_done` is called once, with `timeline`
+        complete."""
         endpoint = request.endpoint
         clock = self._packet_clock if endpoint.is_plain_tcp else None
         exchange = Exchange(self._loop, request.payload, timeline, self._timeouts, clock, on_done, self._keep)
         addresses = self._addresses[endpoint]
         if isinstance(addresses, Failure):
-            exchange.broken(addresses)
+            exchange.prepare_failure(addresses)
             return exchange
         idle = self._idle[endpoint]
         while idle:
             connection = idle.pop()
             if connection.take(exchange):
-                exchange.reuse(connection, endpoint)
+                exchange.prepare(connection, endpoint)
                 return exchange
-        exchange.open(self._connect(endpoint, addresses), endpoint)
+        exchange.prepare(self._connection(endpoint, addresses), endpoint)
         return exchange
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class HttpTransport:
                 idle.pop().close()
         self._poller.close()
 
-    def _connect(self, endpoint: Endpoint, addresses: list[Address]) -> Connection:
+    def _connection(self, endpoint: Endpoint, addresses: list[Address]) -> Connection:
         def forget(connection: Connection) -> None:
             if connection in self._idle[endpoint]:
                 self._idle[endpoint].remove(connection)

@@ -8,6 +8,7 @@ import gc
 import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,7 +19,7 @@ import numpy as np
 
 from llmbench.engines.wire import Endpoint, Timeline
 from llmbench.harness.agenda import Agenda, Due, Outgoing
-from llmbench.harness.alarm import create_alarm
+from llmbench.harness.alarm import create_alarm, wait_until
 from llmbench.harness.conversation import Conversations, FollowUp
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.lag_probe import LagProbe
@@ -28,7 +29,7 @@ from llmbench.harness.packet_ring import PacketRing
 from llmbench.harness.priority import foremost
 from llmbench.harness.retries import Retries
 from llmbench.harness.stop_flag import StopFlag
-from llmbench.harness.transports import Transports, UnderWay
+from llmbench.harness.transports import Ready, Transports
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.results.manifest import InstrumentManifest
 from llmbench.workloads.spec import TimeoutSpec
@@ -40,6 +41,12 @@ OnDone = Callable[[str, Timeline], None]
 
 # Between the call and the start of the schedule, so that the first request is not late by what starting costs.
 LEAD_NS = 5_000_000
+# How early requests are made ready: half of it passes from the kernel's timer to Python code, the rest is the work.
+AHEAD_NS = 120_000
+# What making one ready takes: one that is due sooner is sent before another is made ready.
+PREPARE_NS = 40_000
+# Requests that are due one right after the other leave in one go, and nothing is read meanwhile; for this long at most.
+MAX_GO_NS = 500_000
 # The ring holds seconds of segments; emptying it costs the less the more it holds.
 SAMPLES_PER_POLL = 5
 
@@ -130,7 +137,7 @@ class _Load:
         self._on_done = on_done
         self._requests, self._concurrency = requests, concurrency
         self._conversations, self._retries = conversations, retries
-        self._in_flight: dict[UnderWay, str] = {}
+        self._in_flight: set[Ready] = set()
         self._send_lags = LagSamples()
         self._client_lags = LagSamples()
         self._num_chunks = 0
@@ -144,7 +151,7 @@ class _Load:
         self._packet_clock = _packet_clock(endpoints, self._wall_offset) if clock == "packet" else None
         self._num_samples = 0
         self._transport = Transports(loop, wires, timeouts, self._wall_offset, self._packet_clock)
-        self._alarm = create_alarm(loop, self._fill, to_the_point=True)
+        self._alarm = create_alarm(loop, self._fill)
         self._probe = LagProbe(loop, self._on_sample)
         loop.set_exception_handler(self._on_exception)
 
@@ -153,7 +160,7 @@ class _Load:
         self._agenda = Agenda(self._requests, self._concurrency, start_ns)
         cpu_start_s = time.process_time()
         if self._agenda:
-            self._alarm.set(start_ns)
+            self._alarm.set(start_ns - AHEAD_NS)
             self._loop.run_until_complete(self._finished)
         end_ns = perf_counter_ns()
         return LoadReport(
@@ -191,30 +198,44 @@ class _Load:
             self._packet_clock.close()
 
     def _fill(self) -> None:
-        """Send everything that is due and has a slot, and wake up for the next."""
+        """Send everything that is due and has a slot, or soon is, and wake up for the next."""
         if self._is_filling:  # a request that fails at once frees its slot from within
             return
         self._is_filling = True
+        prepared: deque[tuple[int, Ready]] = deque()
         try:
-            while not self._finished.done():
-                due = self._agenda.take(perf_counter_ns())
-                if due is None:
+            until_ns = perf_counter_ns() + MAX_GO_NS
+            while True:
+                now_ns = perf_counter_ns()
+                due = None
+                if not prepared or now_ns < prepared[0][0] - PREPARE_NS:
+                    due = self._due_soon(now_ns, until_ns)
+                if due is not None:
+                    prepared.append((due.due_ns, self._prepare(due)))
+                elif prepared:
+                    due_ns, ready = prepared.popleft()
+                    wait_until(due_ns)
+                    ready.go()
+                else:
                     break
-                self._send(due)
         finally:
             self._is_filling = False
         wake_ns = self._agenda.wake_ns()
         if wake_ns is not None and not self._finished.done():
-            self._alarm.set(wake_ns)
+            self._alarm.set(wake_ns - AHEAD_NS)
         self._end_if_done()
 
-    def _send(self, due: Due) -> None:
+    def _due_soon(self, now_ns: int, until_ns: int) -> Due | None:
+        """The next request, if it is due within AHEAD_NS; none once the load has ended or `until_ns` has passed."""
+        return self._agenda.take(now_ns + AHEAD_NS) if now_ns < until_ns and not self._finished.done() else None
+
+    def _prepare(self, due: Due) -> Ready:
         timeline = Timeline(due.due_ns)
         if self._retries is not None:
             self._retries.begin(due.request_id, timeline)
 
-        def done(exchange: UnderWay) -> None:
-            self._in_flight.pop(exchange, None)
+        def done() -> None:
+            self._in_flight.discard(ready)
             self._account(timeline)
             again = self._next_attempt(due, timeline)
             self._on_done(due.request_id, timeline)
@@ -223,9 +244,9 @@ class _Load:
             self._fill()
             self._end_if_done()
 
-        exchange = self._transport.start(due.wire, timeline, done)
-        if timeline.end_ns is None:
-            self._in_flight[exchange] = due.request_id
+        ready = self._transport.prepare(due.wire, timeline, done)
+        self._in_flight.add(ready)
+        return ready
 
     def _next_attempt(self, due: Due, timeline: Timeline) -> FollowUp | None:
         if self._retries is None or self._finished.done():
@@ -262,8 +283,8 @@ class _Load:
             return
         if error is None:
             self._finished.set_result(None)
-            for exchange in list(self._in_flight):
-                exchange.cancel("The run was stopped before the answer was complete.")
+            for request in list(self._in_flight):
+                request.cancel("The run was stopped before the answer was complete.")
         else:
             self._finished.set_exception(error)
             self._abandon()
@@ -271,8 +292,8 @@ class _Load:
     def _abandon(self) -> None:
         """Close what is in flight and tell nobody: whoever would be told has failed, or an exception is on its way."""
         self._on_done = lambda request_id, timeline: None
-        for exchange in list(self._in_flight):
-            exchange.cancel("The run was abandoned.")
+        for request in list(self._in_flight):
+            request.cancel("The run was abandoned.")
 
     def _on_sample(self) -> None:
         if self._wall_offset is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol, get_args
 
 from llmbench.engines.wire import Endpoint, Timeline, Transport, WireRequest
@@ -19,6 +20,14 @@ class UnderWay(Protocol):
 
     def cancel(self, reason: str) -> None:
         """Give up."""
+        ...
+
+
+class Ready(UnderWay, Protocol):
+    """A request of which everything is done that can be done before it is due."""
+
+    def go(self) -> None:
+        """Send it. What was asked to be told is told once, possibly before this returns."""
         ...
 
 
@@ -69,18 +78,13 @@ class Transports:
                 ) from None
             self._hub = HubTransport(loop, endpoints["hub"], timeouts)
 
-    def start(self, wire: WireRequest, timeline: Timeline, on_done: Callable[[UnderWay], None]) -> UnderWay:
-        """The request under way. `on_done` is called once, possibly before this returns, with `timeline` complete."""
+    def prepare(self, wire: WireRequest, timeline: Timeline, on_done: Callable[[], None]) -> Ready:
+        """The request, to be told to go at once when it is due. `on_done` is called once, with `timeline` complete."""
         if wire.transport == "http":
-            return self._http.start(wire, timeline, on_done)
-        if wire.transport == "websocket":
-            assert self._websocket is not None
-            return self._websocket.start(wire, timeline, on_done)
-        if wire.transport == "hub":
-            assert self._hub is not None
-            return self._hub.start(wire, timeline, on_done)
-        assert self._grpc is not None
-        return self._grpc.start(wire, timeline, on_done)
+            return self._http.prepare(wire, timeline, on_done)
+        transport = {"websocket": self._websocket, "hub": self._hub, "grpc": self._grpc}[wire.transport]
+        assert transport is not None
+        return _Unprepared(partial(transport.start, wire, timeline, lambda call: on_done()))
 
     def close(self) -> None:
         """Close connections that are idle, and calls that nobody waits for. The loop must not be running."""
@@ -88,3 +92,18 @@ class Transports:
         for transport in (self._grpc, self._hub):
             if transport is not None:
                 transport.close()
+
+
+class _Unprepared:
+    """A request of a transport that does everything when it starts."""
+
+    def __init__(self, start: Callable[[], UnderWay]) -> None:
+        self._start = start
+        self._call: UnderWay | None = None
+
+    def go(self) -> None:
+        self._call = self._start()
+
+    def cancel(self, reason: str) -> None:
+        if self._call is not None:
+            self._call.cancel(reason)
