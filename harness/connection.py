@@ -280,6 +280,8 @@ class Connection:
         self._num_reads += 1
         if len(data) == READ_BYTES:
             self._surplus = None  # a full buffer may have cut a segment in two, which then counts as two reads
+            assert self._socket is not None
+            self._poller.again(self._socket.fileno())
         reader = self._reader
         if reader is None:
             self._drop_idle()

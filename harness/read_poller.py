@@ -24,12 +24,20 @@ MAX_COALESCED_SHARE = 0.01
 PROMPT_NS = 1_000_000_000
 
 
+if sys.platform == "linux":
+    _EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+
+
 class ReadPoller(Protocol):
     """Calls back whenever a file descriptor has something to read."""
 
     def add(self, fd: int, callback: Callable[[], None]) -> None: ...
 
     def remove(self, fd: int) -> None: ...
+
+    def again(self, fd: int) -> None:
+        """Call back even if nothing more arrives: a read has left something behind."""
+        ...
 
     def note_coalesced(self) -> None:
         """Several segments were read as one, which resting may have caused."""
@@ -57,6 +65,9 @@ class LoopPoller:
     def remove(self, fd: int) -> None:
         self._loop.remove_reader(fd)
 
+    def again(self, fd: int) -> None:
+        pass  # it does so anyway
+
     def note_coalesced(self) -> None:
         pass
 
@@ -67,7 +78,8 @@ class LoopPoller:
 class RestingPoller:
     """An epoll set of its own, which the event loop watches as one file descriptor, or not while the poller rests.
 
-    Only reading rests: what is due to be sent has its own alarm.
+    Only reading rests: what is due to be sent has its own alarm. The set is edge-triggered: what arrives is told once,
+    and the kernel is spared to ask every socket a second time whether it has been emptied.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -84,11 +96,15 @@ class RestingPoller:
 
     def add(self, fd: int, callback: Callable[[], None]) -> None:
         self._callbacks[fd] = callback
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, _EDGES)
 
     def remove(self, fd: int) -> None:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+
+    def again(self, fd: int) -> None:
+        if fd in self._callbacks:
+            self._epoll.modify(fd, _EDGES)
 
     def note_coalesced(self) -> None:
         self._num_coalesced += 1
@@ -102,10 +118,13 @@ class RestingPoller:
         callbacks = self._callbacks
         ready = self._epoll.poll(0)
         try:
-            for fd, _ in ready:
+            for fd, events in ready:
                 # Gone if an earlier one of them closed it; if its number was given anew, a read finds nothing.
-                if fd in callbacks:
-                    callbacks[fd]()
+                callback = callbacks.get(fd)
+                if callback is not None:
+                    callback()
+                    if events != select.EPOLLIN:  # the end of the stream stands behind what was read
+                        self.again(fd)
         finally:
             self._num_reads += len(ready)
             now_ns = perf_counter_ns()

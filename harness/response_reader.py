@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httptools
@@ -11,6 +12,28 @@ from llmbench.engines.wire import Failure, FailureKind, Timeline
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
+_TOO_LONG = f"The answer is longer than {MAX_BODY_BYTES} bytes."
+
+
+class _WholeFrames(dict[int, tuple[tuple[bytes, ...], int]]):
+    """By the length of a read: how it begins if it is one whole HTTP chunk and nothing else, and where the data begins.
+
+    Only sizes without leading zeros and without extensions are known here, which is how servers write them; a length
+    that no such chunk has begins with nothing. Filled as lengths are seen.
+    """
+
+    def __missing__(self, num_bytes: int) -> tuple[tuple[bytes, ...], int]:
+        begins: tuple[bytes, ...] = ()
+        size, num_digits = 0, 1
+        while (size := num_bytes - num_digits - 4) >= 16**num_digits:
+            num_digits += 1
+        if size > 0 and len(f"{size:x}") == num_digits:
+            begins = (b"%x\r\n" % size, b"%X\r\n" % size)
+        self[num_bytes] = begins, num_digits + 2
+        return self[num_bytes]
+
+
+_WHOLE_FRAMES = _WholeFrames()
 
 
 def _always() -> bool:
@@ -37,6 +60,7 @@ class ResponseReader:
         "_declared_length",
         "_feed_data",
         "_finished",
+        "_frame_ended",
         "_head_bytes",
         "_head_complete",
         "_num_own_parts",
@@ -45,6 +69,8 @@ class ResponseReader:
         "_reads",
         "is_reusable",
         "on_body",
+        "on_chunk_complete",
+        "on_chunk_header",
         "several_segments",
         "timeline",
     )
@@ -58,6 +84,10 @@ class ResponseReader:
         self._parts: list[bytes] = []
         # httptools looks its callbacks up once: a list's own append costs no Python frame per HTTP chunk.
         self.on_body = self._parts.append
+        # Not empty while the parser stands just behind the end of an HTTP chunk.
+        self._frame_ended: list[None] = []
+        self.on_chunk_header = self._frame_ended.clear
+        self.on_chunk_complete = partial(self._frame_ended.append, None)
         self._num_own_parts = 0
         self._body_bytes = 0
         self._head_bytes = 0
@@ -78,6 +108,18 @@ class ResponseReader:
         `read_ns` is when the read returned, `arrival_ns` when the network stack got the last byte of `data`, where it
         tells.
         """
+        # One whole HTTP chunk behind another, as nearly every read of a stream is: the parser, which would stand
+        # afterwards where it stands, is spared it.
+        if self._frame_ended:
+            begins, start = _WHOLE_FRAMES[len(data)]
+            if data.startswith(begins) and data.endswith(b"\r\n"):
+                body = data[start:-2]
+                self._reads += (read_ns, arrival_ns, body, False)
+                self._body_bytes += len(body)
+                if self._body_bytes <= MAX_BODY_BYTES:
+                    return False
+                self._end(read_ns, Failure(FailureKind.MALFORMED, _TOO_LONG))
+                return True
         had_head = self._head_complete
         problem: str | None = None
         try:
@@ -87,6 +129,8 @@ class ResponseReader:
             problem = "The server switched protocols, which nobody had asked for."
         except httptools.HttpParserError as error:
             problem = f"The answer is not valid HTTP/1.1: {error}."
+        if not data.endswith(b"\r\n"):  # a part of the next size line may have been fed
+            self._frame_ended.clear()
         if not had_head:
             problem = self._check_head(data, read_ns if arrival_ns is None else arrival_ns) or problem
         parts = self._parts
@@ -102,7 +146,7 @@ class ResponseReader:
             reads += (read_ns, arrival_ns, body, coalesced)
             self._body_bytes += len(body)
             if self._body_bytes > MAX_BODY_BYTES:
-                problem = problem or f"The answer is longer than {MAX_BODY_BYTES} bytes."
+                problem = problem or _TOO_LONG
         if self._finished:
             # The answer is whole, whatever followed it; but a server that goes on talking is not asked again.
             self.is_reusable = self.is_reusable and problem is None
@@ -133,6 +177,7 @@ class ResponseReader:
         # The parser holds this object in a cycle, which no garbage collector breaks during a run.
         self._parser = None
         self._feed_data = _refuse
+        self._frame_ended.clear()
 
     def _check_head(self, data: bytes, stamp_ns: int) -> str | None:
         """What is wrong with the head as far as it has come."""

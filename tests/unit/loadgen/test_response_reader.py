@@ -96,6 +96,33 @@ def test_mutated_bytes_never_raise(response: tuple[bytes, bytes, int], data: st.
         assert timeline.failure.kind in (FailureKind.MALFORMED, FailureKind.TRUNCATED)
 
 
+@st.composite
+def sized_chunks(draw: st.DrawFn) -> bytes:
+    """An HTTP chunk as some server writes it: lower or upper case, leading zeros, an extension."""
+    data = draw(st.binary(min_size=1, max_size=300))
+    size = draw(st.sampled_from(["{:x}", "{:X}", "{:04x}", "{:x};a=b", "{:x} "])).format(len(data))
+    return size.encode() + b"\r\n" + data + b"\r\n"
+
+
+@given(st.lists(st.one_of(sized_chunks(), sized_chunks(), st.binary(min_size=1, max_size=12)), max_size=8))
+def test_a_read_that_is_one_whole_frame_is_read_as_the_parser_reads_it(pieces: list[bytes]) -> None:
+    """Read piece by piece, where the parser may be spared, and byte by byte, where it never is; even if it is not
+    HTTP."""
+    wire = [CHUNKED, *pieces, b"0\r\n\r\n"]
+    whole, _, done = read(*wire)
+    single, _, done_single = read(*(bytes([byte]) for byte in b"".join(wire)))
+    assert done == done_single
+    assert b"".join(whole.chunk_bytes) == b"".join(single.chunk_bytes)
+    assert (whole.failure is None) == (single.failure is None)
+
+
+def test_data_that_looks_like_a_frame_inside_a_frame_is_data() -> None:
+    timeline, _, done = read(CHUNKED, chunk(b"a"), b"f\r\n1\r\n2\r\n", b"1\r\n3\r\n", b"abc\r\n0\r\n\r\n")
+    assert done
+    assert timeline.failure is None
+    assert b"".join(timeline.chunk_bytes) == b"a1\r\n2\r\n1\r\n3\r\nabc"
+
+
 def test_one_entry_per_read_however_many_frames() -> None:
     timeline, _, done = read(
         CHUNKED + chunk(b"a"), chunk(b"b") + chunk(b"c"), chunk(b"d")[:2], b"\nd\r\n", b"0\r\n\r\n"
