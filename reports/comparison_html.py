@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmbench.reports.comparison_rows import notes
+from llmbench.reports.comparison_rows import change, notes
 from llmbench.reports.differences import pairs_of
 from llmbench.reports.html import page_assets, template, write_whole
 from llmbench.results.compare import Comparison
@@ -39,7 +39,8 @@ def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
             each for each in comparisons if (each.subject, each.baseline, each.level) == (subject, baseline, level)
         ]
         titles = {
-            verdict: [each.spec.title for each in group if each.verdict == verdict] for verdict in ("faster", "slower")
+            verdict: [_by_how_much(each) for each in group if each.verdict == verdict]
+            for verdict in ("faster", "slower")
         }
         told = [f"better in {', '.join(titles['faster'])}"] if titles["faster"] else []
         told += [f"worse in {', '.join(titles['slower'])}"] if titles["slower"] else []
@@ -48,3 +49,9 @@ def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
             told = ["no difference shown" if enough else "too little data for a verdict"]
         said.append(f"At {level}, {subject} against {baseline}: {'; '.join(told)}.")
     return said
+
+
+def _by_how_much(comparison: Comparison) -> str:
+    """`TPOT p50 (+5.0 %)`; the title alone where there is no ratio."""
+    title = comparison.spec.title
+    return title if comparison.ratio is None else f"{title} ({change(comparison).split(' (')[0]})"

@@ -31,6 +31,24 @@ def report(
             "Prometheus; may be repeated (default: none).",
         ),
     ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BASELINE",
+            show_default=False,
+            help="Also write comparison.html beside the report: RUN against this run, or baseline file of `llmbench "
+            "gate --save` (default: none).",
+        ),
+    ] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            show_default=False,
+            help="Log the figures to this MLflow store, one MLflow run for each engine and load level: a server's URL, "
+            "or sqlite:///FILE (default: none).",
+        ),
+    ] = None,
     open_: Annotated[
         bool, typer.Option("--open", show_default=False, help="Open the report in a browser (default: off).")
     ] = False,
@@ -38,11 +56,15 @@ def report(
     """Print a run's table and write its HTML report again."""
     from rich.console import Console
 
-    from llmbench.harness.cli.write_report import export_run, open_in_browser, write_report
+    from llmbench.harness.cli.write_report import export_run, log_run, open_in_browser, write_comparison, write_report
 
     path = write_report(run, out or run / "report.html", Console(markup=False, highlight=False))
     for kind in export or []:
         typer.echo(str(export_run(run, str(kind), path.parent)))
+    if compare is not None:
+        typer.echo(str(write_comparison(run, compare, path.with_name("comparison.html"))))
+    if mlflow is not None:
+        typer.echo(f"MLflow runs: {' '.join(log_run(run, mlflow))}")
     typer.echo(str(path))
     if open_:
         open_in_browser(path)

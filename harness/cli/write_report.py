@@ -8,12 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmbench.harness.errors import ConfigError
+from llmbench.harness.errors import ConfigError, MissingExtraError
+from llmbench.reports.comparison_html import write_comparison_html
 from llmbench.reports.console import print_summary
 from llmbench.reports.exports import write_csv, write_json, write_parquet, write_vllm_bench
 from llmbench.reports.html import write_html
 from llmbench.reports.markdown import run_markdown
+from llmbench.reports.mlflow_export import log_to_mlflow
 from llmbench.reports.openmetrics import write_openmetrics
+from llmbench.results.baseline import open_side
+from llmbench.results.comparison_set import compare_sides
 from llmbench.results.run_directory import Run
 
 
@@ -47,6 +51,22 @@ def export_run(run_path: Path, kind: str, folder: Path) -> Path:
     path = folder / name
     write(Run.open(run_path), path)
     return path
+
+
+def write_comparison(run_path: Path, baseline: Path, path: Path) -> Path:
+    """`path`, once it holds how the run compares with `baseline`."""
+    write_comparison_html(compare_sides([open_side(run_path)], open_side(baseline)), path)
+    return path
+
+
+def log_run(run_path: Path, uri: str) -> list[str]:
+    """The ids of the MLflow runs that the run was logged as; MissingExtraError where mlflow is not installed."""
+    try:
+        return log_to_mlflow(Run.open(run_path), uri)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'--mlflow needs {error.name}, which is not installed: pip install "llmbench[mlflow]"'
+        ) from None
 
 
 def write_text(path: Path, text: str, option: str) -> None:

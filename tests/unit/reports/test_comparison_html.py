@@ -16,7 +16,7 @@ from llmbench.results.run import Run
 
 def test_a_slower_engine_is_named_slower_and_drawn_to_the_left(sweep: Run) -> None:
     html = comparison_html(compare_engines(side_of(sweep)))
-    assert "beta against alpha: worse in TTFT p50" in html
+    assert "beta against alpha: worse in TTFT p50 (+" in html
     rows = re.findall(r'class="track balance slower".*?class="dot" style="left: ([\d.]+)%', html, re.S)
     assert rows
     assert all(float(at) < 50 for at in rows)
