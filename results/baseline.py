@@ -30,7 +30,7 @@ class _StoredFigure(_Stored):
     failed: int = Field(ge=0)
     rounds: int = Field(ge=1)
     log_error: float | None = Field(ge=0)
-    freedom: int = Field(ge=0)
+    freedom: float = Field(ge=0)
     across_rounds: bool
     influence: tuple[float, ...] | None = None
     lacking: str | None = None
@@ -145,7 +145,7 @@ def _figure_fields(figure: Figure) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "value": _rounded(figure.value),
         "log_error": None if figure.log_error is None else _rounded(figure.log_error),
-        "freedom": figure.freedom,
+        "freedom": float(f"{figure.freedom:.3g}"),
         "n": figure.n,
         "failed": figure.num_failed,
         "rounds": figure.num_rounds,

@@ -180,7 +180,7 @@ def _combined(ours: Figure, theirs: Figure, paired: bool) -> tuple[float, float]
         assert ours.influence is not None
         assert theirs.influence is not None
         if len(ours.influence) == len(theirs.influence):
-            return math.sqrt(float(((ours.influence - theirs.influence) ** 2).sum())), float(ours.freedom)
+            return math.sqrt(float(((ours.influence - theirs.influence) ** 2).sum())), min(ours.freedom, theirs.freedom)
     return _welch((ours.log_error, ours.freedom), (theirs.log_error, theirs.freedom))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from llmbench.results.metrics import BY_NAME, SampleMetric, TotalMetric, ordered_of, round_seconds
 from llmbench.results.samples import Samples
-from llmbench.results.statistics import estimate_quantile, required_n
+from llmbench.results.statistics import estimate_quantile, missing_beyond, required_n
 from llmbench.results.units import MIN_FREEDOM, MIN_ROUNDS, Floats, Units
 
 
@@ -79,7 +79,7 @@ class Figure:
     num_failed: int
     num_rounds: int
     log_error: float | None
-    freedom: int
+    freedom: float
     across_rounds: bool
     lacking: str | None = None
     influence: Floats | None = None
@@ -113,11 +113,13 @@ def _of_distribution(samples: Samples, metric: SampleMetric, share: float | None
         return _figure(samples, ordered.quantile(share), ordered.n, num_failed, None, lacking)
     estimate = estimate_quantile(ordered, units, share)
     if estimate is None:
-        return _figure(samples, ordered.quantile(share), ordered.n, num_failed, None, _more(units, "samples"))
+        lacking = missing_beyond(ordered, units, share) or _more(units, "samples")
+        return _figure(samples, ordered.quantile(share), ordered.n, num_failed, None, lacking)
     if not math.isfinite(estimate.interval.high) or estimate.interval.low <= 0:
         lacking = "too many requests failed to say how slow the others make it"
         return _figure(samples, estimate.value, ordered.n, num_failed, None, lacking)
-    return _figure(samples, estimate.value, ordered.n, num_failed, estimate.influence, None)
+    figure = _figure(samples, estimate.value, ordered.n, num_failed, estimate.influence, None)
+    return replace(figure, freedom=estimate.freedom)
 
 
 def _of_total(samples: Samples, metric: TotalMetric) -> Figure | None:

@@ -131,7 +131,7 @@ def _usable(figure: Figure) -> bool:
     return figure.log_error is not None and figure.across_rounds and 0 < figure.value < math.inf
 
 
-def _round_variance(figures: list[Figure]) -> tuple[float, int]:
+def _round_variance(figures: list[Figure]) -> tuple[float, float]:
     """The variance of the logarithm from round to round, with its degrees of freedom; from several runs, without what
     the prompts of a round do to it."""
     pairs = [

@@ -13,6 +13,10 @@ from llmbench.results.units import MIN_FREEDOM, Floats, Ints, Units, student_t
 from llmbench.results.units import MIN_ROUNDS as MIN_ROUNDS
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
+# How many independent samples' worth must lie beyond a quantile before its interval holds; measured in
+# docs/statistics.md.
+MIN_BEYOND = 2
+RARE = 0.05  # of the requests
 
 
 class Interval(NamedTuple):
@@ -82,11 +86,13 @@ def required_n(share: float) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Ordered:
-    """Values in ascending order, +inf for failures, with how often each counts and the unit it belongs to."""
+    """Values in ascending order, +inf for failures, with how often each counts, the request it belongs to (an index in
+    due order) and that request's unit."""
 
     values: Floats
     counts: Ints
     cumulative: Ints
+    request: Ints
     unit: Ints
 
     @property
@@ -111,20 +117,65 @@ class Ordered:
             return None
         return Interval(self._ranked(max(1, math.floor(low * self.n))), self._ranked(above))
 
+    def lumps(self, value: float) -> tuple[int, int]:
+        """How many requests have a sample of at least `value`, and in how many runs of neighbours they come."""
+        beyond = np.unique(self.request[np.searchsorted(self.values, value, "left") :])
+        return len(beyond), 1 + int((np.diff(beyond) > 1).sum())
+
 
 def order(values: Floats, weights: Ints | None, request: Ints, units: Units) -> Ordered:
     """`values`, each counted `weights` times (once if None), of the requests with index `request`. None is NaN."""
     ascending = np.argsort(values, kind="stable")
     counts = np.ones(values.size, np.int64) if weights is None else weights[ascending]
-    return Ordered(values[ascending], counts, np.cumsum(counts), units.of_request[request[ascending]])
+    requests = request[ascending]
+    return Ordered(values[ascending], counts, np.cumsum(counts), requests, units.of_request[requests])
+
+
+def samples_per_independent(ordered: Ordered, units: Units) -> float:
+    """How many samples are worth one independent one: 1 where neighbours in due order have nothing in common.
+
+    (1 + ρ) / (1 − ρ) as of a first-order autoregression, ρ being the correlation of the ranks of neighbours within a
+    round, which failures at +inf and long tails leave defined. Source: Bayley and Hammersley 1946.
+    """
+    if len(np.unique(ordered.request)) <= len(units):
+        return 1.0  # one request a unit, or samples counted on a grid: their order is not known
+    first = np.searchsorted(ordered.values, ordered.values, "left")
+    # Equal values share the middle of their ranks: those of their order alone would look like a trend.
+    ranks = (first + np.searchsorted(ordered.values, ordered.values, "right")) / 2.0
+    in_due_order = np.argsort(ordered.request, kind="stable")
+    ranks, round_ = ranks[in_due_order], units.round_of_unit[ordered.unit[in_due_order]]
+    ranks -= (np.bincount(round_, ranks) / np.maximum(1, np.bincount(round_)))[round_]
+    spread = float((ranks**2).mean())
+    if spread == 0:
+        return 1.0
+    correlation = min(0.999, float((ranks[1:] * ranks[:-1]).mean()) / spread)
+    return max(1.0, (1 + correlation) / (1 - correlation))
+
+
+def missing_beyond(ordered: Ordered, units: Units, share: float) -> str | None:
+    """What an interval of the quantile at `share` lacks, as "needs …, has …"; None if there are samples enough.
+
+    Fewer than MIN_BEYOND independent samples' worth beyond the quantile say too little of how far out it may lie.
+    """
+    beyond = ordered.n * min(share, 1 - share)
+    # Sorting is left out where even neighbours that are nearly alike would do.
+    if beyond >= 2000 * MIN_BEYOND:
+        return None
+    worth = samples_per_independent(ordered, units)
+    if beyond >= MIN_BEYOND * worth:
+        return None
+    needed = math.ceil(MIN_BEYOND * worth / min(share, 1 - share))
+    return f"needs {needed} samples, has {ordered.n}: neighbours are alike, {worth:.1f} are worth one"
 
 
 class QuantileEstimate(NamedTuple):
-    """`influence` says how much each unit pulls the logarithm of `value`; its squares sum to the variance of that."""
+    """`influence` says how much each unit pulls the logarithm of `value`; its squares sum to the variance of that, with
+    `freedom` degrees of freedom."""
 
     value: float
     interval: Interval
     influence: Floats
+    freedom: float
 
 
 def estimate_quantile(ordered: Ordered, units: Units, share: float) -> QuantileEstimate | None:
@@ -135,7 +186,7 @@ def estimate_quantile(ordered: Ordered, units: Units, share: float) -> QuantileE
     Fuller 1991). Nothing is assumed of the distribution, and failures at +inf are values like others. How often it
     covers the truth is measured in docs/statistics.md.
     """
-    if units.freedom < MIN_FREEDOM:
+    if units.freedom < MIN_FREEDOM or missing_beyond(ordered, units, share) is not None:
         return None
     value = ordered.quantile(share)
     # Where many samples equal the quantile, "below" and "at or below" differ: the less certain of the two counts.
@@ -143,8 +194,11 @@ def estimate_quantile(ordered: Ordered, units: Units, share: float) -> QuantileE
         (_deviations(ordered, units, int(np.searchsorted(ordered.values, value, side))) for side in _SIDES),
         key=lambda found: found[1],
     )
-    t = student_t((1 + CONFIDENCE) / 2, units.freedom)
+    freedom = _freedom(ordered, units, value)
+    t = student_t((1 + CONFIDENCE) / 2, freedom)
     logit, reach = math.log(share / (1 - share)), t * error / (share * (1 - share))
+    if reach > _MOST_LOGIT:
+        return None
     interval = ordered.between(1 / (1 + math.exp(reach - logit)), 1 / (1 + math.exp(-reach - logit)))
     if interval is None:
         return None
@@ -152,9 +206,24 @@ def estimate_quantile(ordered: Ordered, units: Units, share: float) -> QuantileE
     if error > 0 and interval.low > 0 and math.isfinite(interval.high):
         # More samples below the quantile in a unit pull it down.
         influence = -deviations * (math.log(interval.high / interval.low) / (2 * t * error))
-    return QuantileEstimate(value, interval, influence)
+    return QuantileEstimate(value, interval, influence, freedom)
 
 
+def _freedom(ordered: Ordered, units: Units, value: float) -> float:
+    """Degrees of freedom of the error of a quantile, `value`.
+
+    Where what lies beyond it is rare and comes in a few lumps, how the units' counts differ says less than their number
+    promises. The variance of a count of m events in C lumps is known to a relative squared error of
+    E[size⁴] / (E[size²]² C): 1 / C where all lumps are equal, 6 / C where their sizes are exponential. 4 / C is taken,
+    less the 4 / m of events that come one by one, beside the 2 / freedom of a normal variance.
+    """
+    beyond, lumps = ordered.lumps(value)
+    if beyond > RARE * len(units.of_request):
+        return units.freedom
+    return 1 / (1 / units.freedom + 2 * (1 / lumps - 1 / beyond))
+
+
+_MOST_LOGIT = 50.0  # beyond any share that a count of samples can tell from 0 or 1
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 

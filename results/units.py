@@ -44,6 +44,11 @@ class Units:
         """Degrees of freedom: units less strata."""
         return len(self.stratum) - len(np.unique(self.stratum))
 
+    @cached_property
+    def round_of_unit(self) -> Ints:
+        """The round, counted from 0, that each unit is or is part of."""
+        return np.arange(len(self.stratum)) if self.are_rounds else self.stratum
+
     def totals(self, amounts: Floats | Ints, request: Ints) -> Floats:
         """The sum of `amounts` in each unit; `request` is the index of the request each amount belongs to."""
         return np.bincount(self.of_request[request], amounts, len(self)).astype(np.float64)

@@ -6,11 +6,19 @@ import math
 
 import numpy as np
 import pytest
+import scipy.signal
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.results.statistics import distribution, estimate_quantile, order, required_n
+from llmbench.results.statistics import (
+    distribution,
+    estimate_quantile,
+    missing_beyond,
+    order,
+    required_n,
+    samples_per_independent,
+)
 from llmbench.results.units import MIN_ROUNDS, student_t, student_tail, units_of
 
 FINITE = st.floats(0, 1e6, allow_subnormal=False)
@@ -137,3 +145,58 @@ def test_the_interval_of_a_median_covers_it() -> None:
         assert estimate is not None
         covered += estimate.interval.low <= 1 <= estimate.interval.high
     assert covered >= 270
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5, 0.8])
+def test_dependent_neighbours_are_worth_less(phi: float) -> None:
+    # The variance of the mean of a first-order autoregression is (1 + φ) / (1 − φ) times that of separate samples.
+    noise = np.random.default_rng(4).normal(0, 1, 50_000)
+    values = np.exp(scipy.signal.lfilter([1], [1, -phi], noise))
+    units = units_of(np.zeros(len(values), np.int64))
+    ordered = order(values, None, np.arange(len(values)), units)
+    assert samples_per_independent(ordered, units) == pytest.approx((1 + phi) / (1 - phi), rel=0.1)
+
+
+def test_what_a_tail_lacks_is_said() -> None:
+    noise = np.random.default_rng(5).normal(0, 1, 1000)
+    values = np.exp(scipy.signal.lfilter([1], [1, -0.9], noise))
+    units = units_of(np.repeat(np.arange(5), 200))
+    ordered = order(values, None, np.arange(1000), units)
+    assert estimate_quantile(ordered, units, 0.5) is not None
+    assert estimate_quantile(ordered, units, 0.99) is None
+    said = missing_beyond(ordered, units, 0.99)
+    assert said is not None
+    needed = int(said.split()[1])
+    # 19 samples are worth one, and 2 such must lie beyond: 3800, give or take the error of the correlation.
+    assert 2500 < needed < 5500
+    assert "has 1000: neighbours are alike" in said
+
+
+def test_equal_values_are_no_trend() -> None:
+    units = units_of(np.zeros(400, np.int64))
+    constant = order(np.full(400, 3.0), None, np.arange(400), units)
+    assert samples_per_independent(constant, units) == 1
+    alternating = order(np.tile([1.0, math.inf], 200), None, np.arange(400), units)
+    assert samples_per_independent(alternating, units) == 1
+
+
+def test_rounds_of_unlike_prompts_are_no_dependence_within_them() -> None:
+    units = units_of(np.repeat(np.arange(6), 50))
+    values = np.random.default_rng(7).uniform(1, 1.1, 300) * np.repeat([1.0, 3.0, 1.5, 2.0, 2.5, 1.2], 50)
+    assert samples_per_independent(order(values, None, np.arange(300), units), units) < 1.5
+
+
+def test_a_tail_in_lumps_is_less_sure_than_one_of_separate_samples() -> None:
+    units = units_of(np.repeat(np.arange(10), 200))
+    # 40 slow requests of 2000 each time: one by one, or in lumps of ten.
+    apart = np.random.default_rng(6).uniform(1, 2, 2000)
+    together = apart.copy()
+    apart[25::50] += 10
+    for first in range(95, 2000, 500):
+        together[first : first + 10] += 10
+    found = [
+        estimate_quantile(order(values, None, np.arange(2000), units), units, 0.98) for values in (apart, together)
+    ]
+    assert found[0] is not None
+    assert found[0].freedom == pytest.approx(9, rel=0.01)
+    assert found[1] is None or found[1].freedom < 3
