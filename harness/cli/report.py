@@ -16,6 +16,8 @@ class Export(StrEnum):
     OPENMETRICS = "openmetrics"
     MARKDOWN = "markdown"
     VLLM_BENCH = "vllm-bench"
+    SVG = "svg"
+    PNG = "png"
 
 
 def report(
@@ -28,7 +30,7 @@ def report(
         typer.Option(
             show_default=False,
             help="Write this too, beside the report; vllm-bench is the JSON of `vllm bench serve`, openmetrics is for "
-            "Prometheus; may be repeated (default: none).",
+            "Prometheus, svg and png are the curves in a folder `pictures`; may be repeated (default: none).",
         ),
     ] = None,
     compare: Annotated[

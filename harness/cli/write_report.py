@@ -16,6 +16,7 @@ from llmbench.reports.html import write_html
 from llmbench.reports.markdown import run_markdown
 from llmbench.reports.mlflow_export import log_to_mlflow
 from llmbench.reports.openmetrics import write_openmetrics
+from llmbench.reports.pictures import write_pictures
 from llmbench.results.baseline import open_side
 from llmbench.results.comparison_set import compare_sides
 from llmbench.results.run_directory import Run
@@ -25,6 +26,14 @@ def _write_markdown(run: Run, path: Path) -> None:
     path.write_text(run_markdown(run), encoding="utf-8")
 
 
+def _write_svg(run: Run, folder: Path) -> None:
+    write_pictures(run, folder, "svg")
+
+
+def _write_png(run: Run, folder: Path) -> None:
+    write_pictures(run, folder, "png")
+
+
 EXPORTS: Mapping[str, tuple[str, Callable[[Run, Path], None]]] = {
     "json": ("summary.json", write_json),
     "csv": ("summary.csv", write_csv),
@@ -32,6 +41,8 @@ EXPORTS: Mapping[str, tuple[str, Callable[[Run, Path], None]]] = {
     "openmetrics": ("metrics.prom", write_openmetrics),
     "markdown": ("summary.md", _write_markdown),
     "vllm-bench": ("vllm-bench.json", write_vllm_bench),
+    "svg": ("pictures", _write_svg),
+    "png": ("pictures", _write_png),
 }
 
 
@@ -46,10 +57,15 @@ def write_report(run_path: Path, report_path: Path, console: Console) -> Path:
 
 
 def export_run(run_path: Path, kind: str, folder: Path) -> Path:
-    """The file written for one `--export`, one of EXPORTS."""
+    """The file, or the folder of pictures, written for one `--export`, one of EXPORTS."""
     name, write = EXPORTS[kind]
     path = folder / name
-    write(Run.open(run_path), path)
+    try:
+        write(Run.open(run_path), path)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'--export {kind} needs {error.name}, which is not installed: pip install "llmbench[pictures]"'
+        ) from None
     return path
 
 
