@@ -14,7 +14,9 @@ from llmbench.reports.figure import Axis, Figure, Trace
 from llmbench.reports.html import asset
 from llmbench.reports.material import Material
 from llmbench.reports.section import Panel
-from llmbench.reports.sections import DISTRIBUTIONS, LOAD_CURVES, THROUGHPUT
+from llmbench.reports.sections.distributions import DISTRIBUTIONS
+from llmbench.reports.sections.load_curves import LOAD_CURVES
+from llmbench.reports.sections.throughput import THROUGHPUT
 from llmbench.results.run import Run
 
 if TYPE_CHECKING:
