@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from llmbench.reference_engine.training.train import Learned
+    from llmbench.reference_engine.training.train import Learned, Recipe
 
 _TEXT = """# Model card: the bundled pair
 
@@ -25,14 +25,22 @@ something where random weights would not do. `python-draft` proposes tokens for 
 - **Data**: the source of the standard library of CPython {python}, without its tests, under the PSF licence
   (https://docs.python.org/3/license.html). One file in twenty, chosen by a hash of its name, is held out.
 - **Tokenizer**: byte-level BPE of {vocab_size} tokens, trained on the same text.
-- **Training**: Muon and AdamW, batches of {batch_size} windows of {context} tokens, seed {seed}, torch {torch},
-  {threads} thread(s).
+- **Training**: Muon and AdamW, batches of {batch_size} windows of {context} tokens, float32, seed {seed},
+  torch {torch}, {threads} thread(s).
+  {cycles}.
 - **Made again by**: `python -m llmbench.reference_engine.training --out FOLDER`. The same versions on the same kind of
   processor give the same weights; others give weights of the same quality.
 - **Held-out loss** is the mean over 64 random windows of held-out text.
 - **Not for use**: these models write what looks like Python. They know nothing, and must not be asked for code.
 - **Licence**: Apache-2.0, as the rest of this package.
 """
+
+
+def _steps(recipe: Recipe) -> str:
+    return ", then ".join(
+        f"{cycle.num_steps} steps {'on what the target says' if cycle.taught else 'on text'} (rate {cycle.peak:g})"
+        for cycle in recipe.cycles
+    )
 
 
 def write_card(path: Path, learned: Sequence[Learned], num_threads: int) -> None:
@@ -52,6 +60,7 @@ def write_card(path: Path, learned: Sequence[Learned], num_threads: int) -> None
             batch_size=BATCH_SIZE,
             context=CONTEXT,
             seed=SEED,
+            cycles=".\n  ".join(f"`{told.recipe.name}`: {_steps(told.recipe)}" for told in learned),
             torch=torch.__version__,
             threads=num_threads,
         )

@@ -82,11 +82,6 @@ class TrainableLlama(nn.Module):
             x = layer(x, cos, sin)
         return F.linear(self.norm(x), self.embed_tokens.weight if head is None else head)
 
-    def take_beginning(self, other: TrainableLlama) -> None:
-        """Start from another model's embedding, first layers and last norm; it is as wide and at least as deep."""
-        state = other.state_dict()
-        self.load_state_dict({name: state[name] for name in self.state_dict()})
-
     def checkpoint(self) -> dict[str, torch.Tensor]:
         """The weights by their names in a Hugging Face checkpoint, in bfloat16."""
         return {f"model.{name}": weight.detach().to(torch.bfloat16) for name, weight in self.named_parameters()}

@@ -1,8 +1,8 @@
 """The bundled pair from nothing: `python -m llmbench.reference_engine.training --out FOLDER`.
 
-One tokenizer; a target, trained on the standard library's source in cycles of the learning rate; a draft, which begins
-as the target's embedding and first layer and learns to say what the target says. Seeds and numbers of steps are fixed:
-the same Python and the same torch on the same kind of processor make the same weights again.
+One tokenizer; a target, trained on the standard library's source in cycles of the learning rate; a draft, trained on
+the text in one cycle and to say what the target says in the next. Seeds and numbers of steps are fixed: the same Python
+and the same torch on the same kind of processor make the same weights again.
 
 A run that was interrupted goes on where it stopped, when it is started again with the same folder, and makes the same
 weights as one that was not.
@@ -48,7 +48,8 @@ _NUM_HELD_OUT_WINDOWS = 64
 class Cycle(NamedTuple):
     """Steps while the learning rate rises to its peak, stays there, and falls to nothing.
 
-    It rises over the first `rise` steps and falls over the last `fall` of all, a share.
+    It rises over the first `rise` steps and falls over the last `fall` of all, a share. `taught`: the model learns what
+    its teacher expects of the text, and not the text.
 
     The optimizers begin anew with each cycle: warm restarts, arXiv:1608.03983, with the shape of arXiv:2405.18392.
     """
@@ -57,6 +58,7 @@ class Cycle(NamedTuple):
     peak: float
     fall: float
     rise: int = 40
+    taught: bool = False
 
     def rate(self, step: int) -> float:
         left = (self.num_steps - step) / self.num_steps
@@ -65,7 +67,7 @@ class Cycle(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One model: its shape and how long it learns. `teacher` is an earlier recipe of the same width.
+    """One model: its shape and how long it learns. `teacher` is an earlier recipe, which `continues` takes up.
 
     `rounded_to`: the weights are rounded in each forward pass as they will be when they are used, and learn to bear it.
     """
@@ -74,6 +76,7 @@ class Recipe:
     shape: LlamaShape
     cycles: tuple[Cycle, ...]
     teacher: str | None = None
+    continues: bool = False
     rounded_to: QuantizationName | None = None
 
     @property
@@ -81,19 +84,21 @@ class Recipe:
         return sum(cycle.num_steps for cycle in self.cycles)
 
 
-def _shape(num_layers: int) -> LlamaShape:
-    return LlamaShape(VOCAB_SIZE, 192, 512, num_layers, 3, 1, CONTEXT, tie_word_embeddings=True)
+def _shape(hidden_size: int, intermediate_size: int, num_layers: int, num_heads: int) -> LlamaShape:
+    return LlamaShape(
+        VOCAB_SIZE, hidden_size, intermediate_size, num_layers, num_heads, 1, CONTEXT, tie_word_embeddings=True
+    )
 
 
 TARGET = Recipe(
     name="python-target",
-    shape=_shape(num_layers=5),
-    cycles=(Cycle(600, peak=4e-3, fall=1.0), Cycle(600, peak=3e-3, fall=0.23)),
+    shape=_shape(192, 512, 5, 3),
+    cycles=(Cycle(600, peak=4e-3, fall=1.0), Cycle(520, peak=3e-3, fall=0.115)),
 )
 DRAFT = Recipe(
     name="python-draft",
-    shape=_shape(num_layers=1),
-    cycles=(Cycle(120, peak=4e-3, fall=0.8, rise=10),),
+    shape=_shape(128, 320, 1, 2),
+    cycles=(Cycle(600, peak=6e-3, fall=1.0), Cycle(80, peak=3e-3, fall=0.8, rise=8, taught=True)),
     teacher="python-target",
 )
 
@@ -102,8 +107,9 @@ DRAFT = Recipe(
 TARGET_INT4 = Recipe(
     name="python-target-int4",
     shape=TARGET.shape,
-    cycles=(Cycle(80, peak=5e-4, fall=0.8, rise=10),),
+    cycles=(Cycle(80, peak=5e-4, fall=0.8, rise=10, taught=True),),
     teacher="python-target",
+    continues=True,
     rounded_to="int4",
 )
 
@@ -163,8 +169,9 @@ class _Training:
         torch.manual_seed(SEED)
         self.draw = torch.Generator().manual_seed(SEED)
         self.model = TrainableLlama(recipe.shape)
-        if teacher is not None:
-            self.model.take_beginning(teacher)
+        if recipe.continues:
+            assert teacher is not None
+            self.model.load_state_dict(teacher.state_dict())
 
     def run(self) -> TrainableLlama:
         """The model with the weights that are stored, rounded to bfloat16."""
@@ -202,7 +209,7 @@ class _Training:
             if step % _SAVE_EVERY == 0:
                 self._save(number, step, self.model.state_dict(), {"muon": muon.momenta, "adamw": adamw.state_dict()})
             rate = cycle.rate(step)
-            loss = self._loss(_windows(self.train_ids, BATCH_SIZE, self.bos, self.draw))
+            loss = self._loss(_windows(self.train_ids, BATCH_SIZE, self.bos, self.draw), cycle.taught)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             muon.step(rate)
@@ -237,14 +244,15 @@ class _Training:
         torch.save(content, beside)
         beside.replace(self.progress)
 
-    def _loss(self, windows: torch.Tensor) -> torch.Tensor:
+    def _loss(self, windows: torch.Tensor, taught: bool) -> torch.Tensor:
         """Cross entropy in nats per token with the text, or with what the teacher expects of it."""
         rounded = self.recipe.rounded_to
         logits = (
             self.model(windows[:, :-1]) if rounded is None else rounded_logits(self.model, windows[:, :-1], rounded)
         )
-        if self.teacher is None:
+        if not taught:
             return _cross_entropy(logits, windows[:, 1:])
+        assert self.teacher is not None
         with torch.no_grad():
             expected = self.teacher(windows[:, :-1]).softmax(dim=-1)
         return F.cross_entropy(logits.flatten(0, 1), expected.flatten(0, 1))

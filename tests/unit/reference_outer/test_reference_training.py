@@ -56,17 +56,19 @@ def test_interrupted_training_goes_on_to_the_same_weights(
 ) -> None:
     """In either cycle of the first model, and in the second, which learns from it."""
     shape = LlamaShape(512, 32, 64, 1, 2, 1, 32, tie_word_embeddings=True)
-    draft = train.Recipe(name="draft", shape=shape, cycles=(train.Cycle(6, 5e-3, 0.5, 2),), teacher="small")
+    draft = train.Recipe(
+        name="draft", shape=shape, cycles=(train.Cycle(6, 5e-3, 0.5, 2, taught=True),), teacher="small"
+    )
     monkeypatch.setattr(train, "_SAVE_EVERY", 3)
     learned = train.train_pair(tmp_path / "whole", [small_recipe, draft])
     count, loss = 0, train._Training._loss
 
-    def stop(training: train._Training, windows: torch.Tensor) -> torch.Tensor:
+    def stop(training: train._Training, windows: torch.Tensor, taught: bool) -> torch.Tensor:
         nonlocal count
         count += 1
         if count == stop_at + 1:
             raise Interrupted
-        return loss(training, windows)
+        return loss(training, windows, taught)
 
     monkeypatch.setattr(train._Training, "_loss", stop)
     with pytest.raises(Interrupted):
@@ -81,7 +83,9 @@ def test_a_draft_learns_what_its_teacher_says(tmp_path: Path, small_recipe: trai
     train.train_pair(tmp_path, [small_recipe])
     agreements = []
     for steps in (1, 60):
-        draft = train.Recipe(name=f"{steps}", shape=shape, cycles=(train.Cycle(steps, 5e-3, 0.5, 2),), teacher="small")
+        draft = train.Recipe(
+            name=f"{steps}", shape=shape, cycles=(train.Cycle(steps, 5e-3, 0.5, 2, taught=True),), teacher="small"
+        )
         train.train_pair(tmp_path, [small_recipe, draft])
         models = [train.load_checkpoint(tmp_path / recipe.name, recipe.shape) for recipe in (small_recipe, draft)]
         ids = torch.randint(512, (8, 32), generator=torch.Generator().manual_seed(0))
@@ -94,11 +98,17 @@ def test_a_draft_learns_what_its_teacher_says(tmp_path: Path, small_recipe: trai
 def test_training_for_int4_loses_less_in_int4(tmp_path: Path, small_recipe: train.Recipe) -> None:
     long = dataclasses.replace(small_recipe, cycles=(train.Cycle(60, 1e-2, 0.5, 2),))
     aware = train.Recipe(
-        name="int4", shape=long.shape, cycles=(train.Cycle(60, 2e-3, 0.5, 2),), teacher="small", rounded_to="int4"
+        name="int4",
+        shape=long.shape,
+        cycles=(train.Cycle(60, 2e-3, 0.5, 2, taught=True),),
+        teacher="small",
+        continues=True,
+        rounded_to="int4",
     )
     train.train_pair(tmp_path, [long, aware])
     models = [train.load_checkpoint(tmp_path / recipe.name, recipe.shape) for recipe in (long, aware)]
-    ids = torch.randint(512, (16, 32), generator=torch.Generator().manual_seed(0))
+    held_out = Tokenizer(tmp_path / "small").encode("\n".join(corpus.texts()[1]))[: 64 * 32]
+    ids = torch.tensor(held_out).view(-1, 32)
     with torch.no_grad():
         expected = models[0](ids).softmax(-1).flatten(0, 1)
         losses = [
