@@ -91,4 +91,4 @@ def test_impossible_token_has_a_number_that_json_can_say() -> None:
 
 def test_chat_opens_with_its_role_and_completions_with_nothing() -> None:
     assert event(chat().opening(0))["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert completion().opening(0) == b""
+    assert completion().opening(0) is None
