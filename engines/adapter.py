@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from llmbench.engines.metric_map import MetricMap
 from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
 
 CountTokens = Callable[[str], int]
@@ -24,12 +25,14 @@ class Capabilities:
     """Facts the harness asks about instead of asking for an engine's name.
 
     An engine without `streaming` answers in one piece whatever a request asks for, and has no times of tokens.
+    `metrics` says what the engine tells Prometheus of itself; None where it tells nothing.
     """
 
     streaming: bool = True
     chat: bool = True
     ignore_eos: bool = True
     exact_token_counts: bool = False
+    metrics: MetricMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class LaunchPlan:
     """How to start an engine, as data.
 
     `ready_path` answers 200 to an HTTP request once others may be sent; `ready_port`, where that is not the port that
-    the others go to.
+    the others go to. `metrics_port` is where its metrics are, where that is neither that port nor the engine's usual.
     """
 
     argv: tuple[str, ...]
@@ -59,6 +62,7 @@ class LaunchPlan:
     env: Mapping[str, str] = field(default_factory=dict)
     ready_path: str = "/health"
     ready_port: int | None = None
+    metrics_port: int | None = None
     startup_timeout_s: float = 120.0
 
 

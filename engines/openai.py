@@ -9,6 +9,7 @@ from typing import Any, Self
 from llmbench.engines.adapter import Capabilities, CountTokens, EngineError, EngineOptions, LaunchPlan
 from llmbench.engines.answer import read_answer
 from llmbench.engines.http_payload import post_json
+from llmbench.engines.metric_map import MetricMap
 from llmbench.engines.openai_answer import OpenAIAnswer
 from llmbench.engines.settings import flag, mapping, refuse_unknown
 from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Timeline, WireRequest
@@ -25,6 +26,7 @@ class Dialect:
     count its tokens chunk by chunk. `zero_is_greedy` is false where temperature 0 is refused: greedy is top_k 1 then.
     `ends_with_done` is false where no [DONE] follows the event with the finish reason. `tokenize_path` is where the
     server tells the `count` of a `prompt`'s tokens.
+    `metrics` says what it tells Prometheus of itself.
     """
 
     name: str = "openai"
@@ -35,6 +37,7 @@ class Dialect:
     zero_is_greedy: bool = True
     ends_with_done: bool = True
     tokenize_path: str | None = None
+    metrics: MetricMap | None = None
 
 
 class OpenAIAdapter:
@@ -48,7 +51,11 @@ class OpenAIAdapter:
         refuse_unknown(self.name, settings, [*REQUEST_SETTINGS, *self.launch_settings()])
         self._extra_body = mapping(self.name, settings, "extra_body")
         ignore_eos = flag(self.name, settings, "ignore_eos", self.dialect.ignore_eos)
-        self.capabilities = Capabilities(ignore_eos=ignore_eos, exact_token_counts=self.dialect.exact_token_counts)
+        self.capabilities = Capabilities(
+            ignore_eos=ignore_eos,
+            exact_token_counts=self.dialect.exact_token_counts,
+            metrics=self.dialect.metrics,
+        )
 
     def with_settings(self, settings: Mapping[str, object]) -> Self:
         """The same engine with a workload's `settings`. Raises EngineError for one it does not know."""

@@ -8,31 +8,37 @@ from __future__ import annotations
 
 from functools import partial
 
+from llmbench.engines import metric_map
 from llmbench.engines.openai import Dialect, OpenAIAdapter
 
 _GROWING_USAGE = {"include_usage": True, "continuous_usage_stats": True}
 
 SGLANG = partial(
     OpenAIAdapter,
-    Dialect(name="sglang", stream_options=_GROWING_USAGE, exact_token_counts=True),
+    Dialect(name="sglang", stream_options=_GROWING_USAGE, exact_token_counts=True, metrics=metric_map.SGLANG),
 )
 
 # llama.cpp samples from 40 tokens and drops improbable ones unless told otherwise: 0 turns either off.
 LLAMACPP = partial(
     OpenAIAdapter,
-    Dialect(name="llamacpp", extra_body={"top_k": 0, "min_p": 0.0}),
+    Dialect(name="llamacpp", extra_body={"top_k": 0, "min_p": 0.0}, metrics=metric_map.LLAMACPP),
 )
 
 # trtllm-serve refuses fields that it does not know, so nothing is sent here that its request classes do not name.
 TRTLLM = partial(
     OpenAIAdapter,
-    Dialect(name="trtllm", stream_options=_GROWING_USAGE, exact_token_counts=True),
+    Dialect(name="trtllm", stream_options=_GROWING_USAGE, exact_token_counts=True, metrics=metric_map.TRTLLM),
 )
 
 # LMDeploy samples from 40 tokens unless told otherwise; the ids it returns are called gen_tokens.
 LMDEPLOY = partial(
     OpenAIAdapter,
-    Dialect(name="lmdeploy", extra_body={"top_k": 0, "return_token_ids": True}, exact_token_counts=True),
+    Dialect(
+        name="lmdeploy",
+        extra_body={"top_k": 0, "return_token_ids": True},
+        exact_token_counts=True,
+        metrics=metric_map.LMDEPLOY,
+    ),
 )
 
 # Ollama takes neither ignore_eos nor top_k here: answers may be shorter than asked, and the report says so.
@@ -50,7 +56,7 @@ TRANSFORMERS = partial(
 # TGI's router has no way to go on after the end token.
 TGI_OPENAI = partial(
     OpenAIAdapter,
-    Dialect(name="tgi-openai", ignore_eos=False),
+    Dialect(name="tgi-openai", ignore_eos=False, metrics=metric_map.TGI),
 )
 
 # DeepSpeed-MII's server always samples, knows no usage in a stream, and ends at the end token whatever is asked.

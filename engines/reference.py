@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 
+from llmbench.engines import metric_map
 from llmbench.engines.adapter import (
     Capabilities,
     CountTokens,
@@ -25,7 +26,7 @@ from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Ti
 # The first start compiles the kernels, which takes half a minute on free cores and minutes on taken ones.
 STARTUP_TIMEOUT_S = 300.0
 
-DIALECT = Dialect(name="reference")
+DIALECT = Dialect(name="reference", metrics=metric_map.REFERENCE)
 # Protocol to what it cannot do without.
 _PACKAGES: Mapping[str, tuple[str, ...]] = {"http": (), "websocket": ("wsproto",), "grpc": ("grpc", "google")}
 _FLAGS = (
@@ -68,7 +69,7 @@ class ReferenceAdapter(OpenAIAdapter):
         self._protocol = _protocol(settings.get("protocol", "http"))
         if self._protocol == "grpc":
             self._extra = mapping(self.name, settings, "extra_body")
-            self.capabilities = Capabilities(exact_token_counts=True)
+            self.capabilities = Capabilities(exact_token_counts=True, metrics=self.dialect.metrics)
 
     def launch_settings(self) -> Iterable[str]:
         return (*_FLAGS, "protocol")
@@ -111,6 +112,7 @@ class ReferenceAdapter(OpenAIAdapter):
             endpoint=replace(Endpoint("127.0.0.1", port), websocket=self._protocol == "websocket"),
             env=options.env,
             ready_port=http_port,
+            metrics_port=http_port,
             startup_timeout_s=max(options.startup_timeout_s, STARTUP_TIMEOUT_S),
         )
 

@@ -20,6 +20,7 @@ from llmbench.engines.adapter import (
 )
 from llmbench.engines.answer import Answer, count, read_answer, whole_text
 from llmbench.engines.http_payload import post_json
+from llmbench.engines.metric_map import TGI
 from llmbench.engines.server_message import header
 from llmbench.engines.settings import mapping, refuse_unknown
 from llmbench.engines.token_counts import Delta
@@ -60,7 +61,7 @@ class TgiAdapter:
 
     name = "tgi"
     # A token per event, with its id. No route lets an answer go on after the end token.
-    capabilities = Capabilities(chat=False, ignore_eos=False, exact_token_counts=True)
+    capabilities = Capabilities(chat=False, ignore_eos=False, exact_token_counts=True, metrics=TGI)
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
         settings = settings or {}

@@ -68,13 +68,16 @@ def launch_plan(options: EngineOptions, port: int, protocol: Literal["http", "gr
     http_port = port if protocol == "http" else free_port()
     argv = [str(installed.program), "-I", str(_LAUNCHER), "--folder", str(_folder(installed, options, engine_json))]
     argv += ["--model-name", options.model, "--model-source", str(_model_source()), "--settings", engine_json]
-    argv += ["--http-port", str(http_port), *(["--grpc-port", str(port)] if protocol == "grpc" else [])]
+    metrics_port = free_port()
+    argv += ["--http-port", str(http_port), "--metrics-port", str(metrics_port)]
+    argv += ["--grpc-port", str(port)] if protocol == "grpc" else []
     return LaunchPlan(
         argv=(*argv, "--", *options.args),
         endpoint=Endpoint("127.0.0.1", port),
         env=options.env,
         ready_path="/v2/health/ready",
         ready_port=http_port,
+        metrics_port=metrics_port,
         startup_timeout_s=options.startup_timeout_s,
     )
 

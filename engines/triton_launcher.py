@@ -58,7 +58,8 @@ def _server_options(arguments: argparse.Namespace, package: Path) -> list[str]:
         "http-address": "127.0.0.1",
         "http-port": arguments.http_port,
         "allow-grpc": "true" if arguments.grpc_port else "false",
-        "allow-metrics": "false",
+        "metrics-address": "127.0.0.1",
+        "metrics-port": arguments.metrics_port,
         "exit-timeout-secs": EXIT_TIMEOUT_S,
         "backend-config": f"python,shm-region-prefix-name={SHARED_MEMORY}{os.getpid()}-",
     }
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-source", type=Path, required=True, help="folder with config.pbtxt and model.py")
     parser.add_argument("--settings", required=True, help="the model's engine.json")
     parser.add_argument("--http-port", type=int, required=True)
+    parser.add_argument("--metrics-port", type=int, required=True)
     parser.add_argument("--grpc-port", type=int)
     parser.add_argument("args", nargs="*", help="further options of tritonserver, after --")
     return parser

@@ -25,6 +25,7 @@ from llmbench.engines.adapter import (
 )
 from llmbench.engines.answer import Answer, count, read_answer, read_messages, whole_text
 from llmbench.engines.http_payload import post_json
+from llmbench.engines.metric_map import TRITON
 from llmbench.engines.server_message import error_in
 from llmbench.engines.settings import mapping, refuse_unknown
 from llmbench.engines.token_counts import Delta
@@ -55,6 +56,7 @@ class TritonAdapter:
             chat=False,
             ignore_eos=self._schema.ignore_eos is not None,
             exact_token_counts=self._schema.num_output_tokens is not None,
+            metrics=TRITON,
         )
 
     def with_settings(self, settings: Mapping[str, object]) -> Self:

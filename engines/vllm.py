@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
+from llmbench.engines import metric_map
 from llmbench.engines.adapter import EngineError, EngineOptions, LaunchPlan, MissingPackageError
 from llmbench.engines.environments import environment, install_command
 from llmbench.engines.launch_flags import flags
@@ -31,6 +32,7 @@ DIALECT = Dialect(
     stream_options={"include_usage": True, "continuous_usage_stats": True},
     exact_token_counts=True,
     tokenize_path="/tokenize",
+    metrics=metric_map.VLLM,
 )
 
 _VALUES = (

@@ -24,6 +24,8 @@ from llmbench.harness.probe import knock
 from llmbench.harness.process import EngineProcess, free_port
 from llmbench.harness.redaction import Redactor
 from llmbench.harness.server_facts import ServerFacts, ask_facts
+from llmbench.harness.telemetry import Watched
+from llmbench.harness.watched import watched
 from llmbench.results.manifest import EngineManifest
 from llmbench.workloads.spec import EngineSpec
 
@@ -90,6 +92,11 @@ class EngineKeeper:
         problem = find_problem(adapter, endpoint, model)
         if problem is not None:
             raise EngineStartError(f"{engine.label}: {problem}")
+
+    def watched(self, engine: EngineSpec) -> Watched:
+        """What there is to read of `engine` beside its answers; only while it is in use."""
+        assert self._endpoint is not None
+        return watched(engine, self._assembly.adapters[engine.label], self._endpoint, self._process)
 
     def ending(self, wait_s: float = 0.0) -> str | None:
         """How the engine in use ended, in words; None while it runs.

@@ -21,7 +21,8 @@ from llmbench.harness.encoded_load import EncodedLoad
 from llmbench.harness.errors import HarnessError
 from llmbench.harness.load_orders import Assignment, Go, Halt, Ready
 from llmbench.harness.loadgen import run_load
-from llmbench.harness.recorder import Answered, own_stdout
+from llmbench.harness.own_stdout import own_stdout
+from llmbench.harness.recorder import Answered
 from llmbench.harness.stop_flag import StopFlag
 
 

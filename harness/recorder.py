@@ -9,7 +9,6 @@ still stored, because the pipe and this process outlive it.
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import queue
 import subprocess
@@ -197,10 +196,3 @@ def read_messages(pipe: IO[bytes]) -> Iterator[Any]:
     while (message := received.get()) is not None:
         yield message
     thread.join()
-
-
-def own_stdout() -> IO[bytes]:
-    """The reply pipe, with file descriptor 1 turned to stderr: a library that prints cannot garble a reply."""
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return replies

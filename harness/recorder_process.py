@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, assert_never
 
 from llmbench.engines import registry
+from llmbench.harness.own_stdout import own_stdout
 from llmbench.harness.plan import PlannedRequest, Trial
 from llmbench.harness.progress import Progress
 from llmbench.harness.recorder import (
@@ -24,7 +25,6 @@ from llmbench.harness.recorder import (
     Recall,
     TrialBegins,
     Verdict,
-    own_stdout,
     read_messages,
 )
 from llmbench.harness.records import to_records

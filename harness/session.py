@@ -37,9 +37,11 @@ from llmbench.harness.recorder import (
 )
 from llmbench.harness.redaction import Redactor, secrets_in_env
 from llmbench.harness.stop_flag import StopFlag
+from llmbench.harness.telemetry import DEFAULT_INTERVAL_S, Telemetry
 from llmbench.harness.validity import Finding, judge_trial
 from llmbench.results.manifest import ArrivalManifest, EngineManifest, FinalStatus, Manifest, TrialManifest
 from llmbench.results.records import RequestRecord
+from llmbench.results.telemetry import TELEMETRY_JOURNAL
 
 RUNS = Path("runs")
 _BROKEN = (FailureKind.CONNECT, FailureKind.TRUNCATED)
@@ -124,12 +126,17 @@ class _Session:
         self._label = ""
         self._pace = Pace()
         self._has_begun_trial = False
+        interval_s = assembly.spec.measure.telemetry_s
+        self._telemetry = Telemetry(
+            recorder.path / TELEMETRY_JOURNAL, DEFAULT_INTERVAL_S if interval_s is None else interval_s
+        )
 
     def run(self, calibrate: bool, finder: LoadFinder | None) -> Outcome:
         trials = self._assembly.plan.trials if finder is None else finder.trials(self._recall)
         with (
             Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
             EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,
+            self._telemetry,
         ):
             for trial in trials:
                 if interrupts.stop.is_set():
@@ -139,6 +146,7 @@ class _Session:
                     self._run_trial(trial, keeper, interrupts.stop)
             if finder is not None:
                 self._recorder.send(ManifestChanges({"search": finder.manifests()}))
+            self._telemetry.close()
             self._recorder.send(Phase("stopping the engine"))
             keeper.stop()
             if calibrate and not interrupts.stop.is_set():
@@ -153,6 +161,7 @@ class _Session:
         self._has_begun_trial = False
         label = self._label = trial.engine.label
         self._recorder.send(Phase(f"{label}: starting"))
+        self._telemetry.watch(None)
         try:
             endpoint = keeper.use(trial.engine)
         except EngineStartError as error:
@@ -164,6 +173,7 @@ class _Session:
             self._recorder.send(ManifestChanges({"engines": tuple(keeper.manifests.values())}))
         if endpoint is None:
             return
+        self._telemetry.watch(keeper.watched(trial.engine))
         adapter = self._assembly.adapters[label]
         self._count_prompts(trial, endpoint)
         retries = self._assembly.spec.measure.retries
@@ -189,11 +199,13 @@ class _Session:
             self._tell_trials(started)
             self._due_ns, self._sent_ns = array("q"), array("q")
             self._scheduled = {request.request_id for request in trial.requests if request.due_offset_ns is not None}
+            self._telemetry.read_now()
             if measured is not None:
                 report = self._load(measured, trial.concurrency, stop)
             else:
                 report = self._load_by_crew(trial, endpoint, stop)
                 self._findings += [Finding(f"{where}: {lost}.", invalid=True) for lost in report.lost_workers]
+            self._telemetry.read_now()
             ended = started.model_copy(
                 update={
                     "start_ns": report.start_ns,

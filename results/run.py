@@ -15,6 +15,7 @@ from llmbench.results.errors import RunError
 from llmbench.results.journal import JOURNAL, read_batches
 from llmbench.results.manifest import Manifest, parse
 from llmbench.results.schema import chunk_schema, request_schema, upgraded_requests
+from llmbench.results.telemetry import TELEMETRY, TELEMETRY_JOURNAL, journalled, telemetry_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,6 +83,14 @@ class Run:
                 if last > first and wanted[held.start : held.stop].any():
                     yield held, file.read_row_group(group, list(names))
                 first = last
+
+    @cached_property
+    def telemetry(self) -> pa.Table:
+        """What servers and devices said of themselves: telemetry.telemetry_schema(); no rows where nobody asked."""
+        path = self.path / TELEMETRY
+        if not self.finished or not path.is_file():
+            return journalled(self.path / TELEMETRY_JOURNAL)
+        return _read_parquet(path).select(telemetry_schema().names)
 
     @cached_property
     def _journalled(self) -> tuple[pa.Table, pa.Table]:

@@ -16,6 +16,7 @@ from llmbench.results.manifest import FinalStatus, Manifest
 from llmbench.results.records import ChunkRecord, RequestRecord
 from llmbench.results.run import CHUNKS, MANIFEST, REQUESTS, Run
 from llmbench.results.schema import chunk_schema, request_schema
+from llmbench.results.telemetry import TELEMETRY, TELEMETRY_JOURNAL, journalled
 
 __all__ = ["Run", "RunDirectory", "RunError"]
 
@@ -66,20 +67,22 @@ class RunDirectory:
         self._journal.close()
 
     def finish(self, status: str, *, problems: Sequence[str] = ()) -> None:
-        """Turn the journal into `requests.parquet` and `chunks.parquet` and give the manifest its FinalStatus.
+        """Turn the journals into Parquet tables and give the manifest its FinalStatus.
 
-        Killed in the middle, it leaves the journal, which counts until the tables are complete.
+        Killed in the middle, it leaves the journals, which count until the tables are complete.
         """
         assert status in get_args(FinalStatus), status
         self._journal.close()
         try:
             _write_tables(self.path)
+            _write_telemetry(self.path)
             self.update_manifest(status=status, problems=tuple(problems))
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be finished ({error.strerror or error}); every request is kept in {JOURNAL}."
             ) from error
         (self.path / JOURNAL).unlink()
+        (self.path / TELEMETRY_JOURNAL).unlink(missing_ok=True)
 
 
 def _write_tables(path: Path) -> None:
@@ -94,6 +97,14 @@ def _write_tables(path: Path) -> None:
         for requests, chunks in read_batches(path / JOURNAL):
             request_writer.write_table(requests, row_group_size=max(1, requests.num_rows))
             chunk_writer.write_table(chunks, row_group_size=max(1, chunks.num_rows))
+
+
+def _write_telemetry(path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    if (path / TELEMETRY_JOURNAL).is_file():
+        with _replacing(path / TELEMETRY) as file:
+            pq.write_table(journalled(path / TELEMETRY_JOURNAL), file, compression="zstd")
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:

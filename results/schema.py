@@ -76,7 +76,7 @@ RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 
 def request_schema() -> pa.Schema:
     """Rows in the order in which the requests ended."""
-    return _schema((*REQUEST_COLUMNS, NUM_CHUNKS))
+    return schema_of((*REQUEST_COLUMNS, NUM_CHUNKS))
 
 
 def upgraded_row(row: list[Any]) -> list[Any]:
@@ -98,10 +98,11 @@ def upgraded_requests(table: pa.Table) -> pa.Table:
 
 def chunk_schema() -> pa.Schema:
     """Rows grouped by request, in the order of `requests.parquet`; a request's rows are never split by a row group."""
-    return _schema(CHUNK_COLUMNS)
+    return schema_of(CHUNK_COLUMNS)
 
 
-def _schema(columns: tuple[Column, ...]) -> pa.Schema:
+def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
+    """The Arrow schema of a table with these columns, unit and description as each field's metadata."""
     import pyarrow as pa
 
     return pa.schema(

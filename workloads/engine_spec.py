@@ -43,6 +43,12 @@ def _unix_url(url: str) -> str:
     return url
 
 
+def _metrics_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        refuse(None, f"given {url!r}, allowed: http://host:port/metrics")
+    return _engine_url(url)
+
+
 class EngineFields(Frozen):
     """What can be said of an engine beside its name."""
 
@@ -76,6 +82,11 @@ class EngineFields(Frozen):
     )
     startup_timeout_s: Positive = Field(
         default=120.0, description="How long it may take until it answers its readiness check, in s; default 120."
+    )
+    metrics_url: Annotated[str, AfterValidator(_metrics_url)] | None = Field(
+        default=None,
+        description="Where its Prometheus metrics are, as http://host:port/metrics; default where such an engine has "
+        "them.",
     )
     model: Text | None = Field(default=None, description="The model for this engine alone; default the workload's.")
 

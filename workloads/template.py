@@ -58,6 +58,7 @@ measure:
   timeouts: {connect_s: 10, first_token_s: 120, idle_s: 60, total_s: 600}
   retries: null                       # when a failed request is sent again; null: never
   clock: null                         # what stamps the chunks: auto, packet, kernel or user; null: auto
+  telemetry_s: null                   # how often engine metrics, processes and GPUs are read, in s; 0: never; null: 1
 """
 
 
