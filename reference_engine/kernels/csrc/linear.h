@@ -4,16 +4,10 @@
 #include <cmath>
 
 #include "kernels.h"
+#include "linear_blocks.h"
 #include "simd.h"
 
 namespace llmbench::LLMBENCH_ISA {
-
-// Rows and vectors of one block of accumulators: as many as the registers hold beside the weights and an input.
-#if defined(__AVX512F__)
-constexpr int kBlockRows = 4, kBlockVectors = 4;
-#else
-constexpr int kBlockRows = 4, kBlockVectors = 2;
-#endif
 
 // ---- inputs: normalise, then write as the dot products read them
 
@@ -85,8 +79,8 @@ inline void linear_inputs(const LinearArgs& a, int64_t first, int64_t last, floa
         std::memcpy(a.inputs + row * width * 4, scratch, width * 4);
         break;
       case Format::kBfloat16: {
-        auto* to = reinterpret_cast<uint16_t*>(a.inputs) + row * width;
-        for (int64_t i = 0; i < width; i += kLanes) store(to + i, narrow_bf16(load<f32v>(scratch + i)));
+        auto* to = reinterpret_cast<Bf16Input*>(a.inputs) + row * width;
+        for (int64_t i = 0; i < width; i += kLanes) write_bf16_input(to + i, load<f32v>(scratch + i));
         break;
       }
       case Format::kInt8:
@@ -94,143 +88,6 @@ inline void linear_inputs(const LinearArgs& a, int64_t first, int64_t last, floa
         quantise_row(scratch, a.num_groups, reinterpret_cast<int8_t*>(a.inputs) + row * width,
                      a.input_scales + row * a.num_groups, a.input_sums + row * a.num_groups);
     }
-  }
-}
-
-// ---- one block: R rows by NV vectors of outputs, over all inputs
-
-template <Format kFormat>
-constexpr int kZero = kFormat == Format::kInt8 ? 128 : 8;
-
-template <Format kFormat, int R, int NV>
-inline void integer_block(const LinearArgs& a, const uint8_t* chunk, int column, int64_t row, float (*tile)[kPanel]) {
-  constexpr int kZeroPoint = kZero<kFormat>;
-  const auto* inputs = reinterpret_cast<const int8_t*>(a.inputs) + row * a.num_groups * kGroup;
-  const int64_t stride = a.num_groups * kGroup;
-  const float* input_scales = a.input_scales + row * a.num_groups;
-  const int32_t* input_sums = a.input_sums + row * a.num_groups;
-  f32v acc[R][NV] = {};
-  for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(kFormat), inputs += kGroup) {
-    i32v dots[R][NV];
-    for (int r = 0; r < R; ++r) {
-      __builtin_prefetch(inputs + (R + r) * stride);  // the next block's rows: a prompt's do not fit the first cache
-      for (int v = 0; v < NV; ++v) dots[r][v] = dot_start<kZeroPoint>(input_sums[r * a.num_groups + g]);
-    }
-    const uint8_t* weights = chunk + column * 4;
-    if constexpr (kFormat == Format::kInt8) {
-#pragma GCC unroll 4
-      for (int k = 0; k < kGroup; k += 4, weights += kPanel * 4) {
-        i32v w[NV];
-        for (int v = 0; v < NV; ++v) w[v] = load<i32v>(weights + v * kLanes * 4);
-        for (int r = 0; r < R; ++r) {
-          const i32v x = splat_4_bytes(inputs + r * stride + k);
-          for (int v = 0; v < NV; ++v) dots[r][v] = dot<kZeroPoint>(dots[r][v], w[v], x);
-        }
-      }
-    } else {
-#pragma GCC unroll 2
-      for (int k = 0; k < kGroup; k += 8, weights += kPanel * 4) {
-        i32v low[NV], high[NV];
-        for (int v = 0; v < NV; ++v) {
-          const i32v both = load<i32v>(weights + v * kLanes * 4);
-          low[v] = both & 0x0f0f0f0f;
-          high[v] = (i32v)((u32v)both >> 4) & 0x0f0f0f0f;
-        }
-        for (int r = 0; r < R; ++r) {
-          const i32v x = splat_4_bytes(inputs + r * stride + k);
-          for (int v = 0; v < NV; ++v) dots[r][v] = dot<kZeroPoint>(dots[r][v], low[v], x);
-        }
-        for (int r = 0; r < R; ++r) {
-          const i32v x = splat_4_bytes(inputs + r * stride + k + 4);
-          for (int v = 0; v < NV; ++v) dots[r][v] = dot<kZeroPoint>(dots[r][v], high[v], x);
-        }
-      }
-    }
-    const auto* scales = reinterpret_cast<const uint16_t*>(chunk + chunk_bytes(kFormat) - kPanel * 2) + column;
-    f32v weight_scales[NV];
-    for (int v = 0; v < NV; ++v) weight_scales[v] = load_bf16(scales + v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const f32v scale = splat(input_scales[r * a.num_groups + g]);
-      for (int v = 0; v < NV; ++v) acc[r][v] = fma(to_float(dots[r][v]), weight_scales[v] * scale, acc[r][v]);
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
-  }
-}
-
-template <int R, int NV>
-inline void bf16_block(const LinearArgs& a, const uint8_t* panel, int column, int64_t row, float (*tile)[kPanel]) {
-  const int64_t width = a.num_groups * kGroup;
-  const auto* inputs = reinterpret_cast<const uint16_t*>(a.inputs) + row * width;
-  const uint8_t* weights = panel + column * 4;
-  f32v acc[R][NV] = {};
-  for (int64_t k = 0; k < width; k += 2, weights += kPanel * 4) {
-    if (k % 32 == 0) {
-      for (int r = 0; r < R; ++r) __builtin_prefetch(inputs + (R + r) * width + k);  // as in integer_block
-    }
-    i32v w[NV];
-    for (int v = 0; v < NV; ++v) w[v] = load<i32v>(weights + v * kLanes * 4);
-    for (int r = 0; r < R; ++r) {
-      const i32v x = splat_4_bytes(inputs + r * width + k);
-      for (int v = 0; v < NV; ++v) acc[r][v] = dot_bf16(acc[r][v], w[v], x);
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
-  }
-}
-
-template <int R, int NV>
-inline void float_block(const LinearArgs& a, const uint8_t* panel, int column, int64_t row, float (*tile)[kPanel]) {
-  const int64_t width = a.num_groups * kGroup;
-  const auto* inputs = reinterpret_cast<const float*>(a.inputs) + row * width;
-  const auto* weights = reinterpret_cast<const float*>(panel) + column;
-  f32v acc[R][NV] = {};
-  for (int64_t k = 0; k < width; ++k, weights += kPanel) {
-    if (k % 16 == 0) {
-      for (int r = 0; r < R; ++r) __builtin_prefetch(inputs + (R + r) * width + k);  // as in integer_block
-    }
-    f32v w[NV];
-    for (int v = 0; v < NV; ++v) w[v] = load<f32v>(weights + v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const f32v x = splat(inputs[r * width + k]);
-      for (int v = 0; v < NV; ++v) acc[r][v] = fma(w[v], x, acc[r][v]);
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
-  }
-}
-
-// Codes of one byte, widened to float32: the inputs are not rounded.
-template <Format kFormat, int R, int NV>
-inline void byte_block(const LinearArgs& a, const uint8_t* chunk, int column, int64_t row, float (*tile)[kPanel]) {
-  const int64_t width = a.num_groups * kGroup;
-  const auto* inputs = reinterpret_cast<const float*>(a.inputs) + row * width;
-  f32v acc[R][NV] = {};
-  for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(kFormat), inputs += kGroup) {
-    f32v part[R][NV] = {};
-    const uint8_t* weights = chunk + column;
-    for (int k = 0; k < kGroup; ++k, weights += kPanel) {
-      f32v w[NV];
-      for (int v = 0; v < NV; ++v) {
-        const uint8_t* codes = weights + v * kLanes;
-        w[v] = kFormat == Format::kFp8 ? load_fp8(codes) : load_int8(reinterpret_cast<const int8_t*>(codes));
-      }
-      for (int r = 0; r < R; ++r) {
-        const f32v x = splat(inputs[r * width + k]);
-        for (int v = 0; v < NV; ++v) part[r][v] = fma(w[v], x, part[r][v]);
-      }
-    }
-    const auto* scales = reinterpret_cast<const uint16_t*>(chunk + kPanel * kGroup) + column;
-    for (int v = 0; v < NV; ++v) {
-      const f32v scale = load_bf16(scales + v * kLanes);
-      for (int r = 0; r < R; ++r) acc[r][v] = fma(part[r][v], scale, acc[r][v]);
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
   }
 }
 
@@ -293,7 +150,7 @@ template <Format kFormat, int R>
 inline void block_rows(const LinearArgs& a, int64_t panel, int64_t row) {
   alignas(64) float tile[R][kPanel];
   const uint8_t* weights = a.packed + panel * a.num_groups * chunk_bytes(kFormat);
-  constexpr int NV = kBlockVectors;
+  constexpr int NV = kBlockVectors<R>;
   for (int column = 0; column < kPanel; column += NV * kLanes) {
     if constexpr (kFormat == Format::kFloat32) {
       float_block<R, NV>(a, weights, column, row, tile);

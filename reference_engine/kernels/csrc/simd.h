@@ -212,15 +212,11 @@ inline i32v dot(i32v acc, i32v weights, i32v inputs) {
 }
 #endif
 
+#if defined(__AVX512BF16__)
 // acc + the two bf16 products of each lane.
 inline f32v dot_bf16(f32v acc, i32v weights, i32v inputs) {
-#if defined(__AVX512BF16__)
   return (f32v)_mm512_dpbf16_ps((__m512)acc, (__m512bh)weights, (__m512bh)inputs);
-#else
-  const f32v low = (f32v)((u32v)weights << 16), high = (f32v)((u32v)weights & 0xffff0000u);
-  const f32v x_low = (f32v)((u32v)inputs << 16), x_high = (f32v)((u32v)inputs & 0xffff0000u);
-  return fma(high, x_high, fma(low, x_low, acc));
-#endif
 }
+#endif
 
 }  // namespace llmbench::LLMBENCH_ISA
