@@ -38,8 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def pytest_in(folder: Path, *options: str, test: str = TEST.format(override="")) -> subprocess.CompletedProcess[str]:
     (folder / "test_engine.py").write_text(test)
-    # The entry point is named as well, for a checkout whose installed metadata is older than it.
-    command = [sys.executable, "-m", "pytest", "-p", "llmbench.harness.pytest_plugin", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     return subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, timeout=100, check=False)
 
 
