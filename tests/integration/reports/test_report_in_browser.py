@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
+import os
 import shutil
+import signal
 import subprocess
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,7 +24,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
 
-# Runs in place of the reader: presses buttons, then leaves what it saw in the title.
+# Runs in place of the reader: presses buttons, then sends what it saw.
 READER = """
 <script type="module">
   const isDrawn = (plot) => plot.querySelector("svg.main-svg");
@@ -41,41 +45,61 @@ READER = """
   document.querySelector("[data-show-level='1']").click();
   const second = [...document.querySelectorAll(".panel[data-level='1'] .plot")];
   const secondDrawn = await drawing(second);
-  document.title = "seen:" + JSON.stringify({
+  await fetch("/", { method: "POST", body: JSON.stringify({
     visible: visible.length, drawn, up, down,
     second: second.length, secondDrawn,
     wide: document.documentElement.scrollWidth, window: innerWidth, ran: window.ran ?? null,
-  });
+  }) });
 </script>
 """
 
 
 def browse(page: Path, width: int) -> dict[str, Any]:
-    """What READER saw. The page's policy is widened for READER's script alone, by its own hash."""
+    """What READER saw. The page's policy is widened for READER's script and its message, and for nothing else."""
     html = page.read_text(encoding="utf-8")
     body = READER.split(">", 1)[1].rsplit("</script>", 1)[0]
     digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
-    probed = page.with_name(f"probed-{width}.html")
-    html = html.replace("script-src ", f"script-src 'sha256-{digest}' ", 1).replace(
-        "</body>", READER.strip() + "</body>"
-    )
-    probed.write_text(html, encoding="utf-8")
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={page.parent / 'profile'}",
-        f"--window-size={width},20000",
-        "--virtual-time-budget=30000",
-        "--dump-dom",
-        probed.as_uri(),
-    ]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
-    found = re.search(r"<title>seen:(.*?)</title>", dom)
-    assert found, "the reader's script did not come to its end"
-    seen: dict[str, Any] = json.loads(found[1])
-    return seen
+    policy = f"connect-src 'self'; script-src 'sha256-{digest}' "
+    probed = html.replace("script-src ", policy, 1).replace("</body>", READER.strip() + "</body>")
+    seen: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(probed.encode())
+
+        def do_POST(self) -> None:
+            seen.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        command = [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            f"--user-data-dir={page.parent / 'profile'}",
+            f"--window-size={width},20000",
+            f"http://127.0.0.1:{server.server_port}/",
+        ]
+        chromium = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            return seen.get(timeout=90)
+        finally:
+            os.killpg(chromium.pid, signal.SIGKILL)
+            chromium.wait()
+            server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -260,7 +260,7 @@ def test_settings_that_no_model_could_run_with(settings: dict[str, Any], message
         ({"max_model_len": 257}, "max_model_len is 257, but the model's is 256"),
         ({"max_model_len": 256, "num_blocks": 8}, "holds 8 blocks of 4 tokens, too few"),
         ({"kv_cache_gib": 1e-9}, "too small for one block"),
-        ({"kernels": "cuda"}, "kernels must be one of auto, torch, cpp; 'cuda' was given"),
+        ({"kernels": "cuda"}, "kernels must be one of auto, torch, cpp, triton; 'cuda' was given"),
     ],
 )
 def test_settings_that_this_model_cannot_run_with(
