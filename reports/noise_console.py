@@ -11,7 +11,7 @@ from rich.text import Text
 
 from llmbench.reports.numbers import digits, percent
 from llmbench.reports.plain_text import one_line
-from llmbench.results.noise import MAX_ROUNDS, NoiseFloor, NoiseRow
+from llmbench.results.noise import MAX_ROUNDS, NoiseFloor, NoiseRow, Recommendation
 
 
 def print_noise(floor: NoiseFloor, console: Console) -> None:
@@ -26,11 +26,7 @@ def print_noise(floor: NoiseFloor, console: Console) -> None:
         return
     console.print()
     for effect in floor.effects:
-        rounds = floor.recommended_rounds(effect)
-        told = f"{rounds} rounds" if rounds is not None else f"more than {MAX_ROUNDS} rounds"
-        within = dict.fromkeys(row.spec.title for row in floor.rows if row.margin >= effect)
-        besides = f"; not in {', '.join(within)}, whose margin is larger" if within else ""
-        console.print(Text(f"To see a change of {percent(effect)}: {told} on each side{besides}."))
+        console.print(Text(_advice(effect, floor.recommended(effect))))
     console.print(
         Text(
             f"At a power of {percent(floor.power)} and at most {percent(floor.alpha)} chance of any false alarm among "
@@ -38,6 +34,13 @@ def print_noise(floor: NoiseFloor, console: Console) -> None:
             style="dim",
         )
     )
+
+
+def _advice(effect: float, found: Recommendation) -> str:
+    told = "no number of rounds does" if found.rounds is None else f"{found.rounds} rounds on each side"
+    noisy = f"; {', '.join(found.too_noisy)} would take more than {MAX_ROUNDS}" if found.too_noisy else ""
+    within = f"; not in {', '.join(found.within_margin)}, whose margin is larger" if found.within_margin else ""
+    return f"To see a change of {percent(effect)}: {told}{noisy}{within}."
 
 
 def _table(rows: list[NoiseRow], effects: tuple[float, ...]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,12 +53,29 @@ class NoiseFloor:
     alpha: float
     power: float
 
-    def recommended_rounds(self, effect: float) -> int | None:
-        """The rounds that show a change of `effect` in every figure whose margin it exceeds; None where there is no
-        such figure, or one of them is too noisy."""
-        found = [row.rounds[effect] for row in self.rows if row.margin < effect]
-        known = [rounds for rounds in found if rounds is not None]
-        return max(known) if known and len(known) == len(found) else None
+    def recommended(self, effect: float) -> Recommendation:
+        """The rounds that show a change of `effect` wherever rounds can."""
+        beyond = [row for row in self.rows if row.margin < effect]
+        known = [rounds for row in beyond if (rounds := row.rounds[effect]) is not None]
+        return Recommendation(
+            rounds=max(known, default=None),
+            too_noisy=_titles(row for row in beyond if row.rounds[effect] is None),
+            within_margin=_titles(row for row in self.rows if row.margin >= effect),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """`rounds` on each side show a change in every figure but those of `too_noisy`, for which MAX_ROUNDS are too few,
+    and of `within_margin`, of which a change of that size is none. None where no figure is left."""
+
+    rounds: int | None
+    too_noisy: tuple[str, ...]
+    within_margin: tuple[str, ...]
+
+
+def _titles(rows: Iterable[NoiseRow]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row.spec.title for row in rows))
 
 
 def noise_floor(

@@ -3,8 +3,8 @@
     python tests/benchmarks/ci_page.py
 
 Runs every `sh` block of the page in order, the Python block as a test file, installations left out. Prints each
-llmbench and pytest command with its exit code, and ends in 1 where one is not what the page promises. About five
-minutes.
+llmbench and pytest command with its exit code. Ends in 1 where one is not what the page promises, in 5 where the
+machine was too busy for one of them to be decided. About five minutes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs/ci.md"
 RED = 6
 UNDECIDED = 5
+PYTEST_FAILED = 1
 # Whatever a block defines is called by bash as written; these functions note how it ended.
 PRELUDE = """
 note() { echo "$1 ${*:2}" >> "$LOG"; return 0; }
 llmbench() { command llmbench "$@"; note $? llmbench "$@"; }
-pytest() { command python -m pytest -q -p llmbench.harness.pytest_plugin "$@"; note $? pytest "$@"; }
 pip() { echo "left out: pip $*"; }
+pytest() {
+  command python -m pytest -q "$@" | tee pytest.txt
+  local code=${PIPESTATUS[0]}
+  # A test that fails since it could not be measured says nothing of what was slower.
+  if grep -q "the measurement is invalid" pytest.txt; then code=5; fi
+  note $code pytest "$@" $(grep -o itl_ms=6 test_engine.py)
+}
 """
 
 
@@ -38,25 +45,30 @@ def main() -> int:
         [test] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
         (folder / "test_engine.py").write_text(test)
         (folder / "pytest.ini").write_text("[pytest]\n")
-        wrong = told = 0
+        said: list[str] = []
+        told = 0
         for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
             done = subprocess.run(["bash", "-c", PRELUDE + block], cwd=folder, env=env, capture_output=True, text=True)
             if "--verbose" in sys.argv:
                 print(done.stdout, done.stderr)
             lines = log.read_text().splitlines()
-            wrong += sum(verdict(*line.split(" ", 1)) for line in lines[told:])
+            said += [verdict(*line.split(" ", 1)) for line in lines[told:]]
             told = len(lines)
         staged = subprocess.run(["git", "status", "--short"], cwd=folder, capture_output=True, text=True).stdout
-    print("baseline.json in git:", "A  baseline.json" in staged)
-    return int(wrong > 0 or "A  baseline.json" not in staged)
+    in_git = "A  baseline.json" in staged
+    print("baseline.json in git:", in_git)
+    return 1 if "WRONG" in said or not in_git else UNDECIDED if "undecided" in said else 0
 
 
-def verdict(exit_code: str, command: str) -> bool:
-    """Print how the command ended; whether that is not what the page promises."""
-    expected = RED if command.startswith("llmbench gate") and "slow" in command else 0
+def verdict(exit_code: str, command: str) -> str:
+    """Print how the command ended, and what that is to what the page promises; a planted slowdown is to be found."""
+    if command.startswith("pytest"):
+        expected = PYTEST_FAILED if "itl_ms=6" in command else 0
+    else:
+        expected = RED if command.startswith("llmbench gate") and "slow" in command else 0
     said = {expected: "as promised", UNDECIDED: "undecided"}.get(int(exit_code), "WRONG")
     print(f"{exit_code} {said:11} {command}", flush=True)
-    return said == "WRONG"
+    return said
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def write_run(path: Path, num_requests: int, num_chunks: int) -> None:
                     "requested_tokens": [num_chunks] * num,
                     "status": ["ok"] * num,
                     "num_chunks": [num_chunks] * num,
+                    "attempt": [1] * num,
                 }
                 requests_file.write_table(_table(request_schema(), given, num))
                 owners = np.repeat(np.arange(num), num_chunks)

@@ -157,6 +157,7 @@ def made_side(generator: np.random.Generator, folder: Path, rounds: int, num: in
         "requested_tokens": [num_tokens] * total,
         "status": ["ok"] * total,
         "num_chunks": [num_tokens] * total,
+        "attempt": [1] * total,
     }
     chunks = {
         "request_id": np.repeat(ids, num_tokens),

@@ -6,6 +6,7 @@ Each fault of the gates that were read before this one was written has its test 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -273,7 +274,15 @@ def test_noise_of_runs_that_are_alike(measured) -> None:
     assert tpot.between_runs is not None
     assert tpot.between_runs < 0.004
     assert tpot.rounds[0.2] == 4
-    assert floor.recommended_rounds(0.2) is not None
+    assert floor.recommended(0.2).rounds is not None
+
+
+def test_a_figure_too_noisy_for_any_rounds_does_not_hide_what_the_others_take(measured) -> None:
+    floor = noise_floor([measured(seed) for seed in range(3)], effects=(0.05, 0.2))
+    rows = [replace(row, rounds={0.05: None, 0.2: None}) if row.spec.name == "ttft_p50" else row for row in floor.rows]
+    found = replace(floor, rows=tuple(rows)).recommended(0.2)
+    others = [rounds for row in rows if row.margin < 0.2 and (rounds := row.rounds[0.2]) is not None]
+    assert (found.rounds, found.too_noisy) == (max(others), ("TTFT p50",))
 
 
 def test_noise_of_unlike_runs_is_refused(measured) -> None:
