@@ -28,9 +28,10 @@ from llmbench.harness.recorder import (
     read_messages,
 )
 from llmbench.harness.records import to_records
-from llmbench.harness.validity import judge
+from llmbench.harness.validity import judge, judge_windows
 from llmbench.results.records import RequestRecord
 from llmbench.results.run_directory import RunDirectory, RunError
+from llmbench.results.window import Rules
 
 Message = Answered | TrialBegins | Phase | ManifestChanges | Closing
 
@@ -104,6 +105,7 @@ class Recording:
                 judged = judge(
                     self._records, keeps_lengths, opening.lag_matters, opening.exact_lengths, opening.constant_load
                 )
+                judged += judge_windows(self._records, Rules.of(opening.manifest.workload))
                 verdict = Verdict(tuple(sorted([*findings, *judged], key=lambda finding: not finding.invalid)))
                 self._directory.update_manifest(invalid=verdict.reasons)
                 self._directory.finish(status, problems=[finding.text for finding in verdict.findings])

@@ -20,7 +20,7 @@ Event = dict[str, Any]
 
 def write_trace(run: Run, path: Path) -> int:
     """Write every measured request of the run; returns how many events the file has."""
-    samples = each_samples(run)
+    samples = [each.whole for each in each_samples(run)]
     origin_ns = min((each.origin_ns for each in samples), default=0)
     num_events = 0
     with path.open("w") as file:

@@ -13,6 +13,7 @@ from llmbench.harness.arrival_fit import misfit
 from llmbench.results.manifest import InstrumentManifest, TrialManifest
 from llmbench.results.records import RequestRecord
 from llmbench.results.steadiness import growth
+from llmbench.results.window import Rules, window_of
 
 SEND_LAG_BUDGET_NS = 5_000_000
 CLIENT_LAG_BUDGET_NS = 5_000_000
@@ -59,6 +60,25 @@ def judge(
                 findings += _judge_lengths(engine, asked, keeps_lengths)
             if constant_load:
                 findings += _judge_steadiness(engine, asked)
+    return findings
+
+
+def judge_windows(records: Iterable[RequestRecord], rules: Rules) -> list[Finding]:
+    """Where warm-up and cool-down could not be left out by `rules`: a flag, or invalid where nothing would be left."""
+    trials: dict[tuple[str, str, int], list[RequestRecord]] = defaultdict(list)
+    for record in records:
+        if not record.warmup:
+            trials[record.engine, record.level, record.round].append(record)
+    findings = []
+    for (engine, level, round_index), asked in trials.items():
+        in_order = sorted(asked, key=lambda record: (record.due_ns, record.index))
+        ends_ns = [
+            math.nan if record.end_ns is None else float(record.end_ns - in_order[0].due_ns) for record in in_order
+        ]
+        due_ns = np.array([float(record.due_ns - in_order[0].due_ns) for record in in_order])
+        window = window_of(due_ns, np.array(ends_ns), np.array([record.status == "ok" for record in in_order]), rules)
+        where = f"{engine}, {level}, round {round_index + 1}"
+        findings += [Finding(f"{where}: {note}.", invalid=window.is_void) for note in window.notes]
     return findings
 
 

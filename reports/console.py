@@ -37,7 +37,10 @@ def print_summary(run: Run, console: Console) -> None:
     summary = summarise(run)
     for level, rows in groupby(summary.rows, key=lambda row: row.level):
         console.print(Text(f"\nload: {one_line(level)}\n"))
-        console.print(_table(list(rows)))
+        console.print(_table(members := list(rows)))
+        for sentence, same in groupby(members, key=lambda row: row.window):
+            engines = ", ".join(one_line(row.engine) for row in same)
+            console.print(Text(f"window of {engines}: {one_line(sentence)}", style="dim"))
     if summary.rows:
         console.print(Text("\n" + "\n".join(_legend(summary.rows)), style="dim"))
     _print_points(console, "Failures", list(_failures(run)))

@@ -57,6 +57,7 @@ def write_json(run: Run, path: Path) -> None:
                 "num_requests": row.num_requests,
                 "num_failed": row.num_failed,
                 "num_rounds": row.num_rounds,
+                "window": row.window,
                 "metrics": {metric.name: _metric(row, metric.name, metric.unit) for metric in METRICS},
             }
             for row in summarise(run).rows
@@ -99,7 +100,7 @@ def write_vllm_bench(run: Run, path: Path) -> None:
     """The JSON of `vllm bench serve`, one line per engine and level, as its `--append-result` writes several."""
     with path.open("w", encoding="utf-8") as file:
         for samples in each_samples(run):
-            write_document(samples, file)
+            write_document(samples.whole, file)
 
 
 def statistics(run: Run) -> Iterator[Statistic]:

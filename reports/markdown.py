@@ -33,7 +33,9 @@ def run_markdown(run: Run) -> str:
     if warnings:
         lines += ["", *(line for warning in warnings for line in (warning, ">"))][:-1]
     for level, group in groupby(material.summary.rows, key=lambda row: row.level):
-        lines += ["", f"**Load: {markdown_cell(level)}**", "", *_table(list(group))]
+        rows = list(group)
+        lines += ["", f"**Load: {markdown_cell(level)}**", "", *_table(rows), ""]
+        lines += [f"- window of {markdown_cell(row.engine)}: {markdown_cell(row.window)}" for row in rows]
     lines += ["", "Latencies in ms as p50 / p99, from when a request was due; a failed request counts as ∞."]
     for failure in failures(run):
         said = f", e.g. {markdown_cell(failure.example[:200])}" if failure.example else ""

@@ -106,9 +106,13 @@ def _dashes(dash: str, width: float) -> Any:
 
 
 def _shape(axes: Axes, figure: Figure, colours: dict[str, str]) -> None:
-    """Axes and their names, a grid, and the lines of limits."""
-    for limit in figure.shapes:
-        axes.axhline(limit["y0"], color=colours[limit["line"]["color"]], linewidth=1, linestyle="--", label="SLO")
+    """Axes and their names, a grid, the lines of limits, and shades over what is left out."""
+    for shape in figure.shapes:
+        if shape["type"] == "rect":
+            shade = colours[shape["fillcolor"]]
+            axes.axvspan(shape["x0"], shape["x1"], color=shade, alpha=shape["opacity"], linewidth=0)
+        else:
+            axes.axhline(shape["y0"], color=colours[shape["line"]["color"]], linewidth=1, linestyle="--", label="SLO")
     _scale(axes, "x", figure.x)
     _scale(axes, "y", figure.y)
     axes.grid(alpha=0.3)

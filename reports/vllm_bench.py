@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from llmbench.reports.load_level import OfferedLoad, offered_load
-from llmbench.results.metrics import duration_s, meets_slo, tpot_ms
+from llmbench.results.metrics import meets_slo, tpot_ms
 from llmbench.results.samples import Bools, Floats, Ints, Samples
 
 _PIECE = 1000  # requests whose gaps are made text at a time
@@ -54,7 +54,8 @@ def _document(samples: Samples) -> dict[str, Any]:
     zero_s = float(sent_s[ok & ~np.isnan(sent_s)].min()) if (ok & ~np.isnan(sent_s)).any() else 0.0
     gaps, tokens = _gaps_and_tokens(samples, zero_s)
     output, prompt = (np.nan_to_num(samples.counts(name)).astype(np.int64) for name in _COUNTS)
-    seconds, met = duration_s(samples), meets_slo(samples)
+    seconds = sum(window.whole_seconds for window in samples.windows.values()) or None
+    met = meets_slo(samples)
     return {
         "date": _compact(manifest.created_utc),
         "endpoint_type": "openai",

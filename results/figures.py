@@ -127,10 +127,11 @@ def _of_total(samples: Samples, metric: TotalMetric) -> Figure | None:
     if value is None:
         return None
     assert metric.amounts is not None
-    amounts = metric.amounts(samples)
+    counted = metric.over(samples)
+    amounts = metric.amounts(counted)
     assert amounts is not None
-    units, n, num_failed = samples.units, len(samples), int((~samples.ok).sum())
-    everyone = np.arange(n)
+    units, n, num_failed = counted.units, len(samples), int((~samples.ok).sum())
+    everyone = np.arange(len(counted))
     if metric.per == "request":
         size = units.totals(np.ones(n), everyone)
     elif units.are_rounds:

@@ -41,7 +41,8 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One engine at one level: its figures by name. `model` and `dtype` are what the engine says it serves."""
+    """One engine at one level: its figures by name. `num_requests` counts those outside the window too. `model` and
+    `dtype` are what the engine says it serves."""
 
     engine: str
     level: str
@@ -92,7 +93,7 @@ def side_of(run: Run, name: str | None = None) -> Side:
                 engine=samples.engine,
                 level=samples.level,
                 figures=figures_of(samples),
-                num_requests=len(samples),
+                num_requests=len(samples.whole),
                 num_rounds=len(set(samples.round.tolist())),
                 model=None if engine is None else engine.model,
                 model_digest=None if engine is None else engine.model_digest,

@@ -61,11 +61,16 @@ class TotalMetric:
     per: Literal["second", "request"]
     amounts: Callable[[Samples], Floats | None] | None
 
+    def over(self, samples: Samples) -> Samples:
+        """The requests that contribute: to a rate all, each with what of it lies in the window; else those that are
+        due there."""
+        return samples.whole if self.per == "second" else samples
+
     def value(self, samples: Samples) -> float | None:
         """The total; None where it is not defined."""
         if self.amounts is None:
             return duration_s(samples)
-        amounts = self.amounts(samples)
+        amounts = self.amounts(self.over(samples))
         size = duration_s(samples) if self.per == "second" else float(len(samples))
         return None if amounts is None or size is None else float(amounts.sum()) / size
 
@@ -148,27 +153,53 @@ def _per_request(values: Floats) -> Values:
 
 
 def round_seconds(samples: Samples) -> dict[int, float]:
-    """For each round, seconds from its first due request to its last answer; 0 where no answer ended."""
-    due_ns, end_ns = samples.ns("due_ns"), samples.ns("end_ns")
-    seconds = {}
-    for number in np.unique(samples.round).tolist():
-        members = samples.round == number
-        ends_ns = end_ns[members & ~np.isnan(end_ns)]
-        seconds[number] = float(ends_ns.max() - due_ns[members].min()) / NS_PER_S if ends_ns.size else 0.0
-    return seconds
+    """For each round, the seconds of its window, by default from its first due request to its last answer; 0 where no
+    answer ended."""
+    return {number: window.seconds for number, window in samples.windows.items()}
 
 
 def duration_s(samples: Samples) -> float | None:
-    """Seconds from the first due request to the last answer, summed over rounds; None before any answer ended."""
+    """Seconds of the windows of all rounds together; None before any answer ended."""
     return sum(round_seconds(samples).values()) or None
 
 
-def _output_tokens(samples: Samples) -> Floats:
-    return np.where(samples.ok, np.nan_to_num(samples.counts("output_tokens")), 0.0)
+@lru_cache(maxsize=8)
+def _share_inside(whole: Samples) -> Floats:
+    """Of each request, the share of its generated tokens whose chunks are stamped inside the window of its round.
+
+    An answer that nobody counted by chunk, as one that was not streamed, is inside when its end is.
+    """
+    ended_inside = whole.in_window(whole.ns("end_ns"))
+    share = ended_inside.astype(np.float64)
+    # Of a request that lies inside altogether, no chunk need be read.
+    cut = np.flatnonzero(~(ended_inside & whole.in_window(whole.ns("due_ns"))))
+    tokens, inside = np.zeros(len(whole)), np.zeros(len(whole))
+    for piece in whole.pieces(cut):
+        amounts = piece.tokens.astype(np.float64)
+        tokens += np.bincount(piece.request, amounts, len(whole))
+        held = whole.in_window(piece.ns, piece.request)
+        inside += np.bincount(piece.request[held], amounts[held], len(whole))
+    return np.divide(inside, tokens, out=share, where=tokens > 0)
 
 
-def _all_tokens(samples: Samples) -> Floats:
-    return _output_tokens(samples) + np.where(samples.ok, np.nan_to_num(samples.counts("prompt_tokens")), 0.0)
+def _output_tokens(whole: Samples) -> Floats:
+    tokens = np.where(whole.ok, np.nan_to_num(whole.counts("output_tokens")), 0.0)
+    return tokens * _share_inside(whole)
+
+
+def _all_tokens(whole: Samples) -> Floats:
+    # A prompt has been read when its answer begins.
+    read = whole.ok & whole.in_window(whole.ns("first_token_ns" if is_streamed(whole) else "end_ns"))
+    return _output_tokens(whole) + np.where(read, np.nan_to_num(whole.counts("prompt_tokens")), 0.0)
+
+
+def _answered(whole: Samples) -> Floats:
+    return (whole.ok & whole.in_window(whole.ns("end_ns"))).astype(np.float64)
+
+
+def _good(whole: Samples) -> Floats | None:
+    met = meets_slo(whole)
+    return None if met is None else (met & whole.in_window(whole.ns("end_ns"))).astype(np.float64)
 
 
 def _successes(samples: Samples) -> Floats:
@@ -247,7 +278,8 @@ METRICS: tuple[MetricSpec, ...] = (
         "output",
         "tokens/s",
         "higher",
-        "generated tokens of successful requests ÷ time from first due to last end, summed over rounds",
+        "generated tokens of successful requests that came in the window ÷ its length, summed over rounds; without "
+        "warm-up and cool-down, from first due to last end",
         "second",
         _output_tokens,
     ),
@@ -256,7 +288,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "prompt and output",
         "tokens/s",
         "higher",
-        "prompt and generated tokens of successful requests ÷ the same time",
+        "the same with prompt tokens, which count when the first token came ÷ the same time",
         "second",
         _all_tokens,
     ),
@@ -265,12 +297,18 @@ METRICS: tuple[MetricSpec, ...] = (
         "requests",
         "requests/s",
         "higher",
-        "successful requests ÷ the same time",
+        "successful requests that ended in the window ÷ the same time",
         "second",
-        _successes,
+        _answered,
     ),
     TotalMetric(
-        "goodput", "goodput", "requests/s", "higher", "requests that meet every SLO ÷ the same time", "second", _met
+        "goodput",
+        "goodput",
+        "requests/s",
+        "higher",
+        "requests that meet every SLO and ended in the window ÷ the same time",
+        "second",
+        _good,
     ),
     TotalMetric(
         "slo_attainment",
@@ -284,7 +322,15 @@ METRICS: tuple[MetricSpec, ...] = (
     TotalMetric("success_share", "success", "share", "higher", "successful requests ÷ all sent", "request", _successes),
     TotalMetric("attempts", "attempts", "attempts", None, "attempts ÷ requests", "request", _attempts),
     TotalMetric("retried_share", "retried", "share", None, "requests sent again ÷ all", "request", _retried),
-    TotalMetric("duration", "duration", "s", None, "first due to last end, summed over rounds", "second", None),
+    TotalMetric(
+        "duration",
+        "duration",
+        "s",
+        None,
+        "length of the window, by default first due to last end, summed over rounds",
+        "second",
+        None,
+    ),
 )
 
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -15,6 +15,7 @@ from llmbench.results.run import Run
 from llmbench.results.units import Floats as Floats
 from llmbench.results.units import Ints as Ints
 from llmbench.results.units import Units, units_of
+from llmbench.results.window import Rules, Window, window_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +37,8 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """The measured requests of one engine at one level, in the order in which they were due; warm-up left out.
+    """The requests of one engine at one level that count, in the order in which they were due: those due inside the
+    window of their round, the rest and the requests sent to warm up left out. `whole` has them all.
 
     A request that was sent more than once is here with its last attempt.
 
@@ -51,6 +53,7 @@ class Samples:
     origin_ns: int
     _members: Ints  # rows of run.requests, in due order
     _rows: pa.Table  # those rows
+    _whole: Samples | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -77,6 +80,33 @@ class Samples:
     @cached_property
     def round(self) -> Ints:
         return self._floats("round").astype(np.int64)
+
+    @property
+    def whole(self) -> Samples:
+        """These requests and those due outside the windows."""
+        return self if self._whole is None else self._whole
+
+    @cached_property
+    def windows(self) -> dict[int, Window]:
+        """The window of each round, in ascending order of rounds; its stamps are ns since `origin_ns`."""
+        if self._whole is not None:
+            return self._whole.windows
+        rules, due_ns, end_ns = Rules.of(self.run.manifest.workload), self.ns("due_ns"), self.ns("end_ns")
+        windows = {}
+        for number in np.unique(self.round).tolist():
+            members = self.round == number
+            windows[number] = window_of(due_ns[members], end_ns[members], self.ok[members], rules)
+        return windows
+
+    def in_window(self, stamps_ns: Floats, request: Ints | None = None) -> Bools:
+        """Which of `stamps_ns` lie in the window of their request's round; `request` is the index of the request each
+        belongs to, one for each request if it is left out."""
+        round_of = self.round if request is None else self.round[request]
+        inside = np.ones(len(stamps_ns), bool)
+        for number, window in self.windows.items():
+            members = round_of == number
+            inside[members] = window.holds(stamps_ns[members])
+        return inside
 
     @cached_property
     def units(self) -> Units:
@@ -154,13 +184,23 @@ def each_samples(run: Run) -> tuple[Samples, ...]:
         members = np.flatnonzero(measured & (engines == engine) & (levels == level))
         if members.size:
             members = members[np.lexsort((index[members], due_ns[members]))]
-            found.append(Samples(run, engine, level, origin_ns, members, rows.take(members)))
+            whole = Samples(run, engine, level, origin_ns, members, rows.take(members))
+            found.append(_inside(whole))
     return tuple(found)
 
 
 def samples(run: Run, engine: str, level: str) -> Samples | None:
     """The requests of `engine` at `level`; None if there is none."""
     return next((found for found in each_samples(run) if (found.engine, found.level) == (engine, level)), None)
+
+
+def _inside(whole: Samples) -> Samples:
+    inside = whole.in_window(whole.ns("due_ns"))
+    if inside.all():
+        return whole
+    members = whole._members[inside]
+    rows = whole._rows.take(np.flatnonzero(inside))
+    return Samples(whole.run, whole.engine, whole.level, whole.origin_ns, members, rows, whole)
 
 
 def _joined(pieces: Iterator[Piece]) -> Piece:

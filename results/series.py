@@ -55,7 +55,11 @@ class WaterfallRow:
 
 
 def waterfall(samples: Samples, limit: int = 60, round_index: int | None = None) -> list[WaterfallRow]:
-    """The first `limit` requests of one round (default the first there is), in due order; token stamps are thinned."""
+    """The first `limit` requests of one round (default the first there is), in due order; token stamps are thinned.
+
+    Like all that is drawn over time, with what lies outside the window.
+    """
+    samples = samples.whole
     rounds = samples.round
     wanted = int(rounds.min()) if round_index is None else round_index
     members = np.flatnonzero(rounds == wanted)[:limit]
@@ -104,6 +108,7 @@ class Throughput:
 
 def throughput(samples: Samples, num_bins: int = 60) -> Throughput | None:
     """Output tokens and finished requests per second over the time of a round; None if nothing ended."""
+    samples = samples.whole
     due_ns, end_ns = samples.ns("due_ns"), samples.ns("end_ns")
     rounds = np.unique(samples.round)
     zero_ns = np.array([due_ns[samples.round == number].min() for number in rounds])
@@ -134,6 +139,7 @@ class Arrivals:
 
 def arrivals(samples: Samples) -> Arrivals:
     """The arrival process of the first round as asked and as achieved; at most MAX_POINTS of each."""
+    samples = samples.whole
     members = samples.round == samples.round.min()
     due_ns, sent_ns = samples.ns("due_ns")[members], samples.ns("sent_ns")[members]
     zero_ns = due_ns.min()
@@ -156,7 +162,7 @@ class FailureCount:
 def failures(run: Run) -> list[FailureCount]:
     """Failures by engine, level and kind, the most frequent first within each engine."""
     found = []
-    for samples in each_samples(run):
+    for samples in (each.whole for each in each_samples(run)):
         said = list(zip(samples.texts("error_kind"), samples.texts("error"), strict=True))
         failed = [
             (kind or "unknown", error or "") for (kind, error), ok in zip(said, samples.ok, strict=True) if not ok

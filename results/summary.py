@@ -10,13 +10,17 @@ from llmbench.results.metrics import METRICS, SampleMetric, ordered_of
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
 from llmbench.results.statistics import Distribution, describe
+from llmbench.results.window import Rules, described
 
 Value = Distribution | float | None
 
 
 @dataclass(frozen=True, slots=True)
 class SummaryRow:
-    """One engine at one level. `values` has an entry for each of METRICS; None where a metric is not defined."""
+    """One engine at one level. `values` has an entry for each of METRICS; None where a metric is not defined.
+
+    Requests are those that count; `window` says for people by which rules and over which time.
+    """
 
     engine: str
     level: str
@@ -24,6 +28,7 @@ class SummaryRow:
     num_failed: int
     num_rounds: int
     values: Mapping[str, Value]
+    window: str
 
     def distribution(self, name: str) -> Distribution | None:
         value = self.values[name]
@@ -67,4 +72,5 @@ def summarise_samples(samples: Samples) -> SummaryRow:
         num_failed=int((~samples.ok).sum()),
         num_rounds=len(set(samples.round.tolist())),
         values=values,
+        window=described(samples.windows, len(samples), len(samples.whole), Rules.of(samples.run.manifest.workload)),
     )

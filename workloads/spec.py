@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +15,7 @@ from llmbench.workloads.base import MAX_REQUESTS, Count, CountOrZero, Flag, Froz
 from llmbench.workloads.engine_spec import Engine, EngineSpec
 from llmbench.workloads.prompt_specs import PromptsSpec, SyntheticPrompts
 from llmbench.workloads.retry_spec import RetrySpec
+from llmbench.workloads.truncation import Truncation, amount_of
 
 __all__ = [
     "EngineSpec",
@@ -194,6 +196,23 @@ class MeasureSpec(Frozen):
         description="How often the engine's own metrics, its processes and the GPUs are read, in s; 0 never. Default "
         "null, every second.",
     )
+    warmup: Truncation = Field(
+        default=None,
+        description="What is left out of the figures at the start of each round: `none`, a share of the time in which "
+        "requests are due such as `10%`, a time such as `5 s`, a count such as `20 requests`, or `auto`, what MSER-5 "
+        "finds in the latencies. Default null, none.",
+    )
+    cooldown: Truncation = Field(
+        default=None,
+        description="The same at its end, counted back from when the last request is due. Default null, none.",
+    )
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        warmup, cooldown = amount_of(self.warmup), amount_of(self.cooldown)
+        if warmup and cooldown and warmup.unit == cooldown.unit == "%" and warmup.value + cooldown.value >= 100:
+            refuse("cooldown", f"given {self.cooldown}, and warmup {self.warmup}: together they leave nothing")
+        return self
 
 
 class WorkloadSpec(Frozen):
@@ -228,6 +247,23 @@ class WorkloadSpec(Frozen):
             if engine.label in seen:
                 refuse(f"engines.{index}", f"a second engine is called {engine.label!r}: give each its own `label`")
             seen.add(engine.label)
+        return self
+
+    @model_validator(mode="after")
+    def _check_truncation(self) -> Self:
+        measure, traffic = self.measure, self.traffic
+        given = {name: rule for name in ("warmup", "cooldown") if (rule := getattr(measure, name)) is not None}
+        if given and traffic.arrivals.kind == "burst":
+            name = next(iter(given))
+            refuse(f"measure.{name}", f"given {given[name]}, but a burst is all due at once; allowed: none")
+        for unit, most, what in (
+            ("requests", float(traffic.requests), f"a round has {traffic.requests} requests"),
+            ("s", traffic.duration_s or math.inf, f"a round lasts {traffic.duration_s} s"),
+        ):
+            sizes = [found for rule in given.values() if (found := amount_of(rule)) and found.unit == unit]
+            if sum(size.value for size in sizes) >= most:
+                name = list(given)[-1]
+                refuse(f"measure.{name}", f"given {given[name]}, but {what}: nothing would be left")
         return self
 
     def digest(self) -> str:

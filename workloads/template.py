@@ -58,6 +58,8 @@ measure:
   timeouts: {connect_s: 10, first_token_s: 120, idle_s: 60, total_s: 600}
   retries: null                       # when a failed request is sent again; null: never
   clock: null                         # what stamps the chunks: auto, packet, kernel or user; null: auto
+  warmup: null                        # left out at each round's start: 10%, 5 s, 20 requests, auto; null: nothing
+  cooldown: null                      # the same at its end, counted back from when the last request is due
   telemetry_s: null                   # how often engine metrics, processes and GPUs are read, in s; 0: never; null: 1
 """
 

@@ -24,7 +24,7 @@ _WAITING = "·"
 
 def show_profile(run: Run, console: Console) -> None:
     """Print the profile of each engine at each load level."""
-    for samples in each_samples(run):
+    for samples in (each.whole for each in each_samples(run)):
         profile = decode_profile(samples)
         console.print(Text(f"\n{profile.engine}, {profile.level}: {profile.num_requests} answers", style="bold"))
         if profile.num_gaps == 0:

@@ -10,6 +10,7 @@ from llmbench.reports.figure import Axis, Figure, Trace, line, rounded, thinned
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits
 from llmbench.reports.section import Section, View, figures_by_level
+from llmbench.reports.window_bands import READING, bands
 from llmbench.results.manifest import ArrivalManifest, TrialManifest
 from llmbench.results.samples import Floats, Samples
 from llmbench.results.series import Arrivals, arrivals, cdf
@@ -77,14 +78,16 @@ def _counts(material: Material, found: list[tuple[Samples, Arrivals]]) -> Figure
         f"{samples.engine} {count(len(series.sent_s))} of {count(len(series.asked_s))} sent"
         for samples, series in found
     )
+    shades = bands(next(iter(samples.windows.values())) for samples, _ in found)
     return Figure(
         title="Asked and achieved",
-        reading="Requests so far, first round.",
+        reading="Requests so far, first round." + (READING if shades else ""),
         alt=f"Cumulative arrivals of the first round: {said}.",
         # A closed loop asks each engine at its own pace; an open one asks all the same, and one line is enough.
         traces=[*(asked if len({tuple(rounded(series.asked_s, 3)) for _, series in found}) > 1 else asked[:1]), *sent],
         x=Axis("since the round's first request was due", "s"),
         y=Axis("requests"),
+        shapes=shades,
     )
 
 

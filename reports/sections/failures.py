@@ -11,7 +11,7 @@ from llmbench.results.series import failures
 def _view(material: Material) -> View | None:
     if not material.samples:
         return None
-    sent = {(samples.engine, samples.level): len(samples) for samples in material.samples}
+    sent = {(samples.engine, samples.level): len(samples.whole) for samples in material.samples}
     return {"failures": failures(material.run), "sent": sent, "retries": retries(material.run)}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from llmbench.reports.figure import Axis, Figure, line
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import digits
 from llmbench.reports.section import Section, View, figures_by_level
+from llmbench.reports.window_bands import READING, bands
 from llmbench.results.samples import Floats, Samples
 from llmbench.results.series import Throughput, throughput
 
@@ -31,9 +33,13 @@ def _figures(material: Material, level: str) -> list[Figure]:
     ]
     if not found:
         return []
+    shades = bands(window for samples in material.samples_at(level) for window in samples.windows.values())
     return [
-        _figure(material, found, "Output tokens per second", "tokens/s", lambda series: series.tokens_per_s),
-        _figure(material, found, "Requests answered per second", "requests/s", lambda series: series.requests_per_s),
+        replace(figure, reading=figure.reading + READING if shades else figure.reading, shapes=shades)
+        for figure in (
+            _figure(material, found, "Output tokens per second", "tokens/s", lambda series: series.tokens_per_s),
+            _figure(material, found, "Requests answered per second", "requests/s", lambda each: each.requests_per_s),
+        )
     ]
 
 
@@ -54,7 +60,7 @@ def _figure(material: Material, found: list[tuple[str, Throughput]], title: str,
 
 def _num_bins(samples: Samples) -> int:
     # Four requests to a bin on average: narrower ones would show their arrival, not the engine.
-    per_round = len(samples) / max(1, len(set(samples.round.tolist())))
+    per_round = len(samples.whole) / max(1, len(set(samples.round.tolist())))
     return int(min(100, max(10, per_round / 4)))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, percent
+from llmbench.reports.plain_text import one_line
 from llmbench.reports.section import Section, View
 from llmbench.results.answer import left_out
 from llmbench.results.metrics import is_streamed, values_of
@@ -53,7 +54,7 @@ def _view(material: Material) -> View:
 
 def _facts(material: Material) -> list[Fact]:
     samples = material.samples
-    facts = [_requests(samples), _rounds(material)]
+    facts = [_requests(samples), _window(material), _rounds(material)]
     if (send := _send_lag(material)) is not None:
         facts.append(send)
     facts.append(_measuring_error(material))
@@ -64,11 +65,19 @@ def _facts(material: Material) -> list[Fact]:
 
 
 def _requests(samples: tuple[Samples, ...]) -> Fact:
-    num = sum(len(each) for each in samples)
-    num_failed = sum(int((~each.ok).sum()) for each in samples)
+    num = sum(len(each.whole) for each in samples)
+    num_failed = sum(int((~each.whole.ok).sum()) for each in samples)
     if not num_failed:
         return Fact("Requests", f"all {count(num)} were answered")
     return Fact("Requests", f"{count(num_failed)} of {count(num)} failed and count as infinitely slow", beware=True)
+
+
+def _window(material: Material) -> Fact:
+    rows = material.summary.rows
+    said = {row.window for row in rows}
+    if len(said) == 1:
+        return Fact("Window", rows[0].window)
+    return Fact("Window", ". ".join(f"{one_line(row.engine)} at {one_line(row.level)}: {row.window}" for row in rows))
 
 
 def _rounds(material: Material) -> Fact:

@@ -8,6 +8,7 @@ from llmbench.reports.figure import Axis, Figure, Trace, label, rounded
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count
 from llmbench.reports.section import Section, View, figures_by_level
+from llmbench.reports.window_bands import READING, bands
 from llmbench.results.samples import Samples
 from llmbench.results.series import WaterfallRow, waterfall
 
@@ -42,9 +43,11 @@ def _figure(material: Material, samples: Samples, rows: list[WaterfallRow], last
     thin = max(1, -(-num_ticks // min(_MAX_TICKS, _MAX_TICKS_IN_ALL // len(material.samples))))
     failed = sum(row.status != "ok" for row in rows)
     thinned = f" One tick in {thin} is drawn." if thin > 1 else ""
+    shades = bands([samples.windows[rows[0].round]])
     return Figure(
         title=samples.engine,
-        reading=f"The first {len(rows)} of {count(len(samples))} requests, round {rows[0].round + 1}.{thinned}",
+        reading=f"The first {len(rows)} of {count(len(samples.whole))} requests, round {rows[0].round + 1}.{thinned}"
+        f"{READING if shades else ''}",
         alt=f"Timeline of {len(rows)} requests to {samples.engine}, {failed} of them failed.",
         traces=[
             _bars("waiting to be sent", "--wait", 0.9, [(row.due_s, row.sent_s) for row in rows]),
@@ -57,6 +60,7 @@ def _figure(material: Material, samples: Samples, rows: list[WaterfallRow], last
         y=Axis("requests", low=len(rows) - 0.4, high=-0.6, hidden=True),
         height=70 + max(4, len(rows)) * _ROW_PX,
         wide=True,
+        shapes=shades,
     )
 
 

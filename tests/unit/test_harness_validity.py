@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from llmbench.harness.validity import judge, judge_trial, percentile_ns
+from llmbench.harness.validity import judge, judge_trial, judge_windows, percentile_ns
 from llmbench.results.manifest import ArrivalManifest, InstrumentManifest, LagManifest, TrialManifest
 from llmbench.results.records import RequestRecord
+from llmbench.results.window import Rules
 
 MS = 1_000_000
 GOOD = RequestRecord(
@@ -172,3 +173,18 @@ def test_one_starved_worker_makes_a_trial_invalid() -> None:
     [finding] = judge_trial(trial(clock="kernel", cpu_s=10.5, workers=(calm, starved)), "a")
     assert finding.text.startswith("a: load worker 2 was busy 95% of the time")
     assert judge_trial(trial(clock="kernel", cpu_s=10.5, workers=(calm,) * 8), "a") == []
+
+
+def test_rules_that_leave_nothing_of_a_round_make_the_run_invalid() -> None:
+    records = [replace(GOOD, index=index, due_ns=GOOD.due_ns + index * MS) for index in range(10)]
+    assert judge_windows(records, Rules("3 requests", "10%")) == []
+    assert judge_windows(records, Rules(None, None)) == []
+    [finding] = judge_windows(records, Rules("5 s", None))
+    assert finding.invalid
+    assert finding.text.startswith("a, poisson 8/s, round 1: warm-up 5 s, cool-down none would leave nothing")
+
+
+def test_an_auto_rule_without_an_answer_is_a_flag() -> None:
+    [finding] = judge_windows([GOOD, replace(GOOD, warmup=True)], Rules("auto", None))
+    assert not finding.invalid
+    assert "fewer than 50 answers" in finding.text
