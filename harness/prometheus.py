@@ -16,10 +16,9 @@ from prometheus_client.samples import Sample
 from llmbench.engines.metric_map import MetricMap, MetricName
 from llmbench.engines.wire import Endpoint
 from llmbench.harness.probe import authorization, http_connection
-from llmbench.results.telemetry import SPEC_BY_NAME, Value
+from llmbench.results.telemetry import HISTOGRAM_PARTS, SPEC_BY_NAME, Value
 
 _MAX_BYTES = 16 * 2**20
-_PARTS = ("_bucket", "_sum", "_count")
 
 
 class GapError(Exception):
@@ -47,7 +46,7 @@ def scrape(endpoint: Endpoint, metrics: MetricMap) -> list[Value]:
 def mapped(text: str, metrics: MetricMap) -> list[Value]:
     """The values in an exposition that `metrics` names. Raises GapError for a text that is no exposition."""
     wanted = {name.name for names in metrics.samples.values() for name in names}
-    wanted |= {name + part for name in wanted for part in _PARTS}
+    wanted |= {name + part for name in wanted for part in HISTOGRAM_PARTS}
     # Most of what vLLM shows is not asked for, and the parser is what takes the time.
     lines = [line for line in text.splitlines() if line.partition("{")[0].partition(" ")[0] in wanted]
     samples: dict[str, list[Sample]] = defaultdict(list)

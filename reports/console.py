@@ -15,9 +15,11 @@ from llmbench.reports.headline import headline
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, quantile
 from llmbench.reports.plain_text import one_line, plain
+from llmbench.reports.server_side_rows import server_lines
 from llmbench.results.answer import left_out
 from llmbench.results.attempts import retries
 from llmbench.results.run import Run
+from llmbench.results.samples import each_samples
 from llmbench.results.series import failures
 from llmbench.results.statistics import required_n
 from llmbench.results.summary import SummaryRow, summarise
@@ -49,6 +51,8 @@ def print_summary(run: Run, console: Console) -> None:
         "Retries",
         [f"{one_line(each.engine)} at {one_line(each.level)}: {each.sentence}." for each in retries(run)],
     )
+    samples = tuple(each_samples(run))
+    _print_points(console, "Server side, over the measured rounds", list(map(plain, server_lines(samples))))
     _print_points(console, "Read before you use a number", [one_line(problem) for problem in run.manifest.problems])
     if run.manifest.status == "failed":
         console.print(Text(plain(left_out(run.manifest)), style="bold red"))

@@ -75,7 +75,7 @@ def write_csv(run: Run, path: Path) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Statistic)])
         writer.writeheader()
         for statistic in statistics(run):
-            writer.writerow({name: _cell(value) for name, value in asdict(statistic).items()})
+            writer.writerow({name: cell(value) for name, value in asdict(statistic).items()})
 
 
 def write_parquet(run: Run, path: Path) -> None:
@@ -153,5 +153,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """A value for a CSV: a text that a spreadsheet would run as a formula starts with an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -64,7 +64,7 @@ def _family(metric: MetricSpec, rows: tuple[SummaryRow, ...]) -> Iterator[str]:
     if samples:
         yield f"# TYPE {name} gauge"
         yield f"# UNIT {name} {unit}"
-        yield f"# HELP {name} {_escaped(metric.formula)}"
+        yield f"# HELP {name} {escaped(metric.formula)}"
         yield from samples
 
 
@@ -85,9 +85,10 @@ def _where(row: SummaryRow) -> _Labels:
 
 
 def _sample(name: str, labels: Iterable[tuple[str, str]], value: float) -> str:
-    told = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+    told = ",".join(f'{label}="{escaped(text)}"' for label, text in labels)
     return f"{name}{{{told}}} {'+Inf' if math.isinf(value) else repr(float(value))}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """A label's value or a help text as OpenMetrics quotes it."""
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

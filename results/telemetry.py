@@ -65,6 +65,8 @@ SPECS: tuple[TelemetrySpec, ...] = (
 )  # fmt: skip
 SPEC_BY_NAME: Mapping[str, TelemetrySpec] = {spec.name: spec for spec in SPECS}
 assert len(SPEC_BY_NAME) == len(SPECS)
+# What a histogram's metric is called in the table.
+HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 
 COLUMNS = (
     Column("t_ns", "int64", "ns on the clock of the manifest", "when the reading was complete", nullable=False),
@@ -112,6 +114,15 @@ class TelemetryJournal:
 
     def close(self) -> None:
         self._file.close()
+
+
+def spec_of(metric: str | None) -> TelemetrySpec | None:
+    """The quantity that the table calls `metric`, a histogram's parts included; None for a gap or an unknown one."""
+    if metric is None or metric in SPEC_BY_NAME:
+        return None if metric is None else SPEC_BY_NAME[metric]
+    return next(
+        (SPEC_BY_NAME.get(metric.removesuffix(part)) for part in HISTOGRAM_PARTS if metric.endswith(part)), None
+    )
 
 
 def telemetry_schema() -> pa.Schema:

@@ -16,6 +16,9 @@ class Export(StrEnum):
     OPENMETRICS = "openmetrics"
     MARKDOWN = "markdown"
     VLLM_BENCH = "vllm-bench"
+    TELEMETRY_CSV = "telemetry-csv"
+    TELEMETRY_PARQUET = "telemetry-parquet"
+    TELEMETRY_OPENMETRICS = "telemetry-openmetrics"
     SVG = "svg"
     PNG = "png"
 
@@ -29,8 +32,9 @@ def report(
         list[Export] | None,
         typer.Option(
             show_default=False,
-            help="Write this too, beside the report; vllm-bench is the JSON of `vllm bench serve`, openmetrics is for "
-            "Prometheus, svg and png are the curves in a folder `pictures`; may be repeated (default: none).",
+            help="Write this too, beside the report: vllm-bench is the JSON of `vllm bench serve`, openmetrics is for "
+            "Prometheus, telemetry-csv and its like have each reading of what servers and devices said, svg and png "
+            "are the curves in a folder `pictures`; may be repeated (default: none).",
         ),
     ] = None,
     compare: Annotated[

@@ -17,6 +17,11 @@ from llmbench.reports.markdown import run_markdown
 from llmbench.reports.mlflow_export import log_to_mlflow
 from llmbench.reports.openmetrics import write_openmetrics
 from llmbench.reports.pictures import write_pictures
+from llmbench.reports.telemetry_exports import (
+    write_telemetry_csv,
+    write_telemetry_openmetrics,
+    write_telemetry_parquet,
+)
 from llmbench.results.baseline import open_side
 from llmbench.results.comparison_set import compare_sides
 from llmbench.results.run_directory import Run
@@ -41,6 +46,9 @@ EXPORTS: Mapping[str, tuple[str, Callable[[Run, Path], None]]] = {
     "openmetrics": ("metrics.prom", write_openmetrics),
     "markdown": ("summary.md", _write_markdown),
     "vllm-bench": ("vllm-bench.json", write_vllm_bench),
+    "telemetry-csv": ("telemetry.csv", write_telemetry_csv),
+    "telemetry-parquet": ("telemetry-rounds.parquet", write_telemetry_parquet),
+    "telemetry-openmetrics": ("telemetry.prom", write_telemetry_openmetrics),
     "svg": ("pictures", _write_svg),
     "png": ("pictures", _write_png),
 }

@@ -16,6 +16,7 @@ from llmbench.reports.sections.metrics import METRICS_EXPLAINED
 from llmbench.reports.sections.overview import OVERVIEW
 from llmbench.reports.sections.reproduce import REPRODUCE
 from llmbench.reports.sections.search import SEARCH
+from llmbench.reports.sections.server_side import SERVER_SIDE
 from llmbench.reports.sections.summary import SUMMARY
 from llmbench.reports.sections.throughput import THROUGHPUT
 from llmbench.reports.sections.validity import VALIDITY
@@ -33,6 +34,7 @@ SECTIONS: tuple[Section, ...] = (
     WATERFALL,
     DECODE_PROFILE,
     THROUGHPUT,
+    SERVER_SIDE,
     ARRIVALS,
     FAILURES,
     INSTRUMENT,
