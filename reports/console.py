@@ -15,7 +15,7 @@ from llmbench.reports.headline import headline
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, quantile
 from llmbench.reports.plain_text import one_line, plain
-from llmbench.reports.server_side_rows import server_lines
+from llmbench.reports.server_side_rows import server_lines, unknown_costs
 from llmbench.results.answer import left_out
 from llmbench.results.attempts import retries
 from llmbench.results.run import Run
@@ -53,6 +53,8 @@ def print_summary(run: Run, console: Console) -> None:
     )
     samples = tuple(each_samples(run))
     _print_points(console, "Server side, over the measured rounds", list(map(plain, server_lines(samples))))
+    if (unknown := unknown_costs(samples)) is not None:
+        console.print(Text(f"\n{unknown}", style="dim"))
     _print_points(console, "Read before you use a number", [one_line(problem) for problem in run.manifest.problems])
     if run.manifest.status == "failed":
         console.print(Text(plain(left_out(run.manifest)), style="bold red"))

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from llmbench.reports.vllm_bench import write_document
 from llmbench.results.answer import answer
+from llmbench.results.costs import currency_of
 from llmbench.results.metrics import METRICS
 from llmbench.results.run import Run
 from llmbench.results.samples import each_samples
@@ -49,6 +50,7 @@ def write_json(run: Run, path: Path) -> None:
         "problems": list(manifest.problems),
         "workload_digest": manifest.workload_digest,
         "prompts_digest": manifest.prompts_digest,
+        "currency": currency_of(run),
         "answer": list(answer(run)),
         "rows": [
             {

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from llmbench.results.costs import currency_of
 from llmbench.results.manifest import Manifest
 from llmbench.results.matching import Side, side_of
 from llmbench.results.metrics import BY_NAME
@@ -65,6 +66,8 @@ class Material:
 
     def total_interval(self, row: SummaryRow, name: str) -> Interval | None:
         """The 95 % interval of a total; None where the run has too few rounds to tell."""
+        if name == "cost":
+            return self._cost_interval(row)
         figures = (each.figures for each in self.side.measured if (each.engine, each.level) == (row.engine, row.level))
         figure = next((found[name] for found in figures if name in found), None)
         if figure is None or figure.log_error is None or figure.value <= 0:
@@ -72,6 +75,20 @@ class Material:
         factor = math.exp(student_t((1 + CONFIDENCE) / 2, figure.freedom) * figure.log_error)
         high = figure.value * factor
         return Interval(figure.value / factor, min(1.0, high) if BY_NAME[name].unit == "share" else high)
+
+    def _cost_interval(self, row: SummaryRow) -> Interval | None:
+        # The price is exact: what is not is how many tokens an hour gives.
+        cost, rate, bounds = row.total("cost"), row.total("output_throughput"), None
+        if cost is not None and rate is not None:
+            bounds = self.total_interval(row, "output_throughput")
+        if cost is None or rate is None or bounds is None:
+            return None
+        return Interval(cost * rate / bounds.high, cost * rate / bounds.low)
+
+    def unit(self, name: str) -> str:
+        """The unit of the metric called `name`, with this run's currency where it is one of money."""
+        unit = BY_NAME[name].unit
+        return unit.replace("currency", currency_of(self.run) or "currency")
 
     def place(self, engine: str, level: str) -> tuple[int, int]:
         """Where an engine at a level comes in every list: by level, then in the workload's order of engines."""

@@ -20,6 +20,8 @@ _UNITS: Mapping[str, tuple[str, float]] = {
     "share": ("ratio", 1.0),
     "tokens/s": ("tokens_per_second", 1.0),
     "requests/s": ("requests_per_second", 1.0),
+    "J/token": ("joules_per_token", 1.0),
+    "currency/1M tokens": ("per_million_tokens", 1.0),
 }
 
 _Labels = tuple[tuple[str, str], ...]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmbench.reports.numbers import bytes_, count, digits, percent
-from llmbench.results.metrics import duration_s, values_of
+from llmbench.reports.numbers import NO_BREAK, bytes_, count, digits, percent
+from llmbench.results.costs import currency_of, price_of
+from llmbench.results.metrics import BY_NAME, RatioMetric, values_of
 from llmbench.results.samples import Samples
 from llmbench.results.server_side import ServerSide, interval_s, server_side
 
@@ -47,6 +48,9 @@ def unread(members: tuple[Samples, ...]) -> Iterator[str]:
     if not members:
         return
     run = members[0].run
+    without_price = [engine for engine in {each.engine: None for each in members} if price_of(run, engine) is None]
+    if without_price:
+        yield f"{', '.join(without_price)}: no price is given (engines[].price), so nothing is known of the cost."
     if not interval_s(run):
         yield "Nothing was read: the workload switches it off (measure.telemetry_s: 0)."
         return
@@ -62,7 +66,7 @@ def unread(members: tuple[Samples, ...]) -> Iterator[str]:
         ({"metrics"}, "no metrics were read; engines[].metrics_url says where a server has them."),
         ({"process"}, "not started here, so nothing is known of the processes."),
         ({"gpu", "cpu"}, "neither GPUs (NVML) nor the processor's energy counters (RAPL) could be read, so nothing is "
-                         "known of power."),
+                         "known of power and energy."),
     ):  # fmt: skip
         without = [engine for engine, found in sources.items() if not found & lacking]
         if without:
@@ -82,7 +86,7 @@ def _ttft_median(side: ServerSide) -> str | None:
 def _our_ttft(side: ServerSide) -> str | None:
     if side.histogram_mean("ttft") is None:
         return None
-    ms = values_of(side.samples, "ttft_send").values
+    ms = values_of(side.samples.whole, "ttft_send").values
     answered = ms[np.isfinite(ms)]
     return digits(float(answered.mean())) if answered.size else None
 
@@ -126,12 +130,28 @@ def _whole(value: float) -> str:
 def _our_tokens(side: ServerSide) -> str | None:
     if side.increase("generated_tokens") is None:
         return None
-    return count(round(float(np.nansum(side.samples.counts("output_tokens")))))
+    return count(round(float(np.nansum(side.samples.whole.counts("output_tokens")))))
 
 
 def _cores(side: ServerSide) -> str | None:
-    cpu_s, seconds = side.increase("cpu_seconds"), duration_s(side.samples)
-    return None if cpu_s is None or seconds is None else digits(cpu_s / seconds)
+    cpu_s = side.increase("cpu_seconds")
+    return None if cpu_s is None else digits(cpu_s / side.seconds)
+
+
+def _total(name: str) -> Callable[[ServerSide], str | None]:
+    metric = BY_NAME[name]
+    assert isinstance(metric, RatioMetric)
+
+    def text(side: ServerSide) -> str | None:
+        value = metric.value(side.samples)
+        return None if value is None else digits(value)
+
+    return text
+
+
+def _cost(side: ServerSide) -> str | None:
+    text = _total("cost")(side)
+    return None if text is None else f"{text}{NO_BREAK}{currency_of(side.samples.run)}"
 
 
 _QUANTITIES: tuple[Quantity, ...] = (
@@ -157,6 +177,12 @@ _QUANTITIES: tuple[Quantity, ...] = (
     Quantity("output by us", "tokens", "seen in answers", _our_tokens),
     Quantity("processor cores busy", "mean", "CPU time of the engine's processes ÷ time measured", _cores,
              "{} cores busy"),
+    Quantity("GPU energy", "J per output token", "of the GPUs it may use; 1 J/token is 0.278 kWh per million tokens",
+             _total("gpu_energy"), "{} J of the GPUs per output token"),
+    Quantity("processor energy", "J per output token", "of the processor packages, whoever used them",
+             _total("cpu_energy"), "{} J of the processors per output token"),
+    Quantity("cost", "per million output tokens", "price per hour ÷ tokens per hour at the output rate; starting, "
+             "warming up and idling are not in it", _cost, "{} per million output tokens"),
     Quantity("resident memory", "most", "of all its processes; pages that they share count in each",
              _peak("rss", lambda value: bytes_(round(value)))),
 )  # fmt: skip
@@ -174,3 +200,17 @@ def server_lines(members: tuple[Samples, ...]) -> Iterator[str]:
         ]
         if told:
             yield f"{samples.engine} at {samples.level}: {', '.join(told)}."
+
+
+def unknown_costs(members: tuple[Samples, ...]) -> str | None:
+    """A sentence on which of cost and energy nothing is known of any engine; None if something is of both."""
+    sides = [server_side(samples) for samples in members]
+    lacking = [
+        told
+        for names, told in (
+            (("cost",), "cost (engines[].price gives one)"),
+            (("gpu_energy", "cpu_energy"), "energy (no counter of a GPU or processor could be read)"),
+        )
+        if all(_total(name)(side) is None for name in names for side in sides)
+    ]
+    return f"Not known per output token: {' and '.join(lacking)}." if lacking and members else None

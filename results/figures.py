@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmbench.results.metrics import BY_NAME, SampleMetric, TotalMetric, ordered_of, round_seconds
+from llmbench.results.metrics import BY_NAME, RatioMetric, SampleMetric, TotalMetric, ordered_of, round_seconds
 from llmbench.results.samples import Samples
 from llmbench.results.statistics import estimate_quantile, missing_beyond, required_n
 from llmbench.results.units import MIN_FREEDOM, MIN_ROUNDS, Floats, Units
@@ -90,6 +90,7 @@ def figures_of(samples: Samples) -> dict[str, Figure]:
     found = {}
     for spec in FIGURES:
         metric = BY_NAME[spec.metric]
+        assert not isinstance(metric, RatioMetric), "its error is not known"
         figure = (
             _of_distribution(samples, metric, spec.share)
             if isinstance(metric, SampleMetric)

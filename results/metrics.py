@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from llmbench.results.costs import cost_per_million, energy_per_token
 from llmbench.results.gaps import Gaps
 from llmbench.results.samples import Bools, Floats, Ints, Samples
 from llmbench.results.statistics import Ordered, order
@@ -75,7 +76,19 @@ class TotalMetric:
         return None if amounts is None or size is None else float(amounts.sum()) / size
 
 
-MetricSpec = SampleMetric | TotalMetric
+@dataclass(frozen=True, slots=True)
+class RatioMetric:
+    """A metric with one value for all requests together that no request has a part of of its own."""
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    formula: str
+    value: Callable[[Samples], float | None]
+
+
+MetricSpec = SampleMetric | TotalMetric | RatioMetric
 
 
 def is_streamed(samples: Samples) -> bool:
@@ -252,6 +265,12 @@ def _met(samples: Samples) -> Floats | None:
     return None if met is None else met.astype(np.float64)
 
 
+def _cost(samples: Samples) -> float | None:
+    rate = BY_NAME["output_throughput"]
+    assert isinstance(rate, TotalMetric)
+    return cost_per_million(samples, rate.value(samples))
+
+
 METRICS: tuple[MetricSpec, ...] = (
     SampleMetric("ttft", "TTFT", "ms", "lower", "first − due", _latency("due_ns", "first_token_ns")),
     SampleMetric("ttft_send", "TTFT from send", "ms", "lower", "first − sent", _latency("sent_ns", "first_token_ns")),
@@ -322,6 +341,33 @@ METRICS: tuple[MetricSpec, ...] = (
     TotalMetric("success_share", "success", "share", "higher", "successful requests ÷ all sent", "request", _successes),
     TotalMetric("attempts", "attempts", "attempts", None, "attempts ÷ requests", "request", _attempts),
     TotalMetric("retried_share", "retried", "share", None, "requests sent again ÷ all", "request", _retried),
+    RatioMetric(
+        "cost",
+        "cost",
+        "currency/1M tokens",
+        "lower",
+        "the engine's price per hour ÷ million output tokens per hour at the output rate; starting, warming up and "
+        "idling are not in it",
+        _cost,
+    ),
+    RatioMetric(
+        "gpu_energy",
+        "GPU energy",
+        "J/token",
+        "lower",
+        "energy of the GPUs that the engine may use (NVML), from right before to right after each round ÷ generated "
+        "tokens of successful requests; the rest of the machine is not in it; 1 J/token is 0.278 kWh per million",
+        energy_per_token("energy"),
+    ),
+    RatioMetric(
+        "cpu_energy",
+        "CPU energy",
+        "J/token",
+        "lower",
+        "energy of the processor packages (RAPL), whoever used them, over the same time ÷ the same tokens; memory and "
+        "the rest of the machine are not in it",
+        energy_per_token("cpu_energy"),
+    ),
     TotalMetric(
         "duration",
         "duration",

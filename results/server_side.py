@@ -50,9 +50,10 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class ServerSide:
-    """The telemetry of one engine at one level. Where a quantity was never read, every answer about it is None.
+    """The telemetry of one engine at one level, of whole rounds whatever part of them is measured.
 
-    Of several devices, amounts are summed and shares averaged.
+    Where a quantity was never read, every answer about it is None. Of several devices, amounts are summed and shares
+    averaged.
     """
 
     samples: Samples
@@ -132,6 +133,11 @@ class ServerSide:
         return None
 
     @property
+    def seconds(self) -> float:
+        """The length of all rounds together, in s."""
+        return sum(window.end_ns - window.start_ns for window in self.windows) / NS_PER_S
+
+    @property
     def sources(self) -> frozenset[str]:
         """Which sources were read at all: metrics, process, gpu, cpu."""
         return _telemetry(self.samples.run).sources.get(self.samples.engine, frozenset())
@@ -190,13 +196,15 @@ class ServerSide:
 
 def server_side(samples: Samples) -> ServerSide:
     """What was read beside the answers that `samples` holds."""
-    return ServerSide(samples, tuple(_windows(samples)))
+    return ServerSide(samples, tuple(_windows(samples.whole)))
 
 
 def bin_edges(members: Sequence[Samples]) -> Floats:
     """Edges of equal bins, in s, over the longest round of `members`: at most _MAX_BINS, and none narrower than the
     time between two readings, but for a round that is shorter itself."""
-    lengths_s = [(window.end_ns - window.start_ns) / NS_PER_S for samples in members for window in _windows(samples)]
+    lengths_s = [
+        (window.end_ns - window.start_ns) / NS_PER_S for samples in members for window in _windows(samples.whole)
+    ]
     longest_s = max(lengths_s, default=1.0)
     between_s = interval_s(members[0].run) or longest_s
     return np.linspace(0, longest_s, 1 + int(min(_MAX_BINS, max(1, longest_s / between_s))))

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
-from llmbench.workloads.base import Argument, Frozen, Positive, Text, refuse
+from llmbench.workloads.base import Argument, Frozen, NonNegative, Positive, Text, refuse
 
 # What the kernel takes as the name of a Unix socket, its final zero left out.
 _MAX_SOCKET_PATH_BYTES = 107
@@ -49,6 +49,15 @@ def _metrics_url(url: str) -> str:
     return _engine_url(url)
 
 
+class PriceSpec(Frozen):
+    """What an hour of the machine that an engine runs on costs."""
+
+    per_hour: NonNegative = Field(description="Price of an hour, in `currency`.")
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(
+        description="Three letters of ISO 4217, as in USD; one for all engines of a workload."
+    )
+
+
 class EngineFields(Frozen):
     """What can be said of an engine beside its name."""
 
@@ -87,6 +96,11 @@ class EngineFields(Frozen):
         default=None,
         description="Where its Prometheus metrics are, as http://host:port/metrics; default where such an engine has "
         "them.",
+    )
+    price: PriceSpec | None = Field(
+        default=None,
+        description="What an hour of its machine costs, as in {per_hour: 2.5, currency: USD}: tokens then have a cost. "
+        "Default null, unknown.",
     )
     model: Text | None = Field(default=None, description="The model for this engine alone; default the workload's.")
 

@@ -266,6 +266,18 @@ class WorkloadSpec(Frozen):
                 refuse(f"measure.{name}", f"given {given[name]}, but {what}: nothing would be left")
         return self
 
+    @model_validator(mode="after")
+    def _check_currency(self) -> Self:
+        priced = [(index, engine.price) for index, engine in enumerate(self.engines) if engine.price is not None]
+        for index, price in priced:
+            if price.currency != priced[0][1].currency:
+                refuse(
+                    f"engines.{index}.price.currency",
+                    f"given {price.currency}, and an engine before it {priced[0][1].currency}: costs are compared, so "
+                    "give all in one",
+                )
+        return self
+
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, as hex. Two workloads with every field equal, defaults included, share it.
 

@@ -22,6 +22,9 @@ _SHOWN: tuple[tuple[str, float | None], ...] = (
     ("e2e", 0.99),
     ("output_throughput", None),
     ("request_throughput", None),
+    ("cost", None),
+    ("gpu_energy", None),
+    ("cpu_energy", None),
     ("goodput", None),
     ("slo_attainment", None),
 )
@@ -99,7 +102,7 @@ def _scale(material: Material, rows: list[SummaryRow], name: str, share: float |
     title = metric.title if share is None else f"{metric.title} {'median' if share == 0.5 else f'p{share * 100:g}'}"
     return Scale(
         title=title[0].upper() + title[1:],
-        unit="" if metric.unit == "share" else metric.unit,
+        unit="" if metric.unit == "share" else material.unit(name),
         best=f"{metric.better} is better",
         top=wording(top),
         marks=tuple(marks),

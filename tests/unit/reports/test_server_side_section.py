@@ -26,6 +26,7 @@ from llmbench.reports.telemetry_exports import (
 from llmbench.results.run import Run
 from llmbench.results.telemetry import TELEMETRY, TELEMETRY_JOURNAL, Reading, TelemetryJournal, Value, journalled
 
+UNPRICED = "alpha, beta: no price is given (engines[].price), so nothing is known of the cost."
 GAP = "/metrics answers with HTTP status 503 <script>."
 
 
@@ -103,10 +104,10 @@ def test_a_run_without_telemetry_says_why(run: Run, make_run: MakeRun) -> None:
     assert view_of(run) == {
         "drawn": None,
         "rows": (),
-        "unread": ["Nothing was read: this run keeps no telemetry."],
+        "unread": [UNPRICED, "Nothing was read: this run keeps no telemetry."],
     }
     off = make_run([entry()], workload={"name": "off", "measure": {"telemetry_s": 0}})
-    assert view_of(off)["unread"] == ["Nothing was read: the workload switches it off (measure.telemetry_s: 0)."]
+    assert view_of(off)["unread"][1:] == ["Nothing was read: the workload switches it off (measure.telemetry_s: 0)."]
 
 
 def test_the_terminal_has_a_line_for_each_engine_that_told_anything(told: Run) -> None:
@@ -116,6 +117,19 @@ def test_the_terminal_has_a_line_for_each_engine_that_told_anything(told: Run) -
     assert "alpha at poisson 8/s: TTFT 50.0 ms by its own clock" in line
     assert "25\u00a0% of the prompts from the prefix cache" in line
     assert "preemptions" not in line
+
+
+def test_a_price_becomes_a_cost_on_page_and_terminal(make_run: MakeRun) -> None:
+    price = {"per_hour": 3.6, "currency": "CHF"}
+    workload = {"name": "priced", "engines": [{"label": "a", "price": price}], "measure": {}}
+    # 1 s for 50 tokens: 20 CHF per million of them.
+    run = make_run([entry(tokens=[(1000, 50)])], workload=workload)
+    assert "cost 20.0\u00a0CHF" in " ".join(f"{row.quantity.title} {row.texts[0]}" for row in view_of(run)["rows"])
+    assert "CHF/1M tokens" in render(run)
+    file = io.StringIO()
+    print_summary(run, Console(file=file, width=200, force_terminal=False, markup=False, highlight=False))
+    assert "20.0\u00a0CHF per million output tokens" in file.getvalue()
+    assert "Not known per output token: energy (no counter" in file.getvalue()
 
 
 def test_exports_know_which_round_a_reading_is_of(told: Run, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_the_schema_accepts_what_is_shipped() -> None:
         },
         {"traffic": {"arrivals": {"kind": "gamma", "rate": 3, "shape": 0.5}, "max_concurrency": 8}},
         {"request": {"stop": ["a"], "top_k": None, "seed": 3}, "tokenizer": None},
+        {"engines": [{"openai": {"url": "http://h:1", "price": {"per_hour": 2, "currency": "USD"}}}, "reference"]},
     ],
 )
 def test_schema_and_loader_accept_the_same(fields: dict[str, Any]) -> None:
@@ -139,6 +140,9 @@ def test_schema_and_loader_accept_the_same(fields: dict[str, Any]) -> None:
         {"engines": [{"openai": {"urll": "x"}}]},
         {"prompts": {"kind": "synthetic", "prompt_tokens": 0}},
         {"name": "no blanks here"},
+        {"engines": [{"openai": {"price": {"per_hour": -1, "currency": "USD"}}}]},
+        {"engines": [{"openai": {"price": {"per_hour": 1, "currency": "dollars"}}}]},
+        {"engines": [{"openai": {"price": {"per_hour": 1}}}]},
         {"seeds": None},
     ],
 )
@@ -147,6 +151,15 @@ def test_schema_and_loader_refuse_the_same(fields: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(data)
     with pytest.raises(WorkloadError):
         loads(yaml.safe_dump(data))
+
+
+def test_prices_are_in_one_currency() -> None:
+    engines = [
+        {"reference": {"label": label, "price": {"per_hour": 1, "currency": currency}}}
+        for label, currency in (("a", "USD"), ("b", "EUR"))
+    ]
+    with pytest.raises(WorkloadError, match=r"engines\.1\.price\.currency.*given EUR, and an engine before it USD"):
+        loads(yaml.safe_dump({"name": "t", "model": "m", "engines": engines}))
 
 
 def test_every_field_has_a_description() -> None:
