@@ -12,6 +12,8 @@ import torch
 
 from llmbench.reference_engine.sequence import Sequence
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 class Row(NamedTuple):
     """Where a token is chosen: after the sequence's own tokens and those `ahead`, drafts taken for granted."""
@@ -52,7 +54,8 @@ def _adjust_row(logits: torch.Tensor, row: Row, eos_token_ids: Collection[int]) 
         seen = torch.tensor(list({*sequence.token_ids, *row.ahead}))
         values = logits[seen]
         factor = params.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / factor, values * factor)
+        # Finite, whatever the factor: two infinite logits have no difference, and no probabilities.
+        logits[seen] = torch.where(values > 0, values / factor, values * factor).clamp(-_LARGEST, _LARGEST)
     if params.presence_penalty != 0 or params.frequency_penalty != 0:
         counts = Counter(sequence.token_ids[sequence.num_prompt_tokens :])
         counts.update(row.ahead)

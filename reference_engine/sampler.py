@@ -17,6 +17,9 @@ from llmbench.reference_engine.sequence import Sequence
 # A top-p set is nearly always among this many most probable tokens; finding them is ~10x cheaper than a full sort.
 TOP_P_CANDIDATES = 512
 
+# At this temperature every token that may be chosen is as probable as any other; float32 has no much larger one.
+_HOTTEST = 1e30
+
 
 class SampledToken(NamedTuple):
     token_id: int
@@ -86,7 +89,7 @@ def sample_rows(logits: torch.Tensor, params: SequenceOf[SamplingParams], unifor
     logits [n, vocab_size] float32; uniforms [n] float64 in [0, 1). Temperature first, then top-k, top-p and min-p.
     """
     n, vocab_size = logits.shape
-    temperatures = torch.tensor([p.temperature for p in params]).unsqueeze(1)
+    temperatures = torch.tensor([min(p.temperature, _HOTTEST) for p in params]).unsqueeze(1)
     # The maximum is subtracted before dividing, so that a tiny temperature cannot overflow.
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures
     tokens = torch.empty(n, dtype=torch.long)
@@ -124,12 +127,15 @@ def _sample_filtered(scaled: torch.Tensor, top_k: int, top_p: float, floor: floa
 
 
 def _invert_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The first index whose cumulative weight exceeds u times the row's sum; weights [n, m] need not sum to 1."""
+    """The first index whose cumulative weight exceeds u times the row's sum; weights [n, m] need not sum to 1.
+
+    The last index of a row without a sum, in which no token may be chosen, or of which the model made no numbers.
+    """
     cdf = weights.double().cumsum(dim=-1)
     total = cdf[:, -1:].contiguous()
     index = torch.searchsorted(cdf, uniforms.unsqueeze(1) * total, right=True)
     # u * total may round up to total, which no cumulative weight exceeds; the last index with weight is meant then.
-    return index.minimum(torch.searchsorted(cdf, total)).squeeze(1)
+    return index.minimum(torch.searchsorted(cdf, total)).clamp(max=weights.shape[1] - 1).squeeze(1)
 
 
 def _logprobs(logits: torch.Tensor, token_id: int, num_top: int | None) -> TokenLogprobs | None:

@@ -7,7 +7,16 @@ from http import HTTPStatus
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Json, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from llmbench.reference_engine import guidance
 from llmbench.reference_engine.errors import RequestError
@@ -15,8 +24,25 @@ from llmbench.reference_engine.server.errors import ApiError
 
 MAX_CHOICES_OF_TEXT = 256
 
+
+def described(expected: str) -> WrapValidator:
+    """One sentence for a union, where pydantic would list what every member of it lacks."""
+
+    def check(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(f"must be {expected}") from None
+
+    return WrapValidator(check)
+
+
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
 # A schema, or the text of one.
-Schema = dict[str, Any] | Json[dict[str, Any]]
+Schema = Annotated[
+    dict[str, Any] | Json[dict[str, Any]], described("a JSON Schema as an object, or the text of such an object")
+]
 Texts = Annotated[
     list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES_OF_TEXT)
 ]
@@ -25,7 +51,7 @@ Texts = Annotated[
 class NamedSchema(BaseModel):
     """OpenAI's wrapping of a schema. `strict` may be anything: an answer always keeps to its schema."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     name: str
     json_schema: dict[str, Any] = Field(alias="schema")
@@ -34,13 +60,13 @@ class NamedSchema(BaseModel):
 
 
 class PlainFormat(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     type: Literal["text", "json_object"]
 
 
 class SchemaFormat(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
@@ -52,7 +78,7 @@ ResponseFormat = Annotated[PlainFormat | SchemaFormat, Field(discriminator="type
 class StructuredOutputs(BaseModel):
     """vLLM's. One of them is given; `json_object: false` is none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     json_form: Schema | None = Field(None, alias="json")
     json_object: bool | None = None

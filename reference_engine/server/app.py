@@ -19,6 +19,7 @@ from llmbench.reference_engine.server.answers import Answer
 from llmbench.reference_engine.server.errors import ApiError, EngineDiedError, StoppingError, as_api_error
 from llmbench.reference_engine.server.http_responses import StreamResponse, WholeResponse
 from llmbench.reference_engine.server.intake import MAX_BODY_BYTES, Intake
+from llmbench.reference_engine.server.openapi import document
 from llmbench.reference_engine.server.request_ids import request_id
 from llmbench.reference_engine.server.websocket import converse
 
@@ -38,6 +39,7 @@ class Service:
             Route("/v1/models", self.models),
             Route("/health", self.health),
             Route("/metrics", self.show_metrics),
+            Route("/openapi.json", self.describe),
         ]
         asked: dict[str, Ask] = {
             "/v1/completions": self._intake.completion,
@@ -64,6 +66,9 @@ class Service:
         """200 while requests are served, 503 before and after."""
         is_serving = self._intake.engine.ready is not None and not self._intake.is_draining
         return Response(status_code=HTTPStatus.OK if is_serving else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def describe(self, request: Request) -> Response:
+        return JSONResponse(document(self._intake.model_name))
 
     async def show_metrics(self, request: Request) -> Response:
         return Response(self._intake.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

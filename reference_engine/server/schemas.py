@@ -1,4 +1,8 @@
-"""The bodies of requests, as pydantic reads them. A parameter that is not here is refused by name."""
+"""The bodies of requests, as pydantic reads them and openapi.py publishes them.
+
+A parameter that is not here is refused by name, a number that is written as a text is no number. What depends on the
+model (its vocabulary, its context) or on two parameters at once is checked in limits.py and sampling.py.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +10,67 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
+    StringConstraints,
 )
 
-from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams
-from llmbench.reference_engine.server.answer_forms import ResponseFormat, Schema, StructuredOutputs, Texts, grammar_of
+from llmbench.reference_engine.server.answer_forms import (
+    STRICT,
+    ResponseFormat,
+    Schema,
+    StructuredOutputs,
+    Texts,
+    described,
+    grammar_of,
+)
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_CHOICES = 16
 
 
-def _only(neutral: object) -> AfterValidator:
-    def check(value: object) -> object:
-        if value is not None and value != neutral:
-            raise ValueError(f"not supported; it can only be left out or {neutral}")
-        return value
-
-    return AfterValidator(check)
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 1.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+WHOLE = BeforeValidator(_whole)
 
 
-def _described(expected: str) -> WrapValidator:
-    """One sentence for a union, where pydantic would list what every member of it lacks."""
-
-    def check(value: object, validate: ValidatorFunctionWrapHandler) -> object:
-        try:
-            return validate(value)
-        except ValidationError:
-            raise ValueError(f"must be {expected}") from None
-
-    return WrapValidator(check)
+def _all_whole(value: object) -> object:
+    # Prompts may be long, and nearly none has a float.
+    return list(map(_whole, value)) if isinstance(value, list) and float in set(map(type, value)) else value
 
 
-Stop = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1), BeforeValidator(_all_whole)]
+# A name of JSON's is a text.
+NamedTokenId = Annotated[str, StringConstraints(pattern="^[0-9]{1,9}$")]
 Prompt = Annotated[
-    str | list[int] | list[str] | list[list[int]],
-    _described("a text, a list of token ids, or a list of either of them"),
+    Text | TokenIds | Annotated[list[Text], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)],
+    described("a text, a list of token ids, or a list of either of them, and none of them empty"),
 ]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+MaxTokens = Annotated[int, Field(ge=1), WHOLE]
+LogitBias = Annotated[
+    dict[NamedTokenId, Annotated[float, Field(ge=-100, le=100)]],
+    Field(json_schema_extra={"additionalProperties": False}),
+]
+Stops = Annotated[
+    Text | Annotated[list[Text], Field(max_length=MAX_STOPS)],
+    described(f"a text or a list of at most {MAX_STOPS}, and none of them empty"),
+]
+# Clients send these with the value that asks for nothing, which is honoured.
+Never = Annotated[Literal[False], described("left out or false: it is not supported")]
+NoText = Annotated[Literal[""] | None, described("left out or empty: it is not supported")]
 
 
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
@@ -67,31 +79,30 @@ class StreamOptions(BaseModel):
 class GenerationBody(BaseModel):
     """What both endpoints take. The defaults are vLLM's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     model: str
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    # JSON has no integer keys; pydantic reads the token ids out of them.
-    logit_bias: dict[int, float] | None = None
-    seed: int | None = None
-    min_tokens: int = 0
-    stop: Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_as_list)] | None = None
-    stop_token_ids: list[int] | None = None
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    logit_bias: LogitBias | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64), WHOLE] | None = None
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] = 0
+    stop: Stops | None = None
+    stop_token_ids: Annotated[list[TokenId], BeforeValidator(_all_whole)] | None = None
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
     # Lower is sooner, as in vLLM.
-    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31), WHOLE] = 0
     # Says who asks; changes nothing.
     user: str | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] = 1
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | None = None
@@ -100,7 +111,7 @@ class GenerationBody(BaseModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        return tuple(self.stop or ())
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def include_usage(self) -> bool:
@@ -137,7 +148,7 @@ class GenerationBody(BaseModel):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
-            logit_bias=self.logit_bias or {},
+            logit_bias={int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
             seed=self.seed,
             ignore_eos=self.ignore_eos,
             stop_token_ids=tuple(self.stop_token_ids or ()),
@@ -155,18 +166,15 @@ class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
     prompt: Prompt
-    max_tokens: int | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    max_tokens: MaxTokens | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     add_special_tokens: bool = True
-    # Clients send these with the value that asks for nothing, which is honoured; any other is refused.
-    best_of: Annotated[int | None, _only(1)] = None
-    echo: Annotated[bool, _only(False)] = False
-    suffix: Annotated[str | None, _only("")] = None
+    best_of: Annotated[Literal[1] | None, described("left out or 1: more is not supported")] = None
+    echo: Never = False
+    suffix: NoText = None
 
     def prompts(self) -> list[str | list[int]]:
-        """One entry per generation. Raises RequestError if there is none."""
-        if not self.prompt:
-            raise RequestError("The prompt is empty; at least one token is needed.")
+        """One entry per generation."""
         match self.prompt:
             case str() | [int(), *_]:
                 return [self.prompt]  # type: ignore[list-item]  # the pattern says which of the four it is
@@ -175,17 +183,17 @@ class CompletionBody(GenerationBody):
 
 
 class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     type: Literal["text"]
     text: str
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     role: str
-    content: Annotated[str | list[TextPart], _described("a text, or a list of parts of type text")]
+    content: Annotated[str | list[TextPart], described("a text, or a list of parts of type text")]
     name: str | None = None
 
     def for_template(self) -> dict[str, Any]:
@@ -198,10 +206,10 @@ class ChatBody(GenerationBody):
     """POST /v1/chat/completions. Without a limit the answer may fill the context."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
 
     @property
     def token_limit(self) -> int | None:

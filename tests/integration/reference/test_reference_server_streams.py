@@ -204,7 +204,7 @@ REFUSED = grpc.StatusCode.INVALID_ARGUMENT
         ({"prompt": "a", "model": "other"}, grpc.StatusCode.NOT_FOUND, "'other' is not served here"),
         ({}, REFUSED, "Give one of prompt, prompt_token_ids, messages; there is none"),
         ({"prompt": "a", "prompt_token_ids": [1]}, REFUSED, "there is prompt and prompt_token_ids"),
-        ({"prompt": "a", "temperature": -1}, REFUSED, "temperature must be"),
+        ({"prompt": "a", "temperature": -1}, REFUSED, "'temperature': Input should be greater"),
         ({"prompt_token_ids": [99999]}, REFUSED, "outside the vocabulary"),
         ({"prompt": "a", "extra_json": "{"}, REFUSED, "extra_json is not JSON"),
         ({"prompt": "a", "extra_json": "[]"}, REFUSED, "must hold a JSON object"),

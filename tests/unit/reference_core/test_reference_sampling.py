@@ -172,3 +172,20 @@ def test_logprobs_are_of_the_unfiltered_distribution() -> None:
 def test_meaningless_parameters_are_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         SamplingParams(**values)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7, 1e300])
+@pytest.mark.parametrize("factor", [1e-87, 1e300])
+def test_no_penalty_is_too_large_for_float32(temperature: float, factor: float) -> None:
+    params = SamplingParams(temperature=temperature, repetition_penalty=factor)
+    rows = [Sequence("a", [0, 1, 2], params, seed=seed) for seed in range(20)]
+    tokens = sample(torch.tensor([[3.0, -2.0, 1.0, 0.5]]).repeat(20, 1), rows, ())
+    # Divided or multiplied until the float's end, 0 and 2 are far above the others, and 1 below; or the reverse.
+    likely = {0, 1, 2, 3} if temperature > 1 else {0, 2} if factor < 1 else {0, 2, 3}
+    assert {token.token_id for token in tokens} <= likely
+
+
+def test_a_row_without_a_token_to_choose_ends_no_engine() -> None:
+    params = SamplingParams(min_tokens=1, stop_token_ids=(0, 1, 2))
+    (token,) = sample(torch.tensor([[1.0, 2.0, 3.0]]), [Sequence("a", [0], params, seed=1)], ())
+    assert token.token_id in (0, 1, 2)
