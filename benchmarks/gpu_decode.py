@@ -50,8 +50,8 @@ def main() -> None:
     num_weights = sum(file.stat().st_size for file in weight_files(model)) / 2
     weight_bytes = num_weights * BYTES_PER_WEIGHT[arguments.quantization]
     for batch in arguments.batches:
-        engines = {graphs: make_engine(model, arguments.quantization, graphs, batch) for graphs in (None, "cuda")}
-        rates: dict[str | None, list[float]] = {graphs: [] for graphs in engines}
+        engines = {graphs: make_engine(model, arguments.quantization, graphs, batch) for graphs in ("off", "cuda")}
+        rates: dict[str, list[float]] = {graphs: [] for graphs in engines}
         for round_index in range(arguments.rounds + 1):
             for graphs, engine in engines.items():
                 rate = batch * arguments.steps / decode_seconds(engine, batch, arguments.steps)
@@ -61,12 +61,12 @@ def main() -> None:
         kv_bytes = batch * (PROMPT_LEN + arguments.steps / 2) * kv_bytes_per_token(config, torch.bfloat16)
         share = best / batch * (weight_bytes + kv_bytes) / bytes_per_s
         print(
-            f"batch {batch:4}   without graphs {spread(rates[None])}   with {spread(rates['cuda'])}   "
-            f"{best / statistics.median(rates[None]):5.2f}x   {share:6.1%} of the bandwidth"
+            f"batch {batch:4}   without graphs {spread(rates['off'])}   with {spread(rates['cuda'])}   "
+            f"{best / statistics.median(rates['off']):5.2f}x   {share:6.1%} of the bandwidth"
         )
 
 
-def make_engine(model: Path, quantization: str | None, graphs: str | None, batch: int) -> Engine:
+def make_engine(model: Path, quantization: str | None, graphs: str, batch: int) -> Engine:
     return Engine(
         EngineConfig(
             model_path=model,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmbench.reference_engine.cache_root import cache_root
 
-PACKAGES = ("transformers", "optimum-intel", "openvino-genai", "ctranslate2", "gguf", "llama-cpp-python")
+PACKAGES = ("transformers", "optimum-intel", "nncf", "openvino-genai", "ctranslate2", "gguf", "llama-cpp-python")
 FORMATS = {
     "llama_cpp": ("f16", "q8_0", "q4_0"),
     "openvino": ("fp16", "int8", "int4"),

@@ -39,9 +39,9 @@ def serve(
         typer.Option(help="Of the linear layers' weights; int8 and int4 round their inputs too.", show_default="none"),
     ] = None,
     graphs: Annotated[
-        Literal["cuda", "compile"] | None,
-        typer.Option(help="Decode steps as CUDA graphs, or compiled on a CPU.", show_default="none"),
-    ] = None,
+        Literal["auto", "off", "cpu", "cuda", "compile"],
+        typer.Option(help="Decode steps recorded and replayed: by a CPU, as CUDA graphs, or compiled by torch."),
+    ] = "auto",
     max_model_len: Annotated[
         int | None, typer.Option(help="Longest prompt plus answer, in tokens.", show_default="the model's")
     ] = None,

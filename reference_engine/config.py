@@ -10,7 +10,7 @@ from llmbench.reference_engine.errors import ConfigError
 
 DTypeName = Literal["float32", "bfloat16"]
 DeviceName = Literal["cpu", "cuda"]
-GraphsName = Literal["cuda", "compile"]
+GraphsName = Literal["auto", "off", "cpu", "cuda", "compile"]
 KVCacheDTypeName = Literal["auto", "int8", "fp8"]
 QuantizationName = Literal["int8", "int4", "fp8", "int8-weight-only"]
 EvictionName = Literal["lru", "fifo", "age"]
@@ -53,8 +53,9 @@ class EngineConfig:
         that is less.
     num_threads: of the kernels, for the whole process; None is torch's number of threads.
     kernels: a name in kernels.dispatch.BACKENDS, or "auto" for the fastest that runs here.
-    graphs: "cuda" records decode steps as CUDA or HIP graphs; "compile" compiles them by torch.compile on a CPU, which
-        goes with the torch kernels; None runs one kernel after another. See graphs.py.
+    graphs: "cpu" records decode steps of the C++ kernels and replays each in one call; "cuda" records them as CUDA or
+        HIP graphs; "compile" compiles them by torch.compile on a CPU, which goes with the torch kernels; "off" runs one
+        kernel after another from Python. "auto" is "cpu" with the C++ kernels, and else "off". See graphs.py.
     quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
         With int8 and int4 the layers' inputs are rounded to 8 bits in every step (W8A8, W4A8 with dynamic scales); with
         fp8 (e4m3) and int8-weight-only they are not.
@@ -84,7 +85,7 @@ class EngineConfig:
     max_model_len: int | None = None
     num_threads: int | None = None
     kernels: str = "auto"
-    graphs: GraphsName | None = None
+    graphs: GraphsName = "auto"
     quantization: QuantizationName | None = None
     prefix_cache: bool = True
     eviction: EvictionName = "lru"
@@ -101,7 +102,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name, known in _NAMES.items():
             value = getattr(self, name)
-            if value not in known and not (value is None and name in ("graphs", "quantization")):
+            if value not in known and not (value is None and name == "quantization"):
                 raise ConfigError(f"{name} must be one of {', '.join(known)}; {value!r} was given.")
         for name in (
             "block_size",
@@ -119,8 +120,13 @@ class EngineConfig:
                 raise ConfigError(f"{name} must be at least 1; {value} was given.")
         if self.graphs == "cuda" and self.device != "cuda":
             raise ConfigError(
-                f"graphs = cuda records what a GPU does, and the device is {self.device}; graphs = compile is its "
+                f"graphs = cuda records what a GPU does, and the device is {self.device}; graphs = cpu is its "
                 "counterpart on a CPU."
+            )
+        if self.graphs == "cpu" and (self.device != "cpu" or self.kernels not in ("auto", "cpp")):
+            raise ConfigError(
+                "graphs = cpu is for device = cpu and kernels = cpp; "
+                f"device is {self.device} and kernels is {self.kernels}."
             )
         if self.graphs == "compile" and (self.device, self.kernels) != ("cpu", "torch"):
             raise ConfigError(

@@ -29,6 +29,7 @@ from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.device import making_tensors_on, resolve_device
 from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.graphs import needs_scratch_block, resolve
 from llmbench.reference_engine.guidance import GuideMaker
 from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.limits import Limits
@@ -94,12 +95,12 @@ class Engine:
             order=config.step_order,
         )
         with self._on_device:
-            # With graphs there is one block more, which belongs to nobody.
-            num_blocks = plan.num_blocks + (config.graphs is not None)
+            graphs = resolve(config.graphs, self._kernels)
+            num_blocks = plan.num_blocks + needs_scratch_block(graphs)
             kv_cache = KVCache(model.config, num_blocks, config.block_size, storage, num_swap_blocks)
             self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
-            if config.graphs is not None:
-                self._runner.record_graphs(config.graphs, config.max_num_seqs)
+            if graphs != "off":
+                self._runner.record_graphs(graphs, config.max_num_seqs)
             self._proposer = self._make_proposer(dtype)
         self._guides = GuideMaker(config.model_path, model.config.vocab_size, model.config.eos_token_ids)
         self._sequences: dict[str, Sequence] = {}

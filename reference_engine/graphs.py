@@ -1,9 +1,10 @@
-"""Decode steps without Python: recorded once and replayed on a GPU, or compiled by torch on a CPU.
+"""Decode steps without Python: recorded once and replayed, on a GPU and on a CPU, or compiled by torch.
 
 A decode step is the same few hundred kernel launches again and again, and at small batches a GPU waits for the host to
 make them. A graph is one launch. It is bound to addresses and shapes, so there is one per batch size, reading inputs
 that stay where they are; a batch between two sizes is padded to the larger. Prefill differs in shape from step to step,
-is long enough to hide the launches, and stays as it is. Not yet run on a GPU: see docs/gpu.md.
+is long enough to hide the launches, and stays as it is. Not yet run on a GPU: see docs/gpu.md. What a CPU replays is in
+step_replay.py.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ import torch
 
 from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.config import GraphsName
+from llmbench.reference_engine.errors import ConfigError
+from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.rotary import RotaryTable
+from llmbench.reference_engine.static_inputs import StaticInputs
 from llmbench.reference_engine.step_batch import StepBatch
+from llmbench.reference_engine.step_replay import MOST_REPLAYED_ROWS, ReplayedSteps
 
 Step = Callable[[StepBatch], torch.Tensor]
 
@@ -28,8 +33,22 @@ SIZE_STEP = 8
 
 class DecodeGraphs(Protocol):
     def run(self, batch: StepBatch) -> torch.Tensor | None:
-        """Logits [N, vocab_size] of N decodes, valid until the next call; None if no graph is that large."""
+        """Logits [T, vocab_size] of all tokens of a step, valid until the next call; None if no graph fits the step."""
         ...
+
+
+def resolve(kind: GraphsName, kernels: Kernels) -> GraphsName:
+    """What "auto" stands for with these kernels. Raises ConfigError for "cpu" with any but the C++ ones."""
+    if kind == "auto":
+        return "cpu" if kernels.name == "cpp" else "off"
+    if kind == "cpu" and kernels.name != "cpp":
+        raise ConfigError(f"graphs = cpu replays the C++ kernels, and the kernels that run here are {kernels.name}.")
+    return kind
+
+
+def needs_scratch_block(kind: GraphsName) -> bool:
+    """True if rows of padding need a KV block to write to, the cache's last one, which must belong to nobody."""
+    return kind in ("cuda", "compile")
 
 
 def make_graphs(
@@ -40,12 +59,13 @@ def make_graphs(
     max_num_seqs: int,
     max_model_len: int,
 ) -> DecodeGraphs:
-    """Graphs for up to max_num_seqs decodes, recorded or compiled before this returns.
+    """Graphs for up to max_num_seqs decodes; on a GPU recorded, and by torch compiled, before this returns.
 
-    step gives the logits of every row of a batch that only decodes. The KV cache's last block must belong to nobody:
-    rows of padding write their keys there.
+    step gives the logits of every row of a batch.
     """
     width = -(-max_model_len // kv_cache.block_size)
+    if kind == "cpu":
+        return ReplayedSteps(step, StaticInputs(max(max_num_seqs, MOST_REPLAYED_ROWS), width, kv_cache, rotary))
     if kind == "compile":
         return CompiledSteps(step, kv_cache, rotary, max_num_seqs, width)
     inputs = StaticInputs(max_num_seqs, width, kv_cache, rotary)
@@ -56,54 +76,6 @@ def padded_sizes(max_num_seqs: int) -> list[int]:
     """Batch sizes with a graph, ascending: 1, 2, 4, then multiples of 8; the last is max_num_seqs."""
     small = [size for size in (1, 2, 4) if size < max_num_seqs]
     return [*small, *range(SIZE_STEP, max_num_seqs, SIZE_STEP), max_num_seqs]
-
-
-class StaticInputs:
-    """A batch of decodes that stays at its addresses: rows are overwritten, and those that nobody uses are padding."""
-
-    def __init__(self, num_rows: int, width: int, kv_cache: KVCache, rotary: RotaryTable | None) -> None:
-        self.kv_cache = kv_cache
-        self.rotary = rotary
-        self.device = kv_cache.data.device
-        self._scratch_block = kv_cache.data.shape[2] - 1
-        self.token_ids = self._zeros(num_rows)
-        self.positions = self._zeros(num_rows)
-        # A row of padding is a sequence of one token in the scratch block.
-        self.spans = self._zeros(num_rows, 3)
-        self.spans[:, 0] = torch.arange(num_rows, device=self.device)
-        self.spans[:, 1:] = 1
-        self.block_tables = self._zeros(num_rows, width) + self._scratch_block
-        self._num_used = 0
-
-    def _zeros(self, *shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=torch.int64, device=self.device)
-
-    def fill(self, batch: StepBatch) -> None:
-        """Take over the batch's rows; rows of the last call beyond them become padding again."""
-        n, width = batch.block_tables.shape
-        stale = slice(n, max(n, self._num_used))
-        self.token_ids[stale] = 0
-        self.positions[stale] = 0
-        self.spans[stale, 2] = 1
-        self.block_tables[stale, 0] = self._scratch_block
-        self.token_ids[:n].copy_(batch.token_ids)
-        self.positions[:n].copy_(batch.positions)
-        self.spans[:n].copy_(batch.spans)
-        self.block_tables[:n, :width].copy_(batch.block_tables)
-        self._num_used = n
-
-    def batch(self, size: int) -> StepBatch:
-        """The first `size` rows."""
-        rows = slice(0, size)
-        return StepBatch(
-            self.token_ids[rows],
-            self.positions[rows],
-            self.spans[rows],
-            self.block_tables[rows],
-            size,
-            self.kv_cache,
-            self.rotary,
-        )
 
 
 class Recorder(Protocol):
@@ -146,11 +118,11 @@ class RecordedSteps:
         self._replay = {size: recorder.record(functools.partial(self._compute, step, size)) for size in reversed(sizes)}
 
     def _compute(self, step: Step, size: int) -> torch.Tensor:
-        return step(self._inputs.batch(size))
+        return step(self._inputs.batch(size, size))
 
     def run(self, batch: StepBatch) -> torch.Tensor | None:
         place = bisect.bisect_left(self._sizes, batch.num_decodes)
-        if place == len(self._sizes):
+        if batch.num_decodes < len(batch.spans) or place == len(self._sizes):
             return None
         self._inputs.fill(batch)
         return self._replay[self._sizes[place]]()[: batch.num_decodes]
@@ -169,10 +141,12 @@ class CompiledSteps:
         self._compiled = torch.compile(step, fullgraph=True, dynamic=True)
         inputs = StaticInputs(min(max_num_seqs, 2), width, kv_cache, rotary)
         for size in range(1, len(inputs.token_ids) + 1):
-            self.run(inputs.batch(size))
+            self.run(inputs.batch(size, size))
 
     def run(self, batch: StepBatch) -> torch.Tensor | None:
         n, width = batch.block_tables.shape
+        if batch.num_decodes < n:
+            return None
         tables = torch.nn.functional.pad(batch.block_tables, (0, self._width - width))
         fixed = StepBatch(batch.token_ids, batch.positions, batch.spans, tables, n, batch.kv_cache, batch.rotary)
         # Looked up here: torch.compile does not see through properties that are computed once.

@@ -50,7 +50,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def record_graphs(self, kind: GraphsName, max_num_seqs: int) -> None:
-        """From here on, steps of up to max_num_seqs decodes run as graphs. The KV cache's last block is theirs."""
+        """From here on, steps of up to max_num_seqs decodes run as graphs. See graphs.needs_scratch_block."""
 
         def step(batch: StepBatch) -> torch.Tensor:
             return self.model.logits(self.model(batch))
@@ -66,7 +66,7 @@ class ModelRunner:
         self.kv_cache.swap_blocks(plan.swap)
         self.kv_cache.copy_blocks(plan.copies)
         batch = self._batch(plan)
-        if self._graphs is not None and _only_decodes(plan):
+        if self._graphs is not None and _samples_every_row(plan):
             logits = self._graphs.run(batch)
             if logits is not None:
                 return logits
@@ -113,5 +113,5 @@ class ModelRunner:
         return torch.from_numpy(numbers).to(self.kv_cache.data.device)
 
 
-def _only_decodes(plan: StepPlan) -> bool:
-    return plan.num_decodes == len(plan.chunks) and all(chunk.samples for chunk in plan.chunks)
+def _samples_every_row(plan: StepPlan) -> bool:
+    return all(chunk.num_tokens == 1 + len(chunk.draft_token_ids) and chunk.samples for chunk in plan.chunks)

@@ -105,6 +105,7 @@ def _compile(command: list[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         objects: dict[str, tuple[str, tuple[str, ...]]] = {
             "ops.o": ("ops.cpp", (*includes, abi)),
+            "step_recorder.o": ("step_recorder.cpp", (*includes, abi)),
             "thread_pool.o": ("thread_pool.cpp", ()),
         }
         for name, flags in INSTRUCTION_SETS[platform.machine()].items():

@@ -82,6 +82,10 @@ class Kernels(Protocol):
         """
         ...
 
+    def embedding(self, table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """residual + table[ids], [n, columns] in the activations' dtype, for ids [n] int64."""
+        ...
+
     def attention(self, heads: HeadLayout) -> AttentionKernel:
         """Raises KernelsUnavailableError for a layout that these kernels do not have."""
         ...

@@ -46,6 +46,9 @@ class CppKernels:
     ) -> CppLinear:
         return CppLinear(weight, bias, norm, activation, quantization)
 
+    def embedding(self, table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.ops.llmbench.embedding.default(table, ids, residual)  # type: ignore[no-any-return]
+
     def attention(self, heads: HeadLayout) -> AttentionKernel:
         return CppAttention(heads)
 

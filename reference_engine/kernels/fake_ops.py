@@ -32,6 +32,11 @@ def _attention(
     return qkv.new_empty(qkv.shape[0], num_heads * head_dim)
 
 
+@torch.library.register_fake("llmbench::embedding")  # type: ignore[untyped-decorator]
+def _embedding(table: torch.Tensor, ids: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+    return table.new_empty(ids.shape[0], table.shape[1], dtype=torch.float32)
+
+
 @torch.library.register_fake("llmbench::argmax")  # type: ignore[untyped-decorator]
 def _argmax(logits: torch.Tensor) -> torch.Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.int64)

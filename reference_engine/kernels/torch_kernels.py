@@ -40,6 +40,9 @@ class TorchKernels:
     ) -> TorchLinear:
         return TorchLinear(weight, bias, norm, activation, quantization)
 
+    def embedding(self, table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        return embedding(table, ids, residual)
+
     def attention(self, heads: HeadLayout) -> AttentionKernel:
         return TorchAttention(heads)
 
@@ -109,6 +112,11 @@ class TorchAttention:
                 attention_torch.prefill(chunk, k_cache, v_cache, table, context_len, layout.scale, layout.window)
             )
         return torch.cat(parts).flatten(1)
+
+
+def embedding(table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    rows = F.embedding(ids, table)
+    return rows if residual is None else residual + rows
 
 
 def normalise(x: torch.Tensor, norm: NormWeights) -> torch.Tensor:

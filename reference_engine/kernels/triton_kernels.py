@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import KernelsUnavailableError
 from llmbench.reference_engine.kernels.contract import ActivationName, AttentionKernel, HeadLayout, NormWeights
-from llmbench.reference_engine.kernels.torch_kernels import activate, normalise
+from llmbench.reference_engine.kernels.torch_kernels import activate, embedding, normalise
 from llmbench.reference_engine.kernels.triton_lang.decode_attention import decode_attention
 from llmbench.reference_engine.kernels.triton_lang.prefill_attention import prefill_attention
 from llmbench.reference_engine.kernels.triton_lang.quantized_linear import PackedWeight, pack, quantized_linear
@@ -54,6 +54,9 @@ class TritonKernels:
                 f"The Triton-language kernels have quantization int8 and int4, not {quantization}; use kernels = torch."
             )
         return TritonLinear(weight, bias, norm, activation, quantization)
+
+    def embedding(self, table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        return embedding(table, ids, residual)
 
     def attention(self, heads: HeadLayout) -> AttentionKernel:
         return TritonAttention(heads)

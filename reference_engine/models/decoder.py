@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels.contract import Kernels
@@ -47,7 +46,8 @@ class Decoder:
         self.config = config
         self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
         self.stored_quantization: QuantizationName | None = None
-        self.dtype = self.activation_dtype = dtype
+        self.dtype = dtype
+        self.kernels: Kernels | None = None
         self.layers = layers
         self.norm = norm
         self.head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, norm=norm)
@@ -55,18 +55,19 @@ class Decoder:
             self.head.weight = self.embedding
 
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
-        self.activation_dtype = kernels.activation_dtype(self.embedding.dtype)
+        self.kernels = kernels
         for layer in self.layers:
             layer.prepare(kernels, quantization or self.stored_quantization)
         head_is_stored = self.stored_quantization is not None and bool(self.head.scales.any())
         self.head.prepare(kernels, self.stored_quantization if head_is_stored else quantization)
 
     def embed(self, batch: StepBatch) -> torch.Tensor:
-        """What the first layer sees, [T, hidden_size] in the weights' dtype."""
-        return F.embedding(batch.token_ids, self.embedding)
+        """What the first layer sees, [T, hidden_size] in the activations' dtype."""
+        assert self.kernels is not None
+        return self.kernels.embedding(self.embedding, batch.token_ids)
 
     def __call__(self, batch: StepBatch) -> torch.Tensor:
-        x = self.embed(batch).to(self.activation_dtype)
+        x = self.embed(batch)
         for layer in self.layers:
             x = layer(x, batch)
         return x

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
@@ -85,7 +84,8 @@ class GPT2(Decoder):
         self.positions = torch.empty(config.max_position_embeddings, config.hidden_size, dtype=dtype)
 
     def embed(self, batch: StepBatch) -> torch.Tensor:
-        return super().embed(batch) + F.embedding(batch.positions, self.positions)
+        assert self.kernels is not None
+        return self.kernels.embedding(self.positions, batch.positions, residual=super().embed(batch))
 
     def checkpoint_views(self) -> dict[str, torch.Tensor]:
         return super().checkpoint_views() | {"transformer.wpe.weight": self.positions}

@@ -13,6 +13,7 @@ from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import ConfigError
+from llmbench.reference_engine.graphs import resolve
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
@@ -65,6 +66,8 @@ class DraftModelProposer:
             model.config, config.num_blocks, config.block_size, storage_dtype(config.kv_cache_dtype, dtype)
         )
         self._runner = ModelRunner(model, kv_cache, kernels, config.max_model_len, config.quantization)
+        if resolve(config.graphs, kernels) == "cpu":
+            self._runner.record_graphs("cpu", config.max_num_seqs)
         self._shadows: dict[str, Shadow] = {}
 
     def propose(self, sequences: SequenceOf[Sequence]) -> None:

@@ -62,11 +62,11 @@ struct AttentionArgs {
   CacheFormat cache_format;
   const Span* spans;            // [num_spans]
   const int64_t* block_tables;  // [num_spans, table_width]
-  int64_t num_spans, table_width, block_size;
+  int64_t num_rows, num_spans, table_width, num_blocks, block_size;
   int64_t num_heads, num_kv_heads, head_dim;
-  const float* cos;  // [max positions, rotary_dim] or null; sin has the rotation's sign in its first half
+  const float* cos;  // [num_positions, rotary_dim] or null; sin has the rotation's sign in its first half
   const float* sin;
-  int64_t rotary_dim;
+  int64_t num_positions, rotary_dim;
   const float* q_norm;  // [head_dim] or null
   const float* k_norm;
   float norm_eps, scale;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "step_recorder.h"
 #include "thread_pool.h"
 
 namespace llmbench {
@@ -87,6 +88,43 @@ const float* floats(OptionalTensor tensor, int64_t size, const char* name) {
   return tensor->const_data_ptr<float>();
 }
 
+// Memory of an operator's result.
+Tensor result(int64_t rows, int64_t columns) {
+  StepRecorder* recorder = StepRecorder::active();
+  return recorder == nullptr ? at::empty({rows, columns}) : recorder->empty(rows, columns);
+}
+
+// Computes now, and again whenever the step that is being recorded is replayed. Nothing that changes from step to step
+// may be in `compute` itself: only addresses, and what does not depend on the values there.
+template <class Compute>
+void launch(const char* name, const Compute& compute) {
+  if (StepRecorder* recorder = StepRecorder::active()) recorder->keep({name, compute});
+  compute();
+}
+
+void run_linear(LinearArgs args) {
+  Runtime& run = runtime();
+  const std::lock_guard lock(run.one_at_a_time);
+  const int64_t width = args.num_groups * kGroup;
+  args.inputs = run.inputs.take<uint8_t>(args.num_rows * width * 4);
+  args.input_scales = run.input_scales.take<float>(args.num_rows * args.num_groups);
+  args.input_sums = run.input_sums.take<int32_t>(args.num_rows * args.num_groups);
+  const KernelTable& kernels = *run.kernels;
+  constexpr int64_t kRowsPerItem = 4;
+  run.pool->run((args.num_rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int thread) {
+    const int64_t first = item * kRowsPerItem;
+    kernels.linear_inputs(args, first, std::min(first + kRowsPerItem, args.num_rows),
+                          run.per_thread[thread].take<float>(width));
+  });
+  // A panel's weights come from memory once: it is cut by rows only where a prompt has work for more threads.
+  constexpr int64_t kRowsPerPiece = 128;
+  const int64_t num_pieces = (args.num_rows + kRowsPerPiece - 1) / kRowsPerPiece;
+  run.pool->run(args.num_panels * num_pieces, [&](int64_t item, int) {
+    const int64_t first = item % num_pieces * kRowsPerPiece;
+    kernels.linear_panel(args, item / num_pieces, first, std::min(first + kRowsPerPiece, args.num_rows));
+  });
+}
+
 Tensor linear(const Tensor& x, const Tensor& packed, int64_t format, int64_t out_features, OptionalTensor bias,
               int64_t activation, OptionalTensor norm_weight, OptionalTensor norm_bias, double norm_eps,
               OptionalTensor residual) {
@@ -110,30 +148,9 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t format, int64_t out
   args.norm_bias = floats(norm_bias, args.in_features, "norm_bias");
   args.norm_eps = static_cast<float>(norm_eps);
   args.residual = floats(residual, args.num_rows * out_features, "residual");
-  Tensor out = at::empty({args.num_rows, out_features}, x.options());
+  Tensor out = result(args.num_rows, out_features);
   args.out = out.mutable_data_ptr<float>();
-  if (args.num_rows == 0) return out;
-
-  Runtime& run = runtime();
-  const std::lock_guard lock(run.one_at_a_time);
-  const int64_t width = args.num_groups * kGroup;
-  args.inputs = run.inputs.take<uint8_t>(args.num_rows * width * 4);
-  args.input_scales = run.input_scales.take<float>(args.num_rows * args.num_groups);
-  args.input_sums = run.input_sums.take<int32_t>(args.num_rows * args.num_groups);
-  const KernelTable& kernels = *run.kernels;
-  constexpr int64_t kRowsPerItem = 4;
-  run.pool->run((args.num_rows + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item, int thread) {
-    const int64_t first = item * kRowsPerItem;
-    kernels.linear_inputs(args, first, std::min(first + kRowsPerItem, args.num_rows),
-                          run.per_thread[thread].take<float>(width));
-  });
-  // A panel's weights come from memory once: it is cut by rows only where a prompt has work for more threads.
-  constexpr int64_t kRowsPerPiece = 128;
-  const int64_t num_pieces = (args.num_rows + kRowsPerPiece - 1) / kRowsPerPiece;
-  run.pool->run(args.num_panels * num_pieces, [&](int64_t item, int) {
-    const int64_t first = item % num_pieces * kRowsPerPiece;
-    kernels.linear_panel(args, item / num_pieces, first, std::min(first + kRowsPerPiece, args.num_rows));
-  });
+  if (args.num_rows > 0) launch("linear", [args] { run_linear(args); });
   return out;
 }
 
@@ -147,6 +164,59 @@ CacheFormat cache_format(at::ScalarType type) {
   }
 }
 
+// Queries [first, last) of a span.
+struct QueryTile {
+  int64_t span, first, last;
+};
+
+// The tiles of all spans. Raises for spans and block tables that lead outside of the step or the cache: what a step's
+// tensors hold is checked here, and when it is replayed again.
+std::vector<QueryTile> cut_queries(const AttentionArgs& args) {
+  std::vector<QueryTile> tiles;
+  for (int64_t s = 0; s < args.num_spans; ++s) {
+    const Span& span = args.spans[s];
+    TORCH_CHECK(span.num_tokens >= 0 && span.first_row >= 0 && span.first_row + span.num_tokens <= args.num_rows &&
+                    span.num_tokens <= span.context_len && span.context_len <= args.table_width * args.block_size &&
+                    (args.cos == nullptr || span.context_len <= args.num_positions),
+                "span ", s, " does not fit the step");
+    for (int64_t b = 0; b * args.block_size < span.context_len; ++b) {
+      const int64_t block = args.block_tables[s * args.table_width + b];
+      TORCH_CHECK(block >= 0 && block < args.num_blocks, "span ", s, " leads to block ", block, " of ",
+                  args.num_blocks);
+    }
+    for (int64_t last = span.num_tokens; last > 0;) {  // the late tiles first: they see the most keys
+      const int64_t first = (last - 1) / kQueryTile * kQueryTile;
+      tiles.push_back({s, first, last});
+      last = first;
+    }
+  }
+  return tiles;
+}
+
+void run_attention(AttentionArgs args) {
+  const std::vector<QueryTile> tiles = cut_queries(args);
+  int64_t longest_tile = 0;
+  for (const QueryTile& tile : tiles) longest_tile = std::max(longest_tile, tile.last - tile.first);
+  Runtime& run = runtime();
+  const std::lock_guard lock(run.one_at_a_time);
+  args.q = run.queries.take<float>(args.num_rows * args.num_heads * args.head_dim);
+  const KernelTable& kernels = *run.kernels;
+  run.pool->run(tiles.size(), [&](int64_t index, int) {
+    const QueryTile& tile = tiles[index];
+    const int64_t* table = args.block_tables + tile.span * args.table_width;
+    for (int64_t offset = tile.first; offset < tile.last; ++offset) {
+      kernels.attention_write(args, args.spans[tile.span], table, offset);
+    }
+  });
+  const int64_t scratch = attention_scratch(longest_tile * (args.num_heads / args.num_kv_heads), args.head_dim);
+  run.pool->run(tiles.size() * args.num_kv_heads, [&](int64_t index, int thread) {
+    const QueryTile& tile = tiles[index / args.num_kv_heads];
+    const int64_t* table = args.block_tables + tile.span * args.table_width;
+    kernels.attention_item(args, args.spans[tile.span], table, index % args.num_kv_heads, tile.first, tile.last,
+                           run.per_thread[thread].take<float>(scratch));
+  });
+}
+
 Tensor attention(const Tensor& qkv, Tensor k_cache, Tensor v_cache, const Tensor& spans, const Tensor& block_tables,
                  OptionalTensor cos, OptionalTensor sin, OptionalTensor q_norm, OptionalTensor k_norm, double norm_eps,
                  int64_t num_heads, double scale, int64_t window) {
@@ -157,11 +227,11 @@ Tensor attention(const Tensor& qkv, Tensor k_cache, Tensor v_cache, const Tensor
   args.cache_format = cache_format(k_cache.scalar_type());
   args.block_size = k_cache.size(1), args.num_kv_heads = k_cache.size(2), args.head_dim = k_cache.size(3);
   if (args.cache_format == CacheFormat::kInt8) args.head_dim -= 2;  // each head's codes come with a bf16 scale
-  args.num_heads = num_heads;
+  args.num_heads = num_heads, args.num_rows = qkv.size(0), args.num_blocks = k_cache.size(0);
   TORCH_CHECK(args.head_dim % 16 == 0 && args.head_dim <= kMaxHeadDim, "head_dim must be a multiple of 16 up to 512");
   TORCH_CHECK(num_heads % args.num_kv_heads == 0, "heads must be a multiple of kv heads");
-  const int64_t num_rows = qkv.size(0), row_size = (num_heads + 2 * args.num_kv_heads) * args.head_dim;
-  args.qkv = floats(qkv, num_rows * row_size, "qkv");
+  const int64_t row_size = (num_heads + 2 * args.num_kv_heads) * args.head_dim;
+  args.qkv = floats(qkv, args.num_rows * row_size, "qkv");
   TORCH_CHECK(spans.dim() == 2 && spans.size(1) == 3 && spans.is_contiguous() && spans.scalar_type() == at::kLong,
               "spans must be int64 [n, 3]");
   TORCH_CHECK(block_tables.dim() == 2 && block_tables.size(0) == spans.size(0) && block_tables.is_contiguous() &&
@@ -172,57 +242,41 @@ Tensor attention(const Tensor& qkv, Tensor k_cache, Tensor v_cache, const Tensor
   args.block_tables = block_tables.const_data_ptr<int64_t>();
   args.num_spans = spans.size(0), args.table_width = block_tables.size(1);
   args.rotary_dim = cos.has_value() ? cos->size(1) : 0;
-  const int64_t num_positions = cos.has_value() ? cos->size(0) : 0;
-  args.cos = floats(cos, num_positions * args.rotary_dim, "cos");
-  args.sin = floats(sin, num_positions * args.rotary_dim, "sin");
+  args.num_positions = cos.has_value() ? cos->size(0) : 0;
+  args.cos = floats(cos, args.num_positions * args.rotary_dim, "cos");
+  args.sin = floats(sin, args.num_positions * args.rotary_dim, "sin");
   args.q_norm = floats(q_norm, args.head_dim, "q_norm");
   args.k_norm = floats(k_norm, args.head_dim, "k_norm");
   args.norm_eps = static_cast<float>(norm_eps), args.scale = static_cast<float>(scale), args.window = window;
   args.k_cache = k_cache.mutable_data_ptr(), args.v_cache = v_cache.mutable_data_ptr();
-
-  struct Item {
-    int64_t span, first, last;
-  };
-  std::vector<Item> writes, reads;
-  const int64_t num_blocks = k_cache.size(0), heads_per_key = num_heads / args.num_kv_heads;
-  int64_t longest_tile = 0;
-  for (int64_t s = 0; s < args.num_spans; ++s) {
-    const Span& span = args.spans[s];
-    TORCH_CHECK(span.num_tokens >= 0 && span.first_row >= 0 && span.first_row + span.num_tokens <= num_rows &&
-                    span.num_tokens <= span.context_len && span.context_len <= args.table_width * args.block_size &&
-                    (args.cos == nullptr || span.context_len <= num_positions),
-                "span ", s, " does not fit the step");
-    for (int64_t b = 0; b * args.block_size < span.context_len; ++b) {
-      const int64_t block = args.block_tables[s * args.table_width + b];
-      TORCH_CHECK(block >= 0 && block < num_blocks, "span ", s, " leads to block ", block, " of ", num_blocks);
-    }
-    for (int64_t last = span.num_tokens; last > 0;) {  // the late tiles first: they see the most keys
-      const int64_t first = (last - 1) / kQueryTile * kQueryTile;
-      writes.push_back({s, first, last});
-      longest_tile = std::max(longest_tile, last - first);
-      last = first;
-    }
-  }
-  Tensor out = at::empty({num_rows, num_heads * args.head_dim}, qkv.options());
+  Tensor out = result(args.num_rows, num_heads * args.head_dim);
   args.out = out.mutable_data_ptr<float>();
+  launch("attention", [args] { run_attention(args); });
+  return out;
+}
 
-  Runtime& run = runtime();
-  const std::lock_guard lock(run.one_at_a_time);
-  args.q = run.queries.take<float>(num_rows * num_heads * args.head_dim);
-  const KernelTable& kernels = *run.kernels;
-  run.pool->run(writes.size(), [&](int64_t index, int) {
-    const Item& item = writes[index];
-    const int64_t* table = args.block_tables + item.span * args.table_width;
-    for (int64_t offset = item.first; offset < item.last; ++offset) {
-      kernels.attention_write(args, args.spans[item.span], table, offset);
+// residual + table[ids], [n, columns] float32.
+Tensor embedding(const Tensor& table, const Tensor& ids, OptionalTensor residual) {
+  const bool is_bf16 = table.scalar_type() == at::kBFloat16;
+  TORCH_CHECK(table.dim() == 2 && table.is_contiguous() && (is_bf16 || table.scalar_type() == at::kFloat),
+              "table must be a contiguous matrix of float32 or bfloat16");
+  TORCH_CHECK(ids.dim() == 1 && ids.is_contiguous() && ids.scalar_type() == at::kLong, "ids must be int64 [n]");
+  const int64_t num_ids = ids.size(0), size = table.size(0), columns = table.size(1);
+  const void* rows = table.const_data_ptr();
+  const int64_t* id = ids.const_data_ptr<int64_t>();
+  const float* base = floats(residual, num_ids * columns, "residual");
+  Tensor out = result(num_ids, columns);
+  float* to = out.mutable_data_ptr<float>();
+  launch("embedding", [=] {
+    for (int64_t i = 0; i < num_ids; ++i) {
+      TORCH_CHECK(id[i] >= 0 && id[i] < size, "id ", id[i], " is not one of the table's ", size);
+      for (int64_t c = 0; c < columns; ++c) {
+        const int64_t from = id[i] * columns + c;
+        const float value = is_bf16 ? static_cast<float>(static_cast<const at::BFloat16*>(rows)[from])
+                                    : static_cast<const float*>(rows)[from];
+        to[i * columns + c] = base == nullptr ? value : base[i * columns + c] + value;
+      }
     }
-  });
-  const int64_t scratch = attention_scratch(longest_tile * heads_per_key, args.head_dim);
-  run.pool->run(writes.size() * args.num_kv_heads, [&](int64_t index, int thread) {
-    const Item& item = writes[index / args.num_kv_heads];
-    const int64_t* table = args.block_tables + item.span * args.table_width;
-    kernels.attention_item(args, args.spans[item.span], table, index % args.num_kv_heads, item.first, item.last,
-                           run.per_thread[thread].take<float>(scratch));
   });
   return out;
 }
@@ -294,6 +348,7 @@ TORCH_LIBRARY(llmbench, library) {
   library.def(
       "attention(Tensor qkv, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor spans, Tensor block_tables, Tensor? cos, "
       "Tensor? sin, Tensor? q_norm, Tensor? k_norm, float norm_eps, int num_heads, float scale, int window) -> Tensor");
+  library.def("embedding(Tensor table, Tensor ids, Tensor? residual) -> Tensor");
   library.def("argmax(Tensor logits) -> Tensor");
   library.def("checksum(Tensor bytes) -> int");
   library.def("set_num_threads(int num_threads) -> ()", &set_num_threads);
@@ -304,6 +359,7 @@ TORCH_LIBRARY(llmbench, library) {
 TORCH_LIBRARY_IMPL(llmbench, CPU, library) {
   library.impl("linear", &linear);
   library.impl("attention", &attention);
+  library.impl("embedding", &embedding);
   library.impl("argmax", &argmax);
   library.impl("checksum", &checksum);
 }

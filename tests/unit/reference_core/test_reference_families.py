@@ -13,6 +13,7 @@ import torch
 from llmbench.reference_engine.cache.block_pool import BlockPool
 from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.kv_cache import KVCache
+from llmbench.reference_engine.config import GraphsName
 from llmbench.reference_engine.errors import CheckpointError, KernelsUnavailableError
 from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.model_runner import ModelRunner
@@ -72,18 +73,22 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pa
     return make
 
 
-def logits_of(folder: Path, kernels_name: str, text: list[int], prompt_len: int) -> torch.Tensor:
+def logits_of(
+    folder: Path, kernels_name: str, text: list[int], prompt_len: int, graphs: GraphsName = "off"
+) -> torch.Tensor:
     """Logits at positions prompt_len - 1 … end: the prompt in chunks of 11, then each known token as a decode."""
     model = load_model(folder, torch.float32)
     scheduler = Scheduler(BlockTables(BlockPool(32), 16), max_num_seqs=1, max_num_batched_tokens=11)
     cache = KVCache(model.config, 32, 16, torch.float32)
     runner = ModelRunner(model, cache, dispatch.load(kernels_name, 1), max_model_len=128)
+    if graphs != "off":
+        runner.record_graphs(graphs, max_num_seqs=1)
     sequence = Sequence("a", text[:prompt_len], SamplingParams(max_tokens=len(text)), seed=0)
     scheduler.add(sequence)
     rows: list[torch.Tensor] = []
     while True:
         plan = scheduler.schedule()
-        rows += runner.execute(plan)
+        rows += runner.execute(plan).clone()  # a replay writes where the last one wrote
         scheduler.commit(plan)
         if sequence.num_uncomputed_tokens == 0:
             if sequence.num_tokens == len(text):
@@ -91,13 +96,15 @@ def logits_of(folder: Path, kernels_name: str, text: list[int], prompt_len: int)
             sequence.append(text[sequence.num_tokens], ())
 
 
-@pytest.mark.parametrize("kernels_name", ["torch", "cpp"])
+@pytest.mark.parametrize(("kernels_name", "graphs"), [("torch", "off"), ("cpp", "off"), ("cpp", "cpu")])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_logits_equal_transformers(variant: str, kernels_name: str, oracle: Callable[[str], tuple[Path, Any]]) -> None:
+def test_logits_equal_transformers(
+    variant: str, kernels_name: str, graphs: GraphsName, oracle: Callable[[str], tuple[Path, Any]]
+) -> None:
     folder, model = oracle(variant)
     text = torch.randint(0, 320, (40,), generator=torch.Generator().manual_seed(4)).tolist()
     try:
-        ours = logits_of(folder, kernels_name, text, prompt_len=29)
+        ours = logits_of(folder, kernels_name, text, prompt_len=29, graphs=graphs)
     except KernelsUnavailableError as error:
         pytest.skip(str(error))
     with torch.inference_mode():

@@ -97,8 +97,9 @@ def test_a_batch_is_padded_by_fewer_than_eight_rows(max_num_seqs: int, data: st.
     ("settings", "message"),
     [
         ({"graphs": "cuda"}, "graphs = cuda records what a GPU does, and the device is cpu"),
+        ({"graphs": "cpu", "kernels": "torch"}, "graphs = cpu is for device = cpu and kernels = cpp"),
         ({"graphs": "compile", "kernels": "cpp"}, "graphs = compile is for device = cpu and kernels = torch"),
-        ({"graphs": "metal"}, "graphs must be one of cuda, compile; 'metal' was given"),
+        ({"graphs": "metal"}, "graphs must be one of auto, off, cpu, cuda, compile; 'metal' was given"),
     ],
 )
 def test_graphs_that_cannot_be_are_refused(settings: dict[str, str], message: str) -> None:

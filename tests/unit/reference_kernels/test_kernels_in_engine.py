@@ -16,6 +16,7 @@ from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.models.synthetic import create
 from llmbench.reference_engine.sampling import SamplingParams
+from llmbench.reference_engine.step_replay import ReplayedSteps
 
 FORMATS: list[dict[str, Any]] = [
     {"dtype": "float32"},
@@ -54,6 +55,29 @@ def answers(engine: Engine, prompts: dict[str, list[int]]) -> dict[str, list[int
             tokens[output.request_id] += output.new_token_ids
         engine.check_integrity()
     return tokens
+
+
+def test_replayed_steps_answer_as_plain_ones_do(make_engine: Callable[..., Engine]) -> None:
+    """Batches that grow and shrink, verifications of drafts among them; each shape is recorded once and replayed."""
+    prompts = {f"{i}": [5 + i, 6, 7, 8] * (1 + i) for i in range(6)}
+    settings = {"speculative": "ngram", "max_num_seqs": 4, "max_num_batched_tokens": 16}
+    replayed = make_engine(graphs="cpu", **settings)
+    assert answers(replayed, prompts) == answers(make_engine(graphs="off", **settings), prompts)
+    graphs = replayed._runner._graphs
+    assert isinstance(graphs, ReplayedSteps)
+    assert any(num_rows > num_spans for num_rows, num_spans in graphs._programs), "no verification was recorded"
+    assert (1, 1) in graphs._programs
+
+
+def test_a_step_with_an_operator_that_is_not_recorded_is_refused(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(graphs="cpu")
+    model = engine._runner.model
+    logits = model.logits
+    model.logits = lambda hidden: logits(hidden) + 1  # type: ignore[method-assign]
+    engine.add_request("0", [5, 6, 7], SamplingParams(max_tokens=3, ignore_eos=True))
+    engine.step()
+    with pytest.raises(RuntimeError, match=r"aten\.add\.Tensor is part of the step"):
+        engine.step()
 
 
 def make_prompts() -> dict[str, list[int]]:
