@@ -22,7 +22,7 @@ check: dev  ## ruff and mypy --strict
 	$(BIN)/mypy
 
 bench: dev  ## the benchmarks: pytest-benchmark, ratios measured side by side
-	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only
+	$(BIN)/pytest tests/benchmarks -n 0 --benchmark-enable --benchmark-only
 
 proto: dev  ## the descriptor of the bundled server's .proto, after a change of it
 	$(BIN)/python -m grpc_tools.protoc -I reference_engine/server \

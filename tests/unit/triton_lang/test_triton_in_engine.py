@@ -20,12 +20,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("triton") / "checkpoint")
 
 
-def answers(checkpoint: Path, **settings: Any) -> dict[str, list[int]]:
+def answers(checkpoint: Path, max_tokens: int, **settings: Any) -> dict[str, list[int]]:
     """Four prompts of 1 to 40 tokens, the first two ahead of the others, so that steps mix decodes and chunks."""
     engine = Engine(EngineConfig(model_path=checkpoint, max_num_batched_tokens=32, num_threads=1, **settings))
     rng = random.Random(5)
     prompts = {f"r{index}": [rng.randrange(10, 1000) for _ in range(rng.randint(1, 40))] for index in range(4)}
-    params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+    params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
     tokens: dict[str, list[int]] = {name: [] for name in prompts}
     waiting = list(prompts.items())
     while engine.has_work() or waiting:
@@ -39,11 +39,12 @@ def answers(checkpoint: Path, **settings: Any) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("quantization", [None, "int4"])
 def test_answers_equal_those_of_the_torch_kernels(checkpoint: Path, quantization: str | None) -> None:
-    ours = answers(checkpoint, kernels="triton", quantization=quantization)
-    theirs = answers(checkpoint, kernels="torch", quantization=quantization)
-    assert all(len(tokens) == 4 for tokens in ours.values())
-    # A quantised input may fall to either side of a rounding, and after that texts may part ways.
-    num_compared = 1 if quantization else 4
+    # A quantised input may fall to either side of a rounding, and after that texts may part ways: one decode step is
+    # enough there, since the first token alone is compared.
+    max_tokens, num_compared = (2, 1) if quantization else (4, 4)
+    ours = answers(checkpoint, max_tokens, kernels="triton", quantization=quantization)
+    theirs = answers(checkpoint, max_tokens, kernels="torch", quantization=quantization)
+    assert all(len(tokens) == max_tokens for tokens in ours.values())
     same = [ours[name][:num_compared] == theirs[name][:num_compared] for name in ours]
     assert sum(same) >= len(same) - (quantization is not None)
 
