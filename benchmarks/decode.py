@@ -21,28 +21,40 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import peers
 import torch
 
-from llmbench.reference_engine.kernels.build import load_library
 from llmbench.reference_engine.models.loader import read_model_config
 from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.profiling.roofline import read_bandwidth
 
-BYTES_PER_WEIGHT = {"bfloat16": 2.0, "int8": 1 + 2 / 64, "int4": 0.5 + 2 / 64}
+# Scales included: one of 16 bits per group of inputs, which are 64 with ours, 32 with llama.cpp, 128 with OpenVINO's
+# int4, and a whole row where none is counted.
+BYTES_PER_WEIGHT = {
+    ("reference", "bfloat16"): 2.0,
+    ("reference", "int8"): 1 + 2 / 64,
+    ("reference", "int4"): 0.5 + 2 / 64,
+    ("llama_cpp", "f16"): 2.0,
+    ("llama_cpp", "q8_0"): 1 + 2 / 32,
+    ("llama_cpp", "q4_0"): 0.5 + 2 / 32,
+    ("openvino", "fp16"): 2.0,
+    ("openvino", "int8"): 1.0,
+    ("openvino", "int4"): 0.5 + 2 / 128,
+    ("ctranslate2", "int8"): 1.0,
+    ("transformers", "bfloat16"): 2.0,
+}
 WORKER = Path(__file__).with_name("decode_worker.py")
 
 
 def main() -> None:
     arguments = parse_arguments()
     bandwidth = read_bandwidth(arguments.threads)
-    rows = [(model, "reference", weight_format) for model in arguments.models for weight_format in BYTES_PER_WEIGHT]
-    if arguments.peers:
-        wanted = {engine: formats for engine, formats in peers.FORMATS.items() if engine in arguments.peers}
-        rows += [(m, engine, f) for m in arguments.models for engine, formats in wanted.items() for f in formats]
+    engines = ["reference", *(arguments.peers or [])]
+    kinds = [kind for kind in BYTES_PER_WEIGHT if kind[0] in engines and kind[1] in (arguments.formats or kind)]
+    rows = [(model, *kind) for model in arguments.models for kind in kinds]
     samples: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for turn in range(arguments.turns):
         for row in rows if turn % 2 == 0 else rows[::-1]:
@@ -62,6 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds per process (default 3)")
     parser.add_argument("--turns", type=int, default=2, help="processes per engine and format (default 2)")
     parser.add_argument("--peers", nargs="*", choices=list(peers.FORMATS), help="these peers; all if none is named")
+    parser.add_argument("--formats", nargs="*", help="these weight formats alone, by the engines' own names")
     arguments = parser.parse_args()
     if arguments.peers == []:
         arguments.peers = list(peers.FORMATS)
@@ -95,20 +108,8 @@ def measure(row: tuple[str, str, str], arguments: argparse.Namespace) -> dict[st
         print(f"{engine} {weight_format} did not run: {' '.join(complaint)}", file=sys.stderr)
         return None
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(json.dumps({"row": row, "result": result}), file=sys.stderr, flush=True)  # a run that is cut short has it
     return result
-
-
-def read_bandwidth(num_threads: int) -> float:
-    """Bytes per second that the kernels' threads can read from memory: the best of several passes over 1 GiB."""
-    load_library()
-    torch.ops.llmbench.set_num_threads(num_threads)
-    memory = torch.ones(2**30, dtype=torch.uint8)
-    best = float("inf")
-    for _ in range(8):
-        start = time.perf_counter()
-        torch.ops.llmbench.checksum(memory)
-        best = min(best, time.perf_counter() - start)
-    return memory.numel() / best
 
 
 def num_linear_weights(checkpoint: Path) -> int:
@@ -130,8 +131,8 @@ def report(
         cells = [[value for result in results for value in result["decode"][batch]] for batch in batches]
         cells.append([value for result in results for value in result["prefill"]])
         share = ""
-        if engine == "reference" and "1" in batches:
-            num_bytes = num_linear_weights(create(model)) * BYTES_PER_WEIGHT[weight_format]
+        if "1" in batches:
+            num_bytes = num_linear_weights(create(model)) * BYTES_PER_WEIGHT[engine, weight_format]
             share = f"{num_bytes * statistics.median(cells[batches.index('1')]) / bandwidth:11.0%}"
         print(f"{model:24} {engine:13} {weight_format:9} " + " ".join(map(cell, cells)) + f"  {share}")
     rows = [{"row": row, "results": results} for row, results in samples.items()]

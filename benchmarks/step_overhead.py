@@ -1,31 +1,24 @@
-"""How much of a decode step is not arithmetic: scheduling, preparing tensors, sampling, Python between the operators.
+"""How much of a decode step is not the model's arithmetic: scheduling, preparing tensors, sampling, Python in between.
 
     python benchmarks/step_overhead.py [--model synthetic:llama-150m] [--quantization int4] [--batch 8]
 
-The three operators (linear, attention, argmax) are timed one by one, their own dispatch included; the rest of the step
-is the overhead. The timing itself costs some 0.1 µs per operator and counts as overhead. Medians over steps; behind ±
-half the interquartile range.
+The steps are profiled in the process (llmbench profile --in-process): embedding, attention, MLP and head are the
+model's, all the rest is overhead, the search for the most probable token and the text of the tokens included. The
+profile's own stamps cost some µs a step and count as overhead too. With --graphs off and cpu in turns, what a replay
+saves is seen: the Python between the operators is then within the parts.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
-import time
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
-
-import torch
+from pathlib import Path
 
 from llmbench.reference_engine.config import EngineConfig
-from llmbench.reference_engine.engine import Engine
-from llmbench.reference_engine.kernels.build import load_library
 from llmbench.reference_engine.models.synthetic import create
-from llmbench.reference_engine.sampling import SamplingParams
-
-OPERATORS = ("linear", "attention", "argmax")
+from llmbench.reference_engine.profiling.command import measure, show
+from llmbench.reference_engine.profiling.roofline import measure_ceilings
+from llmbench.reference_engine.profiling.step_profile import MODEL_PARTS, StepRow
 
 
 def main() -> None:
@@ -34,58 +27,35 @@ def main() -> None:
     parser.add_argument("--quantization", choices=["int8", "int4"], default="int4")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--graphs", nargs="+", choices=["off", "cpu"], default=["off", "cpu"])
     arguments = parser.parse_args()
-    spent: Counter[str] = Counter()
-    watch_operators(spent)
-    engine = Engine(
-        EngineConfig(
-            model_path=create(arguments.model),
-            dtype="bfloat16",
-            quantization=arguments.quantization,
-            kernels="cpp",
-            num_threads=arguments.threads,
-            max_model_len=1024,
-        )
+    ceilings = measure_ceilings(arguments.threads)
+    for graphs in arguments.graphs:
+        print(f"\n=== {arguments.model} {arguments.quantization}, batch {arguments.batch}, graphs {graphs}")
+        config = engine_config(create(arguments.model), arguments, graphs)
+        rows = measure(config, arguments.batch, 32, arguments.steps)
+        decodes = [row for row in rows if row.num_prefill_tokens == 0]
+        show(decodes, ceilings)
+        low, middle, high = statistics.quantiles([overhead(row) for row in decodes], n=4)
+        print(f"overhead: {middle:.1%} ± {(high - low) / 2:.1%} of a step")
+
+
+def engine_config(checkpoint: Path, arguments: argparse.Namespace, graphs: str) -> EngineConfig:
+    return EngineConfig(
+        model_path=checkpoint,
+        dtype="bfloat16",
+        quantization=arguments.quantization,
+        kernels="cpp",
+        graphs=graphs,  # type: ignore[arg-type]
+        num_threads=arguments.threads,
+        max_model_len=1024,
     )
-    rng = random.Random(0)
-    params = SamplingParams(max_tokens=arguments.steps + 20, temperature=0, ignore_eos=True)
-    for index in range(arguments.batch):
-        engine.add_request(str(index), [rng.randrange(10, 1000) for _ in range(32)], params)
-    while len(engine.step()) < arguments.batch:  # until all have their first token
-        pass
-    for _ in range(10):
-        engine.step()
-    steps: list[dict[str, float]] = []
-    for _ in range(arguments.steps):
-        spent.clear()
-        start = time.perf_counter()
-        engine.step()
-        total = time.perf_counter() - start
-        steps.append({**spent, "rest": total - spent.total(), "step": total})
-    print(f"{arguments.model} {arguments.quantization}, batch {arguments.batch}: {arguments.steps} decode steps")
-    for name in (*OPERATORS, "rest", "step"):
-        low, middle, high = statistics.quantiles([step.get(name, 0.0) for step in steps], n=4)
-        share = statistics.median(step.get(name, 0.0) / step["step"] for step in steps)
-        print(f"{name:10} {middle * 1e6:9.0f} µs ±{(high - low) / 2 * 1e6:6.0f}  {share:6.1%}")
 
 
-def watch_operators(spent: Counter[str]) -> None:
-    """Every call of an operator adds its seconds to `spent`; before the engine is made, which looks them up."""
-    load_library()
-    for name in OPERATORS:
-        packet = getattr(torch.ops.llmbench, name)
-        packet.default = timed(packet.default, name, spent)
-
-
-def timed(operator: Callable[..., Any], name: str, spent: Counter[str]) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        start = time.perf_counter()
-        result = operator(*args)
-        spent[name] += time.perf_counter() - start  # type: ignore[assignment]
-        return result
-
-    return call
+def overhead(row: StepRow) -> float:
+    seconds = row.seconds()
+    return 1 - sum(seconds[part] for part in MODEL_PARTS) / seconds["step"]
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from llmbench.reference_engine.errors import ReferenceEngineError
+from llmbench.reference_engine.models.sources import checkpoint_folder
+from llmbench.reference_engine.profiling.command import profile
 
 app = typer.Typer(help="The bundled inference engine.", no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("profile")(profile)
 models_app = typer.Typer(help="Models that need no download.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
@@ -95,7 +98,7 @@ def serve(
     from llmbench.reference_engine.server.serve import serve as run_server
 
     configure_logging(log_format)
-    model_path = _checkpoint(model)
+    model_path = checkpoint_folder(model)
     config = EngineConfig(
         model_path=model_path,
         dtype=dtype,
@@ -162,7 +165,7 @@ def create(
     seed: Annotated[int, typer.Option(help="Of the random weights.", min=0)] = 0,
 ) -> None:
     """Write a synthetic model's checkpoint, unless the cache has it, and print its folder; a bundled one is there."""
-    typer.echo(_named_checkpoint(name, seed, out))
+    typer.echo(checkpoint_folder(name, seed, out))
 
 
 @models_app.command("quantize")
@@ -178,7 +181,7 @@ def quantize(
     """Write a checkpoint with the layers' weights in int4, calibrated by GPTQ, as compressed-tensors stores them."""
     from llmbench.reference_engine.quantization.calibration import calibration_windows, quantise_checkpoint
 
-    folder = _checkpoint(model)
+    folder = checkpoint_folder(model)
     quantise_checkpoint(folder, out, calibration_windows(folder, text, windows, window))
     typer.echo(out)
 
@@ -186,21 +189,7 @@ def quantize(
 def _draft_source(name: str | None) -> Literal["ngram"] | Path | None:
     if name is None:
         return None
-    return "ngram" if name == "ngram" else _checkpoint(name)
-
-
-def _checkpoint(model: str) -> Path:
-    return _named_checkpoint(model, 0, None) if model.startswith(("bundled:", "synthetic:")) else Path(model)
-
-
-def _named_checkpoint(name: str, seed: int, out: Path | None) -> Path:
-    from llmbench.reference_engine.models.bundled import PREFIX, bundled_folder
-
-    if name.startswith(PREFIX):
-        return bundled_folder(name)
-    from llmbench.reference_engine.models import synthetic
-
-    return synthetic.create(name, seed, out)
+    return "ngram" if name == "ngram" else checkpoint_folder(name)
 
 
 def main() -> None:

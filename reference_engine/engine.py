@@ -42,6 +42,7 @@ from llmbench.reference_engine.sampler import SampledToken, sample
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Chunk, Scheduler
 from llmbench.reference_engine.sequence import FinishReason, Sequence
+from llmbench.reference_engine.spans import Spans, no_spans
 from llmbench.reference_engine.speculative.draft_model import DraftModelProposer
 from llmbench.reference_engine.speculative.ngram import NgramProposer
 from llmbench.reference_engine.speculative.proposer import Proposer, next_draft_limit
@@ -103,6 +104,7 @@ class Engine:
                 self._runner.record_graphs(graphs, config.max_num_seqs)
             self._proposer = self._make_proposer(dtype)
         self._guides = GuideMaker(config.model_path, model.config.vocab_size, model.config.eos_token_ids)
+        self.spans: Spans = no_spans
         self._sequences: dict[str, Sequence] = {}
         self._request_seeds = random.Random(config.seed)
         self._num_steps = 0
@@ -150,8 +152,10 @@ class Engine:
 
     def _step(self) -> list[StepOutput]:
         if self._proposer is not None:
-            self._draft(self._proposer)
-        plan = self._scheduler.schedule()
+            with self.spans("draft"):
+                self._draft(self._proposer)
+        with self.spans("schedule"):
+            plan = self._scheduler.schedule()
         if not plan.chunks:
             if self.has_work():
                 time.sleep(_IDLE_S)
@@ -166,8 +170,10 @@ class Engine:
         chunks = [chunk for chunk in plan.chunks if chunk.samples]
         sequences = [chunk.sequence for chunk in chunks]
         drafts = None if self._proposer is None else [chunk.draft_token_ids for chunk in chunks]
-        tokens = iter(sample(logits, sequences, self.eos_token_ids, self._kernels.argmax, drafts))
-        return [self._deliver(chunk, list(islice(tokens, 1 + len(chunk.draft_token_ids)))) for chunk in chunks]
+        with self.spans("sample"):
+            tokens = iter(sample(logits, sequences, self.eos_token_ids, self._kernels.argmax, drafts))
+        with self.spans("deliver"):
+            return [self._deliver(chunk, list(islice(tokens, 1 + len(chunk.draft_token_ids)))) for chunk in chunks]
 
     def _draft(self, proposer: Proposer) -> None:
         decoding = [sequence for sequence in self._scheduler.running if sequence.num_uncomputed_tokens == 1]

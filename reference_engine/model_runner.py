@@ -13,6 +13,7 @@ from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.rotary import RotaryTable
 from llmbench.reference_engine.models.base import CausalLM
 from llmbench.reference_engine.scheduler import StepPlan
+from llmbench.reference_engine.spans import Spans, no_spans
 from llmbench.reference_engine.step_batch import StepBatch
 
 
@@ -44,6 +45,7 @@ class ModelRunner:
         if config.rope is not None:
             self.rotary = RotaryTable(config.rope, config.head_dim, max_model_len, activation_dtype)
         self._max_model_len = max_model_len
+        self.spans: Spans = no_spans
         self._graphs: DecodeGraphs | None = None
         with torch.inference_mode():
             model.prepare(kernels, quantization)
@@ -63,9 +65,10 @@ class ModelRunner:
 
         A chunk with k drafts has k + 1 rows: of the sequence's last token, and of each draft.
         """
-        self.kv_cache.swap_blocks(plan.swap)
-        self.kv_cache.copy_blocks(plan.copies)
-        batch = self._batch(plan)
+        with self.spans("prepare"):
+            self.kv_cache.swap_blocks(plan.swap)
+            self.kv_cache.copy_blocks(plan.copies)
+            batch = self._batch(plan)
         if self._graphs is not None and _samples_every_row(plan):
             logits = self._graphs.run(batch)
             if logits is not None:

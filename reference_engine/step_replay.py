@@ -22,6 +22,9 @@ from llmbench.reference_engine.step_batch import StepBatch
 MOST_REPLAYED_ROWS = 64
 
 
+_RECORDED = {f"llmbench::{name}" for name in ("embedding", "linear", "attention", "stamp")}
+
+
 class ReplayedSteps:
     """A program for each shape of step; `step` gives the logits of every row of a batch."""
 
@@ -60,6 +63,6 @@ class _OnlyRecorded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func.name() not in ("llmbench::linear", "llmbench::attention", "llmbench::embedding") and not func.is_view:
+        if func.name() not in _RECORDED and not func.is_view:
             raise RuntimeError(f"{func} is part of the step, and a recorded step would leave it out.")
         return func(*args, **(kwargs or {}))

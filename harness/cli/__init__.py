@@ -36,7 +36,10 @@ app.command("run")(run.run)
 app.command("search")(search.search)
 app.command("report")(report.report)
 app.command("calibrate")(calibrate.calibrate)
-app.command("profile")(profile.profile)
+app.command(
+    "profile",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(profile.profile)
 app.command("compare")(compare.compare)
 app.command("gate")(gate.gate)
 app.command("noise")(noise.noise)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -11,8 +13,13 @@ from llmbench.harness.cli.options import Overrides, PickedEngines, RunFolder
 
 
 def profile(
+    context: typer.Context,
     workload: Annotated[
-        str, typer.Argument(help="A workload to run, or a run directory that is there already.", show_default=False)
+        str,
+        typer.Argument(
+            help="A workload to run, or a run directory that is there already; a model with --in-process.",
+            show_default=False,
+        ),
     ],
     set_: Overrides = None,
     engine: PickedEngines = None,
@@ -21,8 +28,20 @@ def profile(
         Path | None,
         typer.Option(show_default=False, help="The trace to write, for ui.perfetto.dev (default: RUN/trace.json)."),
     ] = None,
+    in_process: Annotated[
+        bool,
+        typer.Option("--in-process", show_default=False, help="The bundled engine's own steps (default: off)."),
+    ] = False,
 ) -> None:
-    """Show the time of every token: against its place in the answer, the number of streams and others' prefill."""
+    """Show the time of every token: against its place in the answer, the number of streams and others' prefill.
+
+    With --in-process, show the bundled engine's steps part by part instead, without a server; further options go to it
+    as they are: python -m llmbench.reference_engine profile --help lists them.
+    """
+    if in_process:
+        _profile_in_process(workload, trace, context.args)
+    if context.args:
+        raise typer.BadParameter(f"{context.args[0]} is an option of --in-process, if of anything.")
     from rich.console import Console
 
     from llmbench.harness.cli.show_profile import show_profile
@@ -52,3 +71,13 @@ def profile(
         typer.echo(f"llmbench: {message}", err=True)
     typer.echo(str(target))
     raise typer.Exit(code)
+
+
+def _profile_in_process(model: str, trace: Path | None, options: list[str]) -> NoReturn:
+    from llmbench.harness.models import resolve_model
+
+    reference = resolve_model(model, tokenizer=None, needs_checkpoint=True)
+    arguments = [sys.executable, "-m", "llmbench.reference_engine", "profile", "--model", str(reference.path)]
+    arguments += [] if trace is None else ["--trace", str(trace)]
+    # The engine takes this process's place, as in `llmbench serve`.
+    os.execv(sys.executable, [*arguments, *options])  # noqa: S606

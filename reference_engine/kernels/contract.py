@@ -38,6 +38,11 @@ class HeadLayout(NamedTuple):
 
 
 class LinearKernel(Protocol):
+    @property
+    def weight_bytes(self) -> int:
+        """Of the weights as they are stored, scales included: one call reads them all."""
+        ...
+
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """residual + activation(norm(x) · Wᵀ + bias) for x [T, in_features]."""
         ...

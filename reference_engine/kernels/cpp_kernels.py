@@ -75,6 +75,10 @@ class CppLinear:
         out_features = num_rows // 2 if is_swiglu else num_rows
         self._settings = (packed, weight_format, out_features, padded_bias, ACTIVATIONS[activation], *_norm(norm))
 
+    @property
+    def weight_bytes(self) -> int:
+        return self.packed.nbytes
+
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         return self._op(x, *self._settings, residual)  # type: ignore[no-any-return]
 

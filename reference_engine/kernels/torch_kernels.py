@@ -71,6 +71,10 @@ class TorchLinear:
         if quantized is not None:
             self.bias = None if bias is None else bias.float()
 
+    @property
+    def weight_bytes(self) -> int:
+        return self.weight.nbytes
+
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         y = x if self.norm is None else normalise(x, self.norm)
         if self.rounds_activations:

@@ -83,6 +83,11 @@ class TritonLinear:
             assert isinstance(weight, torch.Tensor)
             self.weight = weight
 
+    @property
+    def weight_bytes(self) -> int:
+        tensors = (self.weight,) if isinstance(self.weight, torch.Tensor) else (self.weight.codes, self.weight.scales)
+        return sum(tensor.nbytes for tensor in tensors)
+
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         y = self._activate(self._multiply(self._normalise(x)))
         return y if residual is None else residual + y

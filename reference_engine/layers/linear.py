@@ -34,6 +34,7 @@ class Linear:
         self.scales = torch.zeros(out_features, -(-in_features // GROUP_SIZE), dtype=torch.bfloat16)
         self.norm = norm
         self.activation = activation
+        self.num_weights = self.weight.numel()
         self.kernel: LinearKernel | None = None
 
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
@@ -49,6 +50,12 @@ class Linear:
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         assert self.kernel is not None
         return self.kernel(x, residual)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the kernel reads of the weights, scales included, whatever the number of rows."""
+        assert self.kernel is not None
+        return self.kernel.weight_bytes
 
     def views(self, name: str) -> dict[str, torch.Tensor]:
         """Checkpoint tensor name to the memory it is loaded into."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels.contract import Kernels
+from llmbench.reference_engine.layers.attention import PagedAttention
 from llmbench.reference_engine.layers.linear import Linear
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.models.config import ModelConfig
@@ -16,6 +17,13 @@ from llmbench.reference_engine.step_batch import StepBatch
 
 
 class Layer(Protocol):
+    """Its two parts are called one after the other."""
+
+    attention: PagedAttention
+
+    @property
+    def mlp(self) -> Callable[..., torch.Tensor]: ...
+
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None: ...
 
     def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor: ...

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -312,6 +313,15 @@ int64_t checksum(const Tensor& bytes) {
   return static_cast<int64_t>(total.load());
 }
 
+// The steady clock's nanoseconds, which are Python's perf_counter_ns, to stamps[place]: a profile has it among a step's
+// operators, and a replay stamps anew.
+void stamp(Tensor stamps, int64_t place) {
+  TORCH_CHECK(stamps.scalar_type() == at::kLong && stamps.is_contiguous() && place >= 0 && place < stamps.numel(),
+              "stamps must be int64 with a place ", place);
+  int64_t* to = stamps.mutable_data_ptr<int64_t>() + place;
+  launch("stamp", [to] { *to = std::chrono::steady_clock::now().time_since_epoch().count(); });
+}
+
 void set_num_threads(int64_t num_threads) {
   TORCH_CHECK(num_threads >= 1, "num_threads must be at least 1");
   Runtime& run = runtime();
@@ -351,6 +361,7 @@ TORCH_LIBRARY(llmbench, library) {
   library.def("embedding(Tensor table, Tensor ids, Tensor? residual) -> Tensor");
   library.def("argmax(Tensor logits) -> Tensor");
   library.def("checksum(Tensor bytes) -> int");
+  library.def("stamp(Tensor(a!) stamps, int place) -> ()");
   library.def("set_num_threads(int num_threads) -> ()", &set_num_threads);
   library.def("instruction_sets() -> str", &instruction_sets);
   library.def("set_instruction_set(str name) -> ()", &set_instruction_set);
@@ -362,6 +373,7 @@ TORCH_LIBRARY_IMPL(llmbench, CPU, library) {
   library.impl("embedding", &embedding);
   library.impl("argmax", &argmax);
   library.impl("checksum", &checksum);
+  library.impl("stamp", &stamp);
 }
 
 }  // namespace llmbench

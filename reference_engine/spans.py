@@ -1,0 +1,51 @@
+"""Named stretches of a step's time: the engine says where they begin and end, and whoever wants to know listens."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+# Name to what is entered at the stretch's beginning and left at its end.
+Spans = Callable[[str], AbstractContextManager[None]]
+
+_NOTHING = contextlib.nullcontext()
+
+
+def no_spans(_name: str) -> AbstractContextManager[None]:
+    """Nobody listens."""
+    return _NOTHING
+
+
+class Span(NamedTuple):
+    """Times of time.perf_counter_ns()."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+
+    @property
+    def duration_ns(self) -> int:
+        return self.end_ns - self.start_ns
+
+
+class SpanLog:
+    """Writes them down."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start_ns = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self.spans.append(Span(name, start_ns, time.perf_counter_ns()))
+
+    def take(self) -> list[Span]:
+        """What was written since the last call."""
+        taken, self.spans = self.spans, []
+        return taken
