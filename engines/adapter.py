@@ -50,11 +50,23 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LogFacts:
+    """What an engine's log says of how it computes: on the last line that has `mark`, as `name=value`.
+
+    `names` has, by the engine's name for it, what llmbench calls it.
+    """
+
+    mark: str
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """How to start an engine, as data.
 
     `ready_path` answers 200 to an HTTP request once others may be sent; `ready_port`, where that is not the port that
     the others go to. `metrics_port` is where its metrics are, where that is neither that port nor the engine's usual.
+    `log_facts` says where its log tells what it computes with; None where it does not.
     """
 
     argv: tuple[str, ...]
@@ -64,6 +76,7 @@ class LaunchPlan:
     ready_port: int | None = None
     metrics_port: int | None = None
     startup_timeout_s: float = 120.0
+    log_facts: LogFacts | None = None
 
 
 class Adapter(Protocol):

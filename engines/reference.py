@@ -14,6 +14,7 @@ from llmbench.engines.adapter import (
     EngineError,
     EngineOptions,
     LaunchPlan,
+    LogFacts,
     MissingPackageError,
 )
 from llmbench.engines.answer import read_messages
@@ -27,6 +28,11 @@ from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Ti
 STARTUP_TIMEOUT_S = 300.0
 
 DIALECT = Dialect(name="reference", metrics=metric_map.REFERENCE)
+# The line that its engine logs once the model is loaded; behind Triton too.
+LOG_FACTS = LogFacts(
+    "engine loaded",
+    {name: name for name in ("dtype", "kv_cache_dtype", "quantization", "device", "max_model_len")},
+)
 # Protocol to what it cannot do without.
 _PACKAGES: Mapping[str, tuple[str, ...]] = {"http": (), "websocket": ("wsproto",), "grpc": ("grpc", "google")}
 _FLAGS = (
@@ -114,6 +120,7 @@ class ReferenceAdapter(OpenAIAdapter):
             ready_port=http_port,
             metrics_port=http_port,
             startup_timeout_s=max(options.startup_timeout_s, STARTUP_TIMEOUT_S),
+            log_facts=LOG_FACTS,
         )
 
 

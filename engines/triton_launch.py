@@ -13,6 +13,7 @@ from llmbench.engines.adapter import EngineError, EngineOptions, LaunchPlan, Mis
 from llmbench.engines.environments import Environment, default_root, environment, install_command
 from llmbench.engines.free_port import free_port
 from llmbench.engines.recipe import Recipe
+from llmbench.engines.reference import LOG_FACTS
 from llmbench.engines.wire import Endpoint
 
 # The wheel of PyTriton carries tritonserver with the Python backend. Its Python API, and what that asks for, is not
@@ -79,6 +80,7 @@ def launch_plan(options: EngineOptions, port: int, protocol: Literal["http", "gr
         ready_port=http_port,
         metrics_port=metrics_port,
         startup_timeout_s=options.startup_timeout_s,
+        log_facts=LOG_FACTS,
     )
 
 

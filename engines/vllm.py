@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from llmbench.engines import metric_map
-from llmbench.engines.adapter import EngineError, EngineOptions, LaunchPlan, MissingPackageError
+from llmbench.engines.adapter import EngineError, EngineOptions, LaunchPlan, LogFacts, MissingPackageError
 from llmbench.engines.environments import environment, install_command
 from llmbench.engines.launch_flags import flags
 from llmbench.engines.openai import Dialect, OpenAIAdapter
@@ -33,6 +33,17 @@ DIALECT = Dialect(
     exact_token_counts=True,
     tokenize_path="/tokenize",
     metrics=metric_map.VLLM,
+)
+
+# The line on which vLLM 0.32 prints the configuration that it settled on.
+LOG_FACTS = LogFacts(
+    "LLM engine (v",
+    {
+        "dtype": "dtype",
+        "kv_cache_dtype": "kv_cache_dtype",
+        "quantization": "quantization",
+        "max_seq_len": "max_model_len",
+    },
 )
 
 _VALUES = (
@@ -91,6 +102,7 @@ class VllmAdapter(OpenAIAdapter):
             endpoint=Endpoint("127.0.0.1", port),
             env={**ENV, **options.env},
             startup_timeout_s=max(options.startup_timeout_s, STARTUP_TIMEOUT_S),
+            log_facts=LOG_FACTS,
         )
 
 

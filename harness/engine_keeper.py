@@ -19,6 +19,7 @@ from llmbench.engines.wire import Endpoint
 from llmbench.harness.assemble import Assembly
 from llmbench.harness.checkpoint_digest import checkpoint_digest
 from llmbench.harness.errors import EngineStartError
+from llmbench.harness.log_facts import read_log_facts
 from llmbench.harness.preflight import find_problem
 from llmbench.harness.probe import knock
 from llmbench.harness.process import EngineProcess, free_port
@@ -160,6 +161,7 @@ class EngineKeeper:
         by_http = replace(endpoint, port=plan.ready_port or endpoint.port)
         facts = ServerFacts(importlib.metadata.version("llmbench")) if bundled else ask_facts(by_http)
         self._note_facts(engine.label, facts)
+        self._note_details(engine.label, **read_log_facts(log, plan.log_facts))
         if (cpus := self._process.cpus()) is not None:
             self._note_details(engine.label, cpus=[*cpus])
         return endpoint

@@ -38,7 +38,8 @@ class AdapterRef(NamedTuple):
 class Opening:
     """The first message. `adapters` has each engine's adapter by the engine's label, as `registry.get` takes it.
 
-    `num_requests` is None where nobody knows it beforehand.
+    `num_requests` and `num_trials` are None where nobody knows them beforehand. Of the answers' texts at most
+    `answer_bytes` are kept.
     """
 
     path: Path
@@ -50,6 +51,8 @@ class Opening:
     lag_matters: bool
     exact_lengths: bool
     constant_load: bool = False
+    num_trials: int | None = None
+    answer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, assert_never
 
 from llmbench.engines import registry
+from llmbench.harness.kept_answers import KeptAnswers
 from llmbench.harness.own_stdout import own_stdout
 from llmbench.harness.plan import PlannedRequest, Trial
 from llmbench.harness.progress import Progress
@@ -29,6 +30,7 @@ from llmbench.harness.recorder import (
 )
 from llmbench.harness.records import to_records
 from llmbench.harness.validity import judge, judge_windows
+from llmbench.results.answers import ANSWERS_JOURNAL
 from llmbench.results.records import RequestRecord
 from llmbench.results.run_directory import RunDirectory, RunError
 from llmbench.results.window import Rules
@@ -81,17 +83,20 @@ class Recording:
         self._records: list[RequestRecord] = []
         self._num_before_trial = 0
         self._count_tokens = self._counter()
+        self._kept = KeptAnswers(directory.path / ANSWERS_JOURNAL, opening.answer_bytes, opening.num_trials)
 
     def take(self, message: Message) -> Verdict | None:
         match message:
             case TrialBegins(trial):
                 self._num_before_trial = len(self._records)
+                self._kept.begin(trial)
                 self._asked = {each.request_id: (trial, each) for each in (*trial.warmup, *trial.requests)}
             case Answered(request_id, timeline):
                 trial, planned = self._asked[request_id]
                 adapter = self._adapters[trial.engine.label]
-                record, chunks = to_records(trial, planned, timeline, adapter, self._count_tokens)
+                record, chunks, text = to_records(trial, planned, timeline, adapter, self._count_tokens)
                 self._directory.append(record, chunks)
+                self._kept.add(request_id, record, text)
                 if not timeline.is_retried:
                     self._records.append(record)
                     self._progress.add(record)
@@ -107,6 +112,7 @@ class Recording:
                 )
                 judged += judge_windows(self._records, Rules.of(opening.manifest.workload))
                 verdict = Verdict(tuple(sorted([*findings, *judged], key=lambda finding: not finding.invalid)))
+                self._kept.close()
                 self._directory.update_manifest(invalid=verdict.reasons)
                 self._directory.finish(status, problems=[finding.text for finding in verdict.findings])
                 return verdict

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 from llmbench.engines.adapter import Adapter, CountTokens
 from llmbench.engines.wire import Timeline
 from llmbench.harness.plan import PlannedRequest, Trial
 from llmbench.results.records import ChunkRecord, RequestRecord
+
+
+class Decoded(NamedTuple):
+    """What is stored of one attempt; the text only where there is room for it."""
+
+    record: RequestRecord
+    chunks: list[ChunkRecord]
+    text: str
 
 
 def to_records(
@@ -16,8 +25,8 @@ def to_records(
     timeline: Timeline,
     adapter: Adapter,
     count_tokens: CountTokens | None,
-) -> tuple[RequestRecord, list[ChunkRecord]]:
-    """The request's row and one row per stamped read, decoded by the engine's adapter.
+) -> Decoded:
+    """The request's row, one row per stamped read and the answer's text, decoded by the engine's adapter.
 
     The failure is the adapter's, which has seen the transport's and knows whether the server explained it; where it
     names none, the transport's. Tokens that arrived before a failure stay counted. The prompt's length is the engine's
@@ -66,4 +75,4 @@ def to_records(
         attempt=timeline.attempt,
         attempt_due_ns=None if timeline.attempt == 1 else timeline.due_ns,
     )
-    return record, chunks
+    return Decoded(record, chunks, answer.text)

@@ -18,6 +18,7 @@ from llmbench.harness.engine_keeper import EngineKeeper
 from llmbench.harness.environment import clock, environment, utc_now
 from llmbench.harness.errors import EngineStartError, ExitCode
 from llmbench.harness.interrupts import Interrupts
+from llmbench.harness.kept_answers import DEFAULT_BYTES
 from llmbench.harness.load_crew import LoadCrew
 from llmbench.harness.load_finder import LoadFinder
 from llmbench.harness.loadgen import LoadReport, run_load
@@ -97,6 +98,8 @@ def run_session(
         lag_matters=spec.traffic.max_concurrency is None,
         exact_lengths=spec.request.ignore_eos and not spec.request.stop,
         constant_load=spec.traffic.arrivals.kind in ("constant", "poisson", "gamma"),
+        num_trials=len(assembly.plan.trials) if finder is None else None,
+        answer_bytes=DEFAULT_BYTES if spec.measure.answer_bytes is None else spec.measure.answer_bytes,
     )
     # First the crew: where there is no cluster to run it on, no run directory is left behind.
     with _crew(num_workers, on) as crew:

@@ -18,6 +18,8 @@ from llmbench.reports.plain_text import one_line, plain
 from llmbench.reports.server_side_rows import server_lines, unknown_costs
 from llmbench.results.answer import left_out
 from llmbench.results.attempts import retries
+from llmbench.results.equal_work import unequal_work
+from llmbench.results.output_equality import agreement
 from llmbench.results.run import Run
 from llmbench.results.samples import each_samples
 from llmbench.results.series import failures
@@ -36,6 +38,9 @@ def print_summary(run: Run, console: Console) -> None:
         console.print(Text("The measurement is invalid: these numbers must not be used.", style="bold red"))
     for sentence in headline(Material(run)):
         console.print(Text(plain(sentence), style="bold"))
+    _print_points(console, "The engines did not do the same work", [one_line(each) for each in unequal_work(run)])
+    for sentence in agreement(run):
+        console.print(Text(f"\n{one_line(sentence)}"))
     summary = summarise(run)
     for level, rows in groupby(summary.rows, key=lambda row: row.level):
         console.print(Text(f"\nload: {one_line(level)}\n"))

@@ -13,7 +13,9 @@ from typing import Any, get_args, get_type_hints
 from llmbench.reports.vllm_bench import write_document
 from llmbench.results.answer import answer
 from llmbench.results.costs import currency_of
+from llmbench.results.equal_work import unequal_work
 from llmbench.results.metrics import METRICS
+from llmbench.results.output_equality import equalities
 from llmbench.results.run import Run
 from llmbench.results.samples import each_samples
 from llmbench.results.statistics import Distribution
@@ -52,6 +54,8 @@ def write_json(run: Run, path: Path) -> None:
         "prompts_digest": manifest.prompts_digest,
         "currency": currency_of(run),
         "answer": list(answer(run)),
+        "unequal_work": list(unequal_work(run)),
+        "output_equality": [asdict(each) for each in equalities(run)],
         "rows": [
             {
                 "engine": row.engine,

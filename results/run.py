@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmbench.results.answers import ANSWERS, ANSWERS_JOURNAL, answers_schema, journalled_answers
 from llmbench.results.errors import RunError
 from llmbench.results.journal import JOURNAL, read_batches
 from llmbench.results.manifest import Manifest, parse
@@ -91,6 +92,14 @@ class Run:
         if not self.finished or not path.is_file():
             return journalled(self.path / TELEMETRY_JOURNAL)
         return _read_parquet(path).select(telemetry_schema().names)
+
+    @cached_property
+    def answers(self) -> pa.Table:
+        """The texts of answers that were kept: answers.answers_schema(); no rows where none were."""
+        path = self.path / ANSWERS
+        if not self.finished or not path.is_file():
+            return journalled_answers(self.path / ANSWERS_JOURNAL)
+        return _read_parquet(path).select(answers_schema().names)
 
     @cached_property
     def _journalled(self) -> tuple[pa.Table, pa.Table]:

@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, TYPE_CHECKING, Any, get_args
 
+from llmbench.results.answers import ANSWERS, ANSWERS_JOURNAL, journalled_answers
 from llmbench.results.errors import RunError
 from llmbench.results.journal import JOURNAL, Journal, read_batches
 from llmbench.results.manifest import FinalStatus, Manifest
@@ -17,6 +18,9 @@ from llmbench.results.records import ChunkRecord, RequestRecord
 from llmbench.results.run import CHUNKS, MANIFEST, REQUESTS, Run
 from llmbench.results.schema import chunk_schema, request_schema
 from llmbench.results.telemetry import TELEMETRY, TELEMETRY_JOURNAL, journalled
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Run", "RunDirectory", "RunError"]
 
@@ -75,7 +79,8 @@ class RunDirectory:
         self._journal.close()
         try:
             _write_tables(self.path)
-            _write_telemetry(self.path)
+            _write_journalled(self.path / TELEMETRY, journalled(self.path / TELEMETRY_JOURNAL))
+            _write_journalled(self.path / ANSWERS, journalled_answers(self.path / ANSWERS_JOURNAL))
             self.update_manifest(status=status, problems=tuple(problems))
         except OSError as error:
             raise RunError(
@@ -83,6 +88,7 @@ class RunDirectory:
             ) from error
         (self.path / JOURNAL).unlink()
         (self.path / TELEMETRY_JOURNAL).unlink(missing_ok=True)
+        (self.path / ANSWERS_JOURNAL).unlink(missing_ok=True)
 
 
 def _write_tables(path: Path) -> None:
@@ -99,12 +105,12 @@ def _write_tables(path: Path) -> None:
             chunk_writer.write_table(chunks, row_group_size=max(1, chunks.num_rows))
 
 
-def _write_telemetry(path: Path) -> None:
+def _write_journalled(path: Path, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
-    if (path / TELEMETRY_JOURNAL).is_file():
-        with _replacing(path / TELEMETRY) as file:
-            pq.write_table(journalled(path / TELEMETRY_JOURNAL), file, compression="zstd")
+    if table.num_rows:
+        with _replacing(path) as file:
+            pq.write_table(table, file, compression="zstd")
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:

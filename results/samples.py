@@ -72,6 +72,12 @@ class Samples:
         return texts
 
     @cached_property
+    def keys(self) -> list[tuple[int, int]]:
+        """(round, index) of every request: what tells the same question to another engine."""
+        index = self._rows.column("index").to_pylist()
+        return list(zip(self.round.tolist(), index, strict=True))
+
+    @cached_property
     def ok(self) -> Bools:
         import pyarrow.compute as pc
 

@@ -191,6 +191,11 @@ class MeasureSpec(Frozen):
         description="What stamps the chunks: `kernel` stamps as they arrive, `user` as they are read, `packet` tells "
         "merged segments apart and needs CAP_NET_RAW. Default null or `auto`: kernel where there is one, else user.",
     )
+    answer_bytes: Annotated[int, Strict(), Field(ge=0, le=2**40)] | None = Field(
+        default=None,
+        description="How many bytes of the answers' texts are kept, so that engines' answers can be held against each "
+        "other; 0 none. Default null, 67108864 (64 MiB).",
+    )
     telemetry_s: Annotated[float, Strict(), Field(ge=0, le=3600)] | None = Field(
         default=None,
         description="How often the engine's own metrics, its processes and the GPUs are read, in s; 0 never. Default "

@@ -24,7 +24,7 @@ from llmbench.reference_engine.server.channel import (
     Stepped,
     Submit,
 )
-from llmbench.reference_engine.server.logs import configure_logging
+from llmbench.reference_engine.server.logs import configure_logging, log_loaded
 
 
 def main() -> int:
@@ -40,6 +40,7 @@ def main() -> int:
         except ReferenceEngineError as error:
             channel.send(CannotStart(str(error)))
             return 2
+        log_loaded(config, engine.limits.max_model_len)
         channel.send(Ready(engine.limits, engine.stats()))
         serve(engine, channel)
     except EOFError:

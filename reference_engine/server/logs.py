@@ -7,6 +7,8 @@ import logging
 from collections.abc import Mapping
 from typing import Literal
 
+from llmbench.reference_engine.config import EngineConfig
+
 LogFormat = Literal["text", "json"]
 
 
@@ -19,6 +21,19 @@ def configure_logging(log_format: LogFormat) -> None:
 def log_event(logger: logging.Logger, event: str, **fields: object) -> None:
     """An event with named values, which the JSON format keeps apart."""
     logger.info(event, extra={"fields": fields})
+
+
+def log_loaded(config: EngineConfig, max_model_len: int) -> None:
+    """What the engine computes with, on a line of its own: who compares engines reads it here."""
+    log_event(
+        logging.getLogger("llmbench.reference_engine"),
+        "engine loaded",
+        dtype=config.dtype,
+        kv_cache_dtype=config.kv_cache_dtype,
+        quantization=config.quantization,
+        device=config.device,
+        max_model_len=max_model_len,
+    )
 
 
 class _TextFormatter(logging.Formatter):

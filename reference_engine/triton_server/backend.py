@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.engine_thread import EngineThread
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.outputs import StepOutput
+from llmbench.reference_engine.server.logs import configure_logging, log_loaded
 from llmbench.reference_engine.tokenizer import Tokenizer
 from llmbench.reference_engine.triton_server.question import Question, read_question
 
@@ -29,12 +28,14 @@ class TritonPythonModel:
     """Its settings are `engine.json` beside it: the fields of EngineConfig."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        configure_logging("text")
         folder = Path(args["model_repository"]) / args["model_version"]
         settings: dict[str, Any] = json.loads((folder / "engine.json").read_text())
         config = EngineConfig(**settings | {"model_path": Path(settings["model_path"])})
         self._tokenizer = Tokenizer(config.model_path)
-        self._engine = EngineThread(Engine(config))
+        engine = Engine(config)
+        log_loaded(config, engine.limits.max_model_len)
+        self._engine = EngineThread(engine)
         self._request_numbers = itertools.count()
 
     def execute(self, requests: Sequence[Any]) -> None:

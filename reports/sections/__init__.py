@@ -15,6 +15,7 @@ from llmbench.reports.sections.load_curves import LOAD_CURVES
 from llmbench.reports.sections.metrics import METRICS_EXPLAINED
 from llmbench.reports.sections.overview import OVERVIEW
 from llmbench.reports.sections.reproduce import REPRODUCE
+from llmbench.reports.sections.same_answer import SAME_ANSWER
 from llmbench.reports.sections.search import SEARCH
 from llmbench.reports.sections.server_side import SERVER_SIDE
 from llmbench.reports.sections.summary import SUMMARY
@@ -30,6 +31,7 @@ SECTIONS: tuple[Section, ...] = (
     LOAD_CURVES,
     SUMMARY,
     DIFFERENCES,
+    SAME_ANSWER,
     DISTRIBUTIONS,
     WATERFALL,
     DECODE_PROFILE,

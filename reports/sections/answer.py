@@ -6,6 +6,8 @@ from llmbench.reports.headline import headline
 from llmbench.reports.material import Material
 from llmbench.reports.section import Section, View
 from llmbench.results.answer import answer
+from llmbench.results.equal_work import unequal_work
+from llmbench.results.output_equality import agreement
 
 
 def _view(material: Material) -> View:
@@ -14,6 +16,8 @@ def _view(material: Material) -> View:
     return {
         "sentences": sentences,
         "whole": () if whole == sentences else whole,
+        "unequal": unequal_work(material.run),
+        "agreement": agreement(material.run),
         "sure": len(material.engines) > 1,
         "invalid": material.manifest.invalid,
     }

@@ -162,8 +162,7 @@ def row(case: Case, serve: Any, load: Any) -> RequestRecord:
         _, done = load(endpoint, timeouts=case.timeouts, stop=stop, payload=payload)
     planned = PlannedRequest("r", 0, None, REQUEST, warmup=False, prompt_tokens=1)
     trial = Trial(EngineSpec(name="openai"), "burst", BurstArrivals(), 0, (planned,), (), None)
-    record, _ = to_records(trial, planned, done["0"], adapter, None)
-    return record
+    return to_records(trial, planned, done["0"], adapter, None).record
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}-{case.name}")

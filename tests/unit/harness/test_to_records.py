@@ -48,7 +48,8 @@ class Told:
 
 
 def records(answer: DecodedAnswer, timeline: Timeline) -> tuple[RequestRecord, list[ChunkRecord]]:
-    return to_records(TRIAL, PLANNED, timeline, Told(answer), None)
+    record, chunks, _ = to_records(TRIAL, PLANNED, timeline, Told(answer), None)
+    return record, chunks
 
 
 def timeline(**changes: object) -> Timeline:

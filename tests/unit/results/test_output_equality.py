@@ -1,0 +1,96 @@
+"""Answers held against each other, down to the token in which they part."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_runs import Entry, MakeRun, entry
+
+from llmbench.results.answers import ANSWERS, answers_schema
+from llmbench.results.manifest import EngineManifest
+from llmbench.results.output_equality import Place, agreement, equalities, why_not_compared
+from llmbench.results.run import Run
+
+ENGINES = (EngineManifest(label="a", name="reference"), EngineManifest(label="b", name="vllm"))
+GREEDY = {"name": "greedy", "request": {"temperature": 0.0}, "measure": {}}
+
+
+def answered(engine: str, index: int, text: str | None, tokens: int = 3, keep: bool = True) -> tuple[Entry, list[str]]:
+    """A request with one read per character (every token has one), and its row of answers.parquet."""
+    ok = text is not None
+    digest = hashlib.sha256((text or "").encode()).hexdigest() if ok else None
+    request, chunks = entry(
+        index, engine=engine, tokens=[(10 + place, 1) for place in range(len(text or ""))], ok=ok, output_sha256=digest,
+        output_tokens=tokens if text is None else len(text),
+    )  # fmt: skip
+    return (request, chunks), [request.request_id, text or ""] if keep and ok else []
+
+
+def made(make_run: MakeRun, answers: list[tuple[Entry, list[str]]], workload: object = GREEDY) -> Run:
+    run = make_run([each for each, _ in answers], engines=ENGINES, workload=workload)
+    rows = [row for _, row in answers if row]
+    columns = list(zip(*rows, strict=True)) if rows else [(), ()]
+    pq.write_table(
+        pa.table([pa.array(each, pa.string()) for each in columns], schema=answers_schema()), run.path / ANSWERS
+    )
+    return Run.open(run.path)
+
+
+def test_equal_answers_are_counted_whether_their_texts_were_kept_or_not(make_run: MakeRun) -> None:
+    run = made(make_run, [answered(engine, index, "abc", keep=index == 0) for engine in "ab" for index in range(4)])
+    [found] = equalities(run)
+    assert (found.num_asked, found.num_both, found.num_identical, found.num_kept) == (4, 4, 4, 1)
+    assert (found.share, found.divergences, found.extra_tokens) == (1.0, (), 0.0)
+    assert agreement(run) == ("b gave the same answer as a to 4 of 4 questions (100.0%).",)
+
+
+def test_the_first_token_that_differs_is_found(make_run: MakeRun) -> None:
+    run = made(make_run, [answered("a", 0, "the sea"), answered("b", 0, "the sky")])
+    [found] = equalities(run)
+    [divergence] = found.divergences
+    assert (divergence.character, divergence.before, divergence.rests) == (5, "the s", ("ea", "ky"))
+    assert divergence.places == (Place(5, "e", True), Place(5, "k", True))
+
+
+def test_an_answer_that_ends_earlier_parts_at_its_end(make_run: MakeRun) -> None:
+    run = made(make_run, [answered("a", 0, "the sea"), answered("b", 0, "the")])
+    [found] = equalities(run)
+    [divergence] = found.divergences
+    assert divergence.places == (Place(3, " ", True), Place(3, "", True))
+    assert (found.num_lengths_differ, found.extra_tokens) == (1, -4.0)
+
+
+def test_a_read_of_several_tokens_is_counted_from_its_first(make_run: MakeRun) -> None:
+    burst, row = answered("b", 0, "the sky")
+    request, chunks = burst
+    from dataclasses import replace
+
+    whole = [replace(chunks[0], tokens=4, chars=4), replace(chunks[1], index=1, tokens=3, chars=3)]
+    run = made(make_run, [answered("a", 0, "the sea"), ((request, whole), row)])
+    [found] = equalities(run)
+    assert found.divergences[0].places[1] == Place(4, "ky", False)
+
+
+def test_failures_are_no_answers(make_run: MakeRun) -> None:
+    run = made(
+        make_run, [answered("a", 0, "abc"), answered("a", 1, None), answered("b", 0, None), answered("b", 1, "x")]
+    )
+    [found] = equalities(run)
+    assert (found.num_asked, found.num_failed, found.num_both, found.share) == (2, (1, 1), 0, None)
+    assert agreement(run) == ("b and a have no question that both answered.",)
+
+
+@pytest.mark.parametrize(
+    ("workload", "engines", "reason"),
+    [
+        ({**GREEDY, "request": {"temperature": 0.7}}, "ab", "sampled (temperature 0.7)"),
+        (GREEDY, "a", "One engine was asked"),
+    ],
+)
+def test_what_cannot_be_compared_is_not(make_run: MakeRun, workload: object, engines: str, reason: str) -> None:
+    run = made(make_run, [answered(engine, 0, "abc") for engine in engines], workload)
+    assert equalities(run) == ()
+    assert reason in (why_not_compared(run) or "")
