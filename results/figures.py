@@ -156,7 +156,7 @@ def _figure(
         value=value,
         n=n,
         num_failed=num_failed,
-        num_rounds=len(set(samples.round.tolist())),
+        num_rounds=samples.num_rounds,
         log_error=None if influence is None else math.sqrt(float((influence**2).sum())),
         freedom=units.freedom,
         across_rounds=units.are_rounds,

@@ -47,8 +47,13 @@ def chunk_gaps(samples: Samples, exact_chunks: int = EXACT_CHUNKS) -> ChunkGaps:
         return ChunkGaps(*(_joined([each[place] for each in found]) for place in range(3)))
     grids = [_Grid(samples) for _ in range(3)]
     for piece in samples.pieces():
-        for grid, gaps in zip(grids, _of_piece(piece), strict=True):
-            grid.add(gaps)
+        gaps = _of_piece(piece)
+        cells = _cells(gaps.by_chunk.ms)
+        one_by_one = gaps.by_token.ms is gaps.by_chunk.ms
+        tokens = gaps.burst.ms.astype(np.int64)
+        grids[0].add(cells, gaps.by_chunk)
+        grids[1].add(cells if one_by_one else _cells(gaps.by_token.ms), gaps.by_token)
+        grids[2].add(_cells(np.arange(tokens.max(initial=0) + 1))[tokens], gaps.burst)
     by_chunk, by_token, burst = (grid.gaps() for grid in grids)
     # Whole numbers of tokens lie further apart than the grid's steps.
     return ChunkGaps(by_chunk, by_token, burst._replace(ms=np.round(burst.ms)))
@@ -56,20 +61,22 @@ def chunk_gaps(samples: Samples, exact_chunks: int = EXACT_CHUNKS) -> ChunkGaps:
 
 def _of_piece(piece: Piece) -> ChunkGaps:
     with_tokens = piece.tokens > 0
-    ms, request, _ = _between(piece, with_tokens | (piece.chars > 0))
-    token_ms, token_request, tokens = _between(piece, with_tokens)
-    burst = piece.tokens[with_tokens].astype(np.float64)
+    with_content = with_tokens | (piece.chars > 0)
+    counted = piece if with_tokens.all() else Piece(*(column[with_tokens] for column in piece))
+    shown = counted if with_content.sum() == len(counted.ns) else Piece(*(column[with_content] for column in piece))
+    token_ms, token_request, tokens = _between(counted)
+    ms, request = (token_ms, token_request) if shown is counted else _between(shown)[:2]
     return ChunkGaps(
         Gaps(ms, request, None),
-        Gaps(token_ms / tokens, token_request, tokens),
-        Gaps(burst, piece.request[with_tokens], None),
+        Gaps(token_ms if (tokens == 1).all() else token_ms / tokens, token_request, tokens),
+        Gaps(counted.tokens.astype(np.float64), counted.request, None),
     )
 
 
-def _between(piece: Piece, chosen: np.ndarray) -> tuple[Floats, Ints, Ints]:
-    request = piece.request[chosen]
-    same = request[1:] == request[:-1]
-    return np.diff(piece.ns[chosen])[same] / 1e6, request[1:][same], piece.tokens[chosen][1:][same]
+def _between(reads: Piece) -> tuple[Floats, Ints, Ints]:
+    """The time in ms from each read to the next of the same request, that request, and the tokens of the later read."""
+    later = 1 + np.flatnonzero(reads.request[1:] == reads.request[:-1])
+    return (reads.ns[later] - reads.ns[later - 1]) / 1e6, reads.request[later], reads.tokens[later]
 
 
 def _joined(parts: list[Gaps]) -> Gaps:
@@ -83,6 +90,17 @@ def _joined(parts: list[Gaps]) -> Gaps:
     )
 
 
+def _cells(ms: Floats | Ints) -> Ints:
+    """The cell that each lies in."""
+    # In place: on a large run, the passes over memory are what takes the time.
+    steps = np.multiply(ms, 1e6)
+    np.clip(steps, 1 / GRID_STEP, 2.0**_OCTAVES, out=steps)
+    np.log2(steps, out=steps)
+    steps *= _STEPS_PER_OCTAVE
+    steps += 1
+    return steps.astype(np.int64)
+
+
 class _Grid:
     """Counts of samples by unit and cell; a cell stands for the middle of its range."""
 
@@ -94,10 +112,9 @@ class _Grid:
         self._request_of[units.of_request] = np.arange(len(samples))
         self._counts = np.zeros((len(units), _NUM_CELLS), np.int64)
 
-    def add(self, gaps: Gaps) -> None:
-        ns = np.clip(gaps.ms * 1e6, 0, 2.0**_OCTAVES)
-        cell = np.where(ns < 1, 0, 1 + np.floor(np.log2(np.maximum(ns, 1)) * _STEPS_PER_OCTAVE)).astype(np.int64)
-        flat = self._unit_of[gaps.request] * _NUM_CELLS + cell
+    def add(self, cells: Ints, gaps: Gaps) -> None:
+        """Count gaps that lie in `cells`."""
+        flat = self._unit_of[gaps.request] * _NUM_CELLS + cells
         weights = None if gaps.weights is None else gaps.weights.astype(np.float64)
         added = np.bincount(flat, weights, self._counts.size).astype(np.int64)
         self._counts += added.reshape(self._counts.shape)

@@ -165,6 +165,7 @@ def _per_request(values: Floats) -> Values:
     return Values(values[defined], np.flatnonzero(defined))
 
 
+@lru_cache(maxsize=16)
 def round_seconds(samples: Samples) -> dict[int, float]:
     """For each round, the seconds of its window, by default from its first due request to its last answer; 0 where no
     answer ended."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmbench.results.ahead import ahead
 from llmbench.results.attempts import are_last
 from llmbench.results.run import Run
 from llmbench.results.units import Floats as Floats
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from llmbench.results.gaps import ChunkGaps
 
 Bools = NDArray[np.bool_]
+NUM_STRETCHES = 20
 
 
 class Piece(NamedTuple):
@@ -115,6 +117,10 @@ class Samples:
         return inside
 
     @cached_property
+    def num_rounds(self) -> int:
+        return int(np.count_nonzero(np.bincount(self.round)))
+
+    @cached_property
     def units(self) -> Units:
         """The independent parts of this measurement."""
         return units_of(self.round)
@@ -125,6 +131,9 @@ class Samples:
 
     def pieces(self, members: Ints | None = None) -> Iterator[Piece]:
         """The stamped reads, some requests at a time; of the requests with the indices `members` (default: all)."""
+        return ahead(self._pieces(members))
+
+    def _pieces(self, members: Ints | None) -> Generator[Piece, None, None]:
         wanted = np.arange(len(self)) if members is None else members
         place = np.full(self.run.requests.num_rows, -1)
         place[self._members[wanted]] = wanted
@@ -139,9 +148,13 @@ class Samples:
             yield Piece(request[mine], (ns - self.origin_ns).astype(np.float64), tokens, chars)
 
     def some_chunks(self, limit: int) -> Piece:
-        """The reads of all requests, or of every so many where that would be more than about `limit` reads."""
-        step = max(1, -(-self.num_chunks // limit))
-        return _joined(self.pieces(np.arange(0, len(self), step)))
+        """The reads of all requests, or of NUM_STRETCHES stretches of neighbouring ones, evenly over the measurement,
+        where that would be more than about `limit` reads: what lies between them is not read from disk."""
+        stretch = max(1, len(self) * limit // max(1, self.num_chunks) // NUM_STRETCHES)
+        starts = np.linspace(0, len(self), NUM_STRETCHES, endpoint=False).astype(np.int64)
+        chosen = (starts[:, None] + np.arange(stretch)).ravel()
+        everyone = self.num_chunks <= limit
+        return _joined(self.pieces(None if everyone else np.unique(chosen[chosen < len(self)])))
 
     @property
     def chunk_request(self) -> Ints:
@@ -180,14 +193,16 @@ class Samples:
 def each_samples(run: Run) -> tuple[Samples, ...]:
     """One `Samples` per engine and level, in the order of the run's trials; pairs that measured nothing left out."""
     rows = run.requests
-    engines = np.asarray(rows.column("engine").to_pylist(), dtype=object)
-    levels = np.asarray(rows.column("level").to_pylist(), dtype=object)
+    engines, engine_of = _numbered(rows.column("engine"))
+    levels, level_of = _numbered(rows.column("level"))
     measured = ~rows.column("warmup").to_numpy(zero_copy_only=False).astype(bool) & are_last(rows)
     due_ns, index = (rows.column(name).to_numpy() for name in ("due_ns", "index"))
     origin_ns = run.manifest.clock.origin_ns
+    pair_of = engine_of * len(levels) + level_of
     found = []
-    for engine, level in _pairs(run, engines, levels):
-        members = np.flatnonzero(measured & (engines == engine) & (levels == level))
+    pairs = {(engines[pair // len(levels)], levels[pair % len(levels)]): pair for pair in np.unique(pair_of).tolist()}
+    for engine, level in _in_order(run, pairs):
+        members = np.flatnonzero(measured & (pair_of == pairs[engine, level]))
         if members.size:
             members = members[np.lexsort((index[members], due_ns[members]))]
             whole = Samples(run, engine, level, origin_ns, members, rows.take(members))
@@ -214,10 +229,15 @@ def _joined(pieces: Iterator[Piece]) -> Piece:
     return Piece(*map(np.concatenate, zip(Piece(none, np.empty(0), none, none), *pieces, strict=True)))
 
 
-def _pairs(run: Run, engines: NDArray[Any], levels: NDArray[Any]) -> list[tuple[str, str]]:
+def _numbered(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
+    """The texts of a column, each once, and the place there of every row's."""
+    coded = column.combine_chunks().dictionary_encode()
+    return coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.int64)
+
+
+def _in_order(run: Run, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     # The manifest's order is the one the workload lists; a killed run may hold rows of a trial it does not name yet.
     order = [engine.label for engine in run.manifest.engines]
-    found = dict.fromkeys(zip(engines, levels, strict=True))
     planned = list(dict.fromkeys(trial.level for trial in run.manifest.trials))
 
     def place(pair: tuple[str, str]) -> tuple[int, int, str]:
@@ -228,4 +248,4 @@ def _pairs(run: Run, engines: NDArray[Any], levels: NDArray[Any]) -> list[tuple[
             engine,
         )
 
-    return sorted(found, key=place)
+    return sorted(pairs, key=place)

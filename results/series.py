@@ -123,8 +123,9 @@ def throughput(samples: Samples, num_bins: int = 60) -> Throughput | None:
     scale = width * len(rounds)
     tokens = np.zeros(num_bins)
     for piece in samples.pieces():
-        token_s = (piece.ns - start_of[piece.request]) / NS_PER_S
-        tokens += np.histogram(token_s, edges, weights=piece.tokens.astype(np.float64))[0]
+        # Not np.histogram, which sorts: bins of equal width take a division.
+        bins = ((piece.ns - start_of[piece.request]) / (width * NS_PER_S)).astype(np.int64)
+        tokens += np.bincount(np.clip(bins, 0, num_bins - 1), piece.tokens, num_bins)
     requests, _ = np.histogram(end_s, edges)
     return Throughput(edges[:-1] + width / 2, tokens / scale, requests / scale, width)
 

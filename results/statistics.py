@@ -119,8 +119,9 @@ class Ordered:
 
     def lumps(self, value: float) -> tuple[int, int]:
         """How many requests have a sample of at least `value`, and in how many runs of neighbours they come."""
-        beyond = np.unique(self.request[np.searchsorted(self.values, value, "left") :])
-        return len(beyond), 1 + int((np.diff(beyond) > 1).sum())
+        is_beyond = np.zeros(int(self.request.max()) + 1, bool)
+        is_beyond[self.request[np.searchsorted(self.values, value, "left") :]] = True
+        return int(is_beyond.sum()), int(is_beyond[0]) + int((is_beyond[1:] & ~is_beyond[:-1]).sum())
 
 
 def order(values: Floats, weights: Ints | None, request: Ints, units: Units) -> Ordered:
@@ -137,7 +138,9 @@ def samples_per_independent(ordered: Ordered, units: Units) -> float:
     (1 + ρ) / (1 − ρ) as of a first-order autoregression, ρ being the correlation of the ranks of neighbours within a
     round, which failures at +inf and long tails leave defined. Source: Bayley and Hammersley 1946.
     """
-    if len(np.unique(ordered.request)) <= len(units):
+    is_seen = np.zeros(len(units.of_request), bool)
+    is_seen[ordered.request] = True
+    if is_seen.sum() <= len(units):
         return 1.0  # one request a unit, or samples counted on a grid: their order is not known
     first = np.searchsorted(ordered.values, ordered.values, "left")
     # Equal values share the middle of their ranks: those of their order alone would look like a trend.

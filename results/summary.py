@@ -70,7 +70,7 @@ def summarise_samples(samples: Samples) -> SummaryRow:
         level=samples.level,
         num_requests=len(samples),
         num_failed=int((~samples.ok).sum()),
-        num_rounds=len(set(samples.round.tolist())),
+        num_rounds=samples.num_rounds,
         values=values,
         window=described(samples.windows, len(samples), len(samples.whole), Rules.of(samples.run.manifest.workload)),
     )

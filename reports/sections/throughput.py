@@ -60,7 +60,7 @@ def _figure(material: Material, found: list[tuple[str, Throughput]], title: str,
 
 def _num_bins(samples: Samples) -> int:
     # Four requests to a bin on average: narrower ones would show their arrival, not the engine.
-    per_round = len(samples.whole) / max(1, len(set(samples.round.tolist())))
+    per_round = len(samples.whole) / max(1, samples.num_rounds)
     return int(min(100, max(10, per_round / 4)))
 
 

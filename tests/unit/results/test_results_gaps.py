@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 import pytest
 from made_runs import Entry, MakeRun, entry
 
+from llmbench.results.ahead import ahead
 from llmbench.results.gaps import GRID_STEP, Gaps, chunk_gaps
 from llmbench.results.samples import each_samples
 from llmbench.results.statistics import distribution
@@ -51,6 +54,44 @@ def test_pieces_are_whole_requests_and_only_those_asked_for(make_run: MakeRun) -
         assert piece.request.tolist() == [3] * 20 + [7] * 20
         assert not list(samples.pieces(np.empty(0, np.int64)))
     assert each_samples(finished)[0].chunk_ns.tolist() == each_samples(journalled)[0].chunk_ns.tolist()
+
+
+def test_some_reads_are_of_stretches_all_over_the_measurement(make_run: MakeRun) -> None:
+    [samples] = each_samples(make_run(many(40)))
+    assert len(set(samples.some_chunks(10_000).request.tolist())) == 200
+    some = samples.some_chunks(1000)
+    assert 500 <= len(some.request) <= 1000
+    requests = sorted(set(some.request.tolist()))
+    assert requests[0] < 10
+    assert requests[-1] >= 190
+    assert (np.diff(requests) == 1).any()
+
+
+def test_a_caller_that_stops_early_leaves_nothing_behind() -> None:
+    closed: list[int] = []
+
+    def made() -> Generator[int, None, None]:
+        try:
+            yield from range(5)
+        finally:
+            closed.append(1)
+
+    items = ahead(item + 1 for item in made())
+    assert next(items) == 1
+    items.close()
+    assert closed
+    assert list(ahead(item + 1 for item in made())) == [1, 2, 3, 4, 5]
+
+
+def test_what_fails_ahead_fails_where_it_is_asked_for() -> None:
+    def made() -> Generator[int, None, None]:
+        yield 1
+        raise OSError("gone")
+
+    items = ahead(made())
+    assert next(items) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(items)
 
 
 def test_requests_without_an_answer_have_no_gaps(make_run: MakeRun) -> None:
