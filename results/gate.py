@@ -123,26 +123,39 @@ def judge_gate(compared: ComparisonSet, *, allow_unlike: bool = False) -> GateRe
 
 
 def confirmed(first: GateResult, again: GateResult) -> GateResult:
-    """`first`, in which only what failed `again` is still failed; the rest is undecided, since it did not repeat.
+    """`first` in the light of a second measurement: what failed in both is still failed, what failed once is undecided.
 
-    A second measurement that cannot be compared confirms nothing and excuses nothing.
+    A second measurement that cannot be compared, or that says too little of a suspect, confirms nothing and excuses
+    nothing: unless another figure failed twice, there is then no verdict.
     """
     if again.reasons:
-        notes = (f"The second measurement could not be compared: {again.reasons[0]}",)
-        return replace(first, notes=(*first.notes, *notes))
-    repeated = {_key(case) for case in again.failed}
-    cases = tuple(
-        replace(case, outcome="undecided", why=f"slower once and not again: {case.why}")
-        if case.outcome == "failed" and _key(case) not in repeated
-        else case
-        for case in first.cases
-    )
-    return replace(first, verdict="failed" if repeated & set(map(_key, first.failed)) else "passed", cases=cases)
+        reason = f"Slower once, and the second measurement could not be compared: {again.reasons[0]}"
+        return replace(first, verdict="not comparable", reasons=(reason,))
+    second = {key: case.outcome for key, case in _by_key(again).items()}
+    cases, excused = [], True
+    for key, case in _by_key(first).items():
+        outcome = second.get(key, "undecided")
+        if case.outcome != "failed" or outcome == "failed":
+            cases.append(case)
+            continue
+        excused = excused and outcome != "undecided"
+        told = "too little of it the second time" if outcome == "undecided" else "not again"
+        cases.append(replace(case, outcome="undecided", why=f"slower once and {told}: {case.why}"))
+    verdict: GateVerdict = "passed" if excused else "undecided"
+    if any(case.outcome == "failed" for case in cases):
+        verdict = "failed"
+    return replace(first, verdict=verdict, cases=tuple(cases))
 
 
-def _key(case: GateCase) -> tuple[str, str, str]:
+def _by_key(result: GateResult) -> dict[tuple[str, str, str], GateCase]:
+    """The cases by figure, level and engine; a side's only engine may have another label the second time."""
     # The second run has a name of its own: the engine is what follows it.
-    return case.comparison.spec.name, case.comparison.level, case.comparison.subject.rpartition(": ")[2]
+    engines = {id(case): case.comparison.subject.rpartition(": ")[2] for case in result.cases}
+    lone = len(set(engines.values())) == 1
+    return {
+        (case.comparison.spec.name, case.comparison.level, "" if lone else engines[id(case)]): case
+        for case in result.cases
+    }
 
 
 def _case(comparison: Comparison) -> GateCase:

@@ -77,14 +77,24 @@ def gate(
             help="Before going red, run this workload again: only what is slower twice counts (default: no).",
         ),
     ] = None,
+    confirm_ab: Annotated[
+        str | None,
+        typer.Option(
+            "--confirm-ab",
+            metavar="WORKLOAD",
+            show_default=False,
+            help="As --confirm, and the baseline is measured again too: a workload whose first engine is the baseline "
+            "and whose other is RUN's, turn by turn, so that a busier machine is no regression (default: no).",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
             show_default=False,
-            help="Override one field of the workload of --ab or --confirm, as for `run`; may be repeated (default: "
-            "none).",
+            help="Override one field of the workload of --ab, --confirm or --confirm-ab, as for `run`; may be repeated "
+            "(default: none).",
         ),
     ] = None,
     allow_unlike: Annotated[
@@ -116,6 +126,7 @@ def gate(
     """Exit with 0 if RUN is no worse than its baseline, with 6 if it is, with 5 if that cannot be said."""
     from rich.console import Console
 
+    from llmbench.harness.cli.gate_measurements import base_of, measure
     from llmbench.harness.cli.write_report import write_text
     from llmbench.harness.errors import ConfigError, ExitCode
     from llmbench.reports.comparison_console import print_gate
@@ -132,8 +143,15 @@ def gate(
             "--ab (a workload to measure)."
         )
     spec = _thresholds(thresholds)
+    if confirm is not None and confirm_ab is not None:
+        raise ConfigError(
+            "Give --confirm or --confirm-ab, not both: the second measures what the first does, and more."
+        )
+    overrides = set_ or []
     if ab is not None:
-        against, confirm = _measured_ab(ab, set_ or [], run), ab
+        against, confirm = base_of("--ab", ab, overrides), ab
+        run = measure("--ab", ab, overrides, run)
+    base = None if confirm_ab is None else base_of("--confirm-ab", confirm_ab, overrides)
     side = open_side(run)
     if save is not None:
         write_text(save, to_json(side), "--save")
@@ -148,14 +166,18 @@ def gate(
         )
     result = judge_gate(_compared(side, other, against, spec, spreads), allow_unlike=allow_unlike)
     console = Console(markup=False, highlight=False)
-    if result.verdict == "failed" and confirm is not None:
+    workload = confirm_ab or confirm
+    if result.verdict == "failed" and workload is not None:
         print_gate(result, console)
         typer.echo("gate: measuring again, since only what is slower twice counts")
-        again_path = run.with_name(f"{run.name}-again")
-        _measure("--confirm", confirm, set_ or [], again_path)
-        again = open_side(again_path)
-        suspects = {case.comparison.spec.name for case in result.failed}
-        compared = _compared(again, other, against, spec, spreads, only=sorted(suspects))
+        option = "--confirm" if confirm_ab is None else "--confirm-ab"
+        again = open_side(measure(option, workload, overrides, run.with_name(f"{run.name}-again")))
+        suspects = sorted({case.comparison.spec.name for case in result.failed})
+        compared = (
+            _compared(again, other, against, spec, spreads, only=suspects)
+            if base is None
+            else _compared(again, None, base, spec, None, only=suspects)
+        )
         result = confirmed(result, judge_gate(compared, allow_unlike=allow_unlike))
     print_gate(result, console)
     if junit is not None:
@@ -212,27 +234,3 @@ def _thresholds(path: Path | None) -> GateSpec:
     except yaml.YAMLError as error:
         raise ConfigError(f"--thresholds {path} is not YAML: {error}") from None
     return gate_spec(stored, str(path))
-
-
-def _measured_ab(workload: str, overrides: list[str], out: Path) -> str:
-    """The label of the first engine of `workload`, all of which are measured into `out`."""
-    from llmbench.harness.errors import ConfigError
-    from llmbench.workloads.loader import load
-
-    labels = [engine.label for engine in load(workload, overrides).engines]
-    if len(labels) < 2:
-        raise ConfigError(f"--ab {workload}: it has one engine, {labels[0]}; list the base first and the head second.")
-    _measure("--ab", workload, overrides, out)
-    return labels[0]
-
-
-def _measure(option: str, workload: str, overrides: list[str], out: Path) -> None:
-    """Run what `option` names into `out`. An invalid run is one that the gate judges; a failed one has no figures."""
-    from llmbench.harness.assemble import assemble
-    from llmbench.harness.errors import ConfigError, ExitCode
-    from llmbench.harness.session import run_session
-    from llmbench.workloads.loader import load
-
-    outcome = run_session(assemble(load(workload, overrides), []), out)
-    if outcome.exit_code not in (ExitCode.OK, ExitCode.INVALID):
-        raise ConfigError(f"{option} {workload}: {outcome.message}")

@@ -16,7 +16,7 @@ from made_runs import Entry, MakeRun, entry
 from llmbench.results.baseline import read_baseline, to_json
 from llmbench.results.comparison_set import ComparisonSet, compare_engines, compare_sides
 from llmbench.results.errors import RunError
-from llmbench.results.gate import GateSpec, gate_spec, judge_gate
+from llmbench.results.gate import GateSpec, confirmed, gate_spec, judge_gate
 from llmbench.results.manifest import EngineManifest
 from llmbench.results.matching import Side, side_of
 from llmbench.results.noise import noise_floor, rounds_needed, run_spreads
@@ -91,6 +91,46 @@ def test_a_change_in_the_tail_alone_is_red(measured) -> None:
     result = judged(subject, baseline)
     assert "ttft_p99" in failed_figures(result)
     assert "ttft_p50" not in failed_figures(result)
+
+
+def test_what_is_not_slower_again_is_excused_and_what_is_stays_red(measured) -> None:
+    first = judged(measured(1, itl=5.5), measured(2))
+    assert first.verdict == "failed"
+    assert confirmed(first, judged(measured(3), measured(2))).verdict == "passed"
+    again = confirmed(first, judged(measured(3, itl=5.5), measured(2)))
+    assert again.verdict == "failed"
+    assert {"tpot_p50", "itl_p50"} <= failed_figures(again)
+
+
+def test_a_second_measurement_that_says_nothing_excuses_nothing(measured) -> None:
+    first = judged(measured(1, itl=5.5), measured(2))
+    too_few = confirmed(first, judged(measured(3, rounds=1), measured(2, rounds=1)))
+    assert too_few.verdict == "undecided"
+    assert any("too little of it the second time" in case.why for case in too_few.cases)
+    invalid = measured(4, run_fields={"invalid": ("Requests were sent late.",)})
+    refused = confirmed(first, judged(invalid, measured(2)))
+    assert refused.verdict == "not comparable"
+    assert "Requests were sent late" in refused.reasons[0]
+
+
+def test_base_and_head_measured_again_in_one_run_confirm_by_other_labels(make_run: MakeRun, measured) -> None:
+    first = judged(measured(1, itl=5.5), measured(2))
+
+    def turns(head_itl: float) -> Side:
+        rows = [*requests(5, engine="base"), *requests(6, itl=head_itl, engine="head")]
+        return measured(
+            0,
+            rows=rows,
+            run_fields={
+                "engines": [
+                    EngineManifest(label="base", name="simulated"),
+                    EngineManifest(label="head", name="simulated"),
+                ]
+            },
+        )
+
+    assert confirmed(first, judge_gate(compare_engines(turns(5), "base"))).verdict == "passed"
+    assert confirmed(first, judge_gate(compare_engines(turns(5.5), "base"))).verdict == "failed"
 
 
 def test_an_improvement_is_green_and_said(measured) -> None:
