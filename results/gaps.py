@@ -62,8 +62,8 @@ def chunk_gaps(samples: Samples, exact_chunks: int = EXACT_CHUNKS) -> ChunkGaps:
 def _of_piece(piece: Piece) -> ChunkGaps:
     with_tokens = piece.tokens > 0
     with_content = with_tokens | (piece.chars > 0)
-    counted = piece if with_tokens.all() else Piece(*(column[with_tokens] for column in piece))
-    shown = counted if with_content.sum() == len(counted.ns) else Piece(*(column[with_content] for column in piece))
+    counted = piece if with_tokens.all() else piece.where(with_tokens)
+    shown = counted if with_content.sum() == len(counted.ns) else piece.where(with_content)
     token_ms, token_request, tokens = _between(counted)
     ms, request = (token_ms, token_request) if shown is counted else _between(shown)[:2]
     return ChunkGaps(

@@ -36,6 +36,10 @@ class Piece(NamedTuple):
     tokens: Ints
     chars: Ints
 
+    def where(self, chosen: Bools) -> Piece:
+        """The reads for which `chosen` holds."""
+        return Piece(self.request[chosen], self.ns[chosen], self.tokens[chosen], self.chars[chosen])
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
