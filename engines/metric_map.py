@@ -34,7 +34,24 @@ class MetricMap:
     port: int | None = None
 
 
+# vLLM's names for what every engine has; those that came after it took most of them, with a prefix of their own.
+_USUAL: Mapping[str, str] = {
+    "requests_running": "num_requests_running",
+    "requests_waiting": "num_requests_waiting",
+    "prompt_tokens": "prompt_tokens_total",
+    "generated_tokens": "generation_tokens_total",
+    "ttft": "time_to_first_token_seconds",
+    "queue_time": "request_queue_time_seconds",
+}
+
+
 def _named(prefix: str, **names: str | tuple[str, ...]) -> dict[str, tuple[MetricName, ...]]:
+    """`names` under `prefix`, and of _USUAL what they do not name otherwise."""
+    return _only(prefix, **{**_USUAL, **names})
+
+
+def _only(prefix: str, **names: str | tuple[str, ...]) -> dict[str, tuple[MetricName, ...]]:
+    """`names` under `prefix`, and no others."""
     return {
         shared: tuple(MetricName(prefix + name) for name in ((own,) if isinstance(own, str) else own))
         for shared, own in names.items()
@@ -43,18 +60,12 @@ def _named(prefix: str, **names: str | tuple[str, ...]) -> dict[str, tuple[Metri
 
 _VLLM_NAMES = _named(
     "vllm:",
-    requests_running="num_requests_running",
-    requests_waiting="num_requests_waiting",
     kv_cache_usage=("kv_cache_usage_perc", "gpu_cache_usage_perc"),
     prefix_cache_queries=("prefix_cache_queries_total", "gpu_prefix_cache_queries_total"),
     prefix_cache_hits=("prefix_cache_hits_total", "gpu_prefix_cache_hits_total"),
     preemptions="num_preemptions_total",
     draft_tokens="spec_decode_num_draft_tokens_total",
     accepted_tokens="spec_decode_num_accepted_tokens_total",
-    prompt_tokens="prompt_tokens_total",
-    generated_tokens="generation_tokens_total",
-    ttft="time_to_first_token_seconds",
-    queue_time="request_queue_time_seconds",
 )
 
 # Captured from vLLM 0.32; the names with gpu_ are those of releases before 0.10.
@@ -89,7 +100,7 @@ TRITON = MetricMap(
 
 # From TGI's sources, 3.3.6. Its histograms of tokens have the totals in their sums.
 TGI = MetricMap(
-    _named(
+    _only(
         "tgi_",
         requests_running="batch_current_size",
         requests_waiting="queue_size",
@@ -110,16 +121,13 @@ SGLANG = MetricMap(
         kv_cache_usage="token_usage",
         prefix_cache_queries="prompt_tokens_total",
         prefix_cache_hits="cached_tokens_total",
-        prompt_tokens="prompt_tokens_total",
-        generated_tokens="generation_tokens_total",
-        ttft="time_to_first_token_seconds",
         queue_time="queue_time_seconds",
     )
 )
 
 # From llama.cpp's documentation; needs --metrics. Recent servers have no kv_cache_usage_ratio.
 LLAMACPP = MetricMap(
-    _named(
+    _only(
         "llamacpp:",
         requests_running="requests_processing",
         requests_waiting="requests_deferred",
@@ -140,27 +148,12 @@ TRTLLM = MetricMap(
         prefix_cache_hits="prompt_cached_tokens_total",
         draft_tokens="spec_decode_drafted_tokens_total",
         accepted_tokens="spec_decode_accepted_tokens_total",
-        prompt_tokens="prompt_tokens_total",
-        generated_tokens="generation_tokens_total",
-        ttft="time_to_first_token_seconds",
-        queue_time="request_queue_time_seconds",
     ),
     path="/prometheus/metrics",
 )
 
 # From the sources of LMDeploy; needs --enable-metrics.
-LMDEPLOY = MetricMap(
-    _named(
-        "lmdeploy:",
-        requests_running="num_requests_running",
-        requests_waiting="num_requests_waiting",
-        kv_cache_usage="gpu_cache_usage_perc",
-        prompt_tokens="prompt_tokens_total",
-        generated_tokens="generation_tokens_total",
-        ttft="time_to_first_token_seconds",
-        queue_time="request_queue_time_seconds",
-    )
-)
+LMDEPLOY = MetricMap(_named("lmdeploy:", kv_cache_usage="gpu_cache_usage_perc"))
 
 _ALL = (VLLM, SGLANG, TRTLLM, TGI, LMDEPLOY, LLAMACPP, TRITON)
 

@@ -60,6 +60,7 @@ measure:
   clock: null                         # what stamps the chunks: auto, packet, kernel or user; null: auto
   warmup: null                        # left out at each round's start: 10%, 5 s, 20 requests, auto; null: nothing
   cooldown: null                      # the same at its end, counted back from when the last request is due
+  answer_bytes: null                  # how many bytes of answers are kept to compare them; 0: none; null: 64 MiB
   telemetry_s: null                   # how often engine metrics, processes and GPUs are read, in s; 0: never; null: 1
 """
 
