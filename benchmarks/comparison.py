@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from llmbench.reports.markdown import run_markdown
+from llmbench.reports.markdown import markdown_cell, run_markdown
+from llmbench.results.equal_work import unequal_work
+from llmbench.results.output_equality import equalities
 from llmbench.results.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,19 +180,15 @@ def conditions(runs: list[tuple[str, Run]]) -> str:
 
 
 def equality(runs: list[tuple[str, Run]]) -> str:
-    """Greedy answers that are identical to the bundled engine's, byte by byte, of those that both gave."""
-    lines = ["| workload | engine | identical answers |", "|:--|:--|--:|"]
+    """Greedy answers that are identical to the bundled engine's, and what else llmbench finds unequal."""
+    lines = ["| workload | engine | identical answers | parts at token, median |", "|:--|:--|--:|--:|"]
     for kind, run in runs:
-        answers = {(row["engine"], row["round"], row["index"]): row["output_sha256"] for row in measured(run)}
-        for engine in dict.fromkeys(engine for engine, _, _ in answers if engine != BASELINE):
-            pairs = [
-                (answers[engine, *where], answers[BASELINE, *where])
-                for name, *where in answers
-                if name == engine and (BASELINE, *where) in answers
-            ]
-            both = [(ours, theirs) for ours, theirs in pairs if ours and theirs]
-            lines.append(f"| {kind} | {engine} | {sum(a == b for a, b in both)} of {len(both)} |")
-    return "\n".join(lines)
+        for each in equalities(run):
+            tokens = [divergence.places[0].token for divergence in each.divergences]
+            parts = f"{np.median(tokens):.0f}" if tokens else ""
+            lines.append(f"| {kind} | {each.engine} | {each.num_identical} of {each.num_both} | {parts} |")
+    unequal = [f"- {kind}: {markdown_cell(sentence)}" for kind, run in runs for sentence in unequal_work(run)]
+    return "\n".join([*lines, *(["", "Not the same work:", "", *unequal] if unequal else [])])
 
 
 def added(runs: list[tuple[str, Run]]) -> str:
