@@ -6,7 +6,6 @@ llmbench engines install vllm && pytest tests/engines_real/test_vllm_real.py -s
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 
 import pytest
 
@@ -14,7 +13,11 @@ from llmbench.engines import registry
 from llmbench.engines.environments import environment, install_command
 from llmbench.harness.assemble import assemble
 from llmbench.harness.session import run_session
+from llmbench.results.equal_work import unequal_work
+from llmbench.results.output_equality import equalities
 from llmbench.results.run import Run
+from llmbench.results.samples import each_samples
+from llmbench.results.server_side import server_side
 from llmbench.workloads import loader
 
 pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(900)]
@@ -64,11 +67,24 @@ def test_both_engines_answered_everything_as_asked(run: Run) -> None:
 
 
 def test_the_same_question_gets_the_same_greedy_answer(run: Run) -> None:
-    answers: dict[tuple[int, int], dict[str, str]] = defaultdict(dict)
-    for row in run.requests.to_pylist():
-        if not row["warmup"]:
-            answers[row["round"], row["index"]][row["engine"]] = row["output_sha256"]
-    same = sum(len(set(by_engine.values())) == 1 for by_engine in answers.values())
-    share = same / len(answers)
-    print(json.dumps({"identical": same, "of": len(answers), "share": share}))
-    assert share >= 0.99
+    [found] = equalities(run)
+    print(json.dumps({"identical": found.num_identical, "of": found.num_both, "share": found.share}))
+    for each in found.divergences:
+        print(each)
+    assert found.num_both == ROUNDS * REQUESTS
+    assert found.share is not None
+    assert found.share >= 0.99
+
+
+def test_both_did_the_same_work_as_far_as_they_tell(run: Run) -> None:
+    assert [engine.details["dtype"] for engine in run.manifest.engines] == ["float32", "float32"]
+    assert unequal_work(run) == ()
+
+
+def test_vllm_s_own_count_of_tokens_is_ours(run: Run) -> None:
+    [samples] = [samples for samples in each_samples(run) if samples.engine == "vllm"]
+    side = server_side(samples)
+    # It counts a step's tokens a moment after it has sent them.
+    assert side.increase("generated_tokens") == pytest.approx(ROUNDS * REQUESTS * OUTPUT_TOKENS, abs=ROUNDS)
+    assert side.histogram_mean("ttft") is not None
+    assert side.peak("kv_cache_usage") is not None
