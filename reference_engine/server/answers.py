@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
@@ -12,9 +11,7 @@ from starlette.types import Receive
 
 from llmbench.reference_engine.server.formats import DONE, AnswerFormat, Usage
 from llmbench.reference_engine.server.generation import Delta, Generation, merged
-from llmbench.reference_engine.server.logs import log_event
-
-logger = logging.getLogger("llmbench.reference_engine")
+from llmbench.reference_engine.server.logs import log
 
 
 class Answer(NamedTuple):
@@ -32,6 +29,10 @@ class Answer(NamedTuple):
     def usage(self) -> Usage:
         return Usage(self.num_prompt_tokens, len(self.generations))
 
+    def log(self, usage: Usage) -> None:
+        """The line of a request that was answered to its end."""
+        log.info("answered", request_id=self.request_id, object=self.format.object_name, **usage.facts())
+
 
 async def whole(answer: Answer) -> bytes:
     """All of the answer as JSON, when the last token is there."""
@@ -45,7 +46,7 @@ async def whole(answer: Answer) -> bytes:
         answer.format.whole_choice(index, deltas[index], generation.prompt_token_ids)
         for index, generation in enumerate(answer.generations)
     ]
-    usage.log(answer.request_id)
+    answer.log(usage)
     return answer.format.whole(choices, usage.json())
 
 
@@ -65,7 +66,7 @@ async def events(answer: Answer) -> AsyncGenerator[list[bytes], None]:
             so_far = usage.json() if answer.continuous_usage else None
             chunk = answer.format.chunk(index, delta, so_far, prompt_token_ids)
             yield [chunk] if opening is None else [opening, chunk]
-    usage.log(answer.request_id)
+    answer.log(usage)
     yield [answer.format.usage_chunk(usage.json()), DONE] if answer.include_usage else [DONE]
 
 
@@ -78,7 +79,7 @@ async def until_disconnect(receive: Receive, request_id: str, work: Coroutine[An
         if working.done():
             working.result()
         else:
-            log_event(logger, "client left", request_id=request_id)
+            log.info("client left", request_id=request_id)
     finally:
         leaving.cancel()
         working.cancel()

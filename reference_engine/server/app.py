@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
@@ -19,11 +18,10 @@ from llmbench.reference_engine.server.answers import Answer
 from llmbench.reference_engine.server.errors import ApiError, EngineDiedError, StoppingError, as_api_error
 from llmbench.reference_engine.server.http_responses import StreamResponse, WholeResponse
 from llmbench.reference_engine.server.intake import MAX_BODY_BYTES, Intake
+from llmbench.reference_engine.server.logs import log_failure
 from llmbench.reference_engine.server.openapi import document
 from llmbench.reference_engine.server.request_ids import request_id
 from llmbench.reference_engine.server.websocket import converse
-
-logger = logging.getLogger("llmbench.reference_engine")
 
 Ask = Callable[[bytes, str], Coroutine[Any, Any, Answer]]
 
@@ -106,20 +104,18 @@ async def read_body(request: Request) -> bytes:
 
 
 async def _on_exception(request: Request, error: Exception) -> Response:
-    failure = as_api_error(error)
-    if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("request %s failed: %s", request_id(request), failure.message)
-    return _error_response(request, failure)
+    return _refused(request, as_api_error(error), error)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     """Unknown paths and methods, from the router."""
     failure = ApiError(HTTPStatus(error.status_code), f"{request.method} {request.url.path}: {error.detail}.")
-    response = _error_response(request, failure)
+    response = _refused(request, failure, error)
     response.headers.update(error.headers or {})
     return response
 
 
-def _error_response(request: Request, failure: ApiError) -> Response:
+def _refused(request: Request, failure: ApiError, error: Exception) -> Response:
+    log_failure(request_id(request), request.url.path, failure, error)
     headers = {**failure.headers, "x-request-id": request_id(request)}
     return Response(failure.body(), int(failure.status), headers, "application/json")

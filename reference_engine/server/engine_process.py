@@ -24,7 +24,7 @@ from llmbench.reference_engine.server.channel import (
     Stepped,
     Submit,
 )
-from llmbench.reference_engine.server.logs import configure_logging, log_loaded
+from llmbench.reference_engine.server.logs import configure_logging, log, log_loaded
 
 
 def main() -> int:
@@ -45,6 +45,9 @@ def main() -> int:
         serve(engine, channel)
     except EOFError:
         return 0
+    except Exception as error:
+        log.exception("The engine broke.", message=str(error))
+        return 1
 
 
 def serve(engine: Engine, channel: BlockingChannel) -> NoReturn:

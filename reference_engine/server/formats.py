@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,10 +10,7 @@ from typing import Any
 
 from llmbench.reference_engine.sampling import TokenLogprobs
 from llmbench.reference_engine.server.generation import Delta
-from llmbench.reference_engine.server.logs import log_event
 from llmbench.reference_engine.tokenizer import Tokenizer
-
-logger = logging.getLogger("llmbench.reference_engine")
 
 DONE = b"[DONE]"
 
@@ -29,24 +25,28 @@ class Usage:
         self._num_cached_tokens = [0] * num_choices
         self._num_draft_tokens = 0
         self._num_accepted_tokens = 0
+        self._first_ns: int | None = None
 
     def note(self, index: int, delta: Delta) -> None:
+        if self._first_ns is None:
+            self._first_ns = time.perf_counter_ns()
         self._num_output_tokens[index] = delta.num_output_tokens
         self._num_cached_tokens[index] = delta.num_cached_tokens
         self._num_draft_tokens += delta.num_draft_tokens
         self._num_accepted_tokens += delta.num_accepted_tokens
 
-    def log(self, request_id: str) -> None:
-        """One line for a request that was answered to its end."""
-        log_event(
-            logger,
-            "answered",
-            request_id=request_id,
-            prompt_tokens=self.num_prompt_tokens,
-            completion_tokens=sum(self._num_output_tokens),
-            cached_tokens=sum(self._num_cached_tokens),
-            duration_ms=round((time.perf_counter_ns() - self._begun_ns) / 1e6, 1),
-        )
+    def facts(self) -> dict[str, object]:
+        """For the log, once the last token is there."""
+        now_ns = time.perf_counter_ns()
+        first_ns = now_ns if self._first_ns is None else self._first_ns
+        return {
+            "prompt_tokens": self.num_prompt_tokens,
+            "completion_tokens": sum(self._num_output_tokens),
+            "cached_tokens": sum(self._num_cached_tokens),
+            "choices": len(self._num_output_tokens),
+            "first_token_ms": round((first_ns - self._begun_ns) / 1e6, 1),
+            "duration_ms": round((now_ns - self._begun_ns) / 1e6, 1),
+        }
 
     def json(self) -> str:
         num_output_tokens = sum(self._num_output_tokens)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -20,8 +19,7 @@ from llmbench.reference_engine.server.answers import Answer
 from llmbench.reference_engine.server.errors import ApiError, as_api_error
 from llmbench.reference_engine.server.generation import Delta, merged
 from llmbench.reference_engine.server.intake import MAX_BODY_BYTES, Intake
-
-logger = logging.getLogger("llmbench.reference_engine")
+from llmbench.reference_engine.server.logs import log_failure
 
 SERVICE = "llmbench.Generation"
 _CODES = {
@@ -88,8 +86,7 @@ class GrpcServer:
         except Exception as error:
             failure = as_api_error(error)
             code = _CODES.get(failure.status, grpc.StatusCode.INVALID_ARGUMENT)
-            if code is grpc.StatusCode.INTERNAL:
-                logger.error("request %s failed: %s", request_id, failure.message, exc_info=error)
+            log_failure(request_id, f"{SERVICE}/Generate", failure, error)
             await context.abort(code, failure.message, tuple(failure.headers.items()))
 
 
@@ -140,7 +137,7 @@ async def _replies(answer: Answer) -> AsyncGenerator[bytes, None]:
         async for index, delta in arriving:
             usage.note(index, delta)
             yield _reply(index, delta, answer.num_prompt_tokens)
-    usage.log(answer.request_id)
+    answer.log(usage)
 
 
 def _reply(index: int, delta: Delta, num_prompt_tokens: int) -> bytes:

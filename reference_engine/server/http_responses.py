@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmbench.reference_engine.server.answers import Answer, events, until_disconnect, whole
 from llmbench.reference_engine.server.errors import as_api_error
+from llmbench.reference_engine.server.logs import log_failure
 
 
 class WholeResponse(Response):
@@ -38,9 +39,9 @@ class StreamResponse(Response):
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_disconnect(receive, self._answer.request_id, self._respond(send))
+        await until_disconnect(receive, self._answer.request_id, self._respond(scope, send))
 
-    async def _respond(self, send: Send) -> None:
+    async def _respond(self, scope: Scope, send: Send) -> None:
         is_open = False
         try:
             async with aclosing(events(self._answer)) as arriving:
@@ -56,6 +57,7 @@ class StreamResponse(Response):
                 raise
             # Too late for a status: an event that carries the error, and no [DONE] after it.
             failure = as_api_error(error)
+            log_failure(self._answer.request_id, scope["path"], failure, error)
             await send({"type": "http.response.body", "body": b"data: " + failure.body() + b"\n\n"})
             return
         await send({"type": "http.response.body", "body": b""})

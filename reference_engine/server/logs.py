@@ -1,32 +1,59 @@
-"""How both processes of the server write their log: one line per event to stderr, for people or for machines."""
+"""What both processes of the server log: one line per request and per event, to stderr, for people or for machines.
+
+A line has counts, times, ids and the names of parameters. It never has what a request says: no prompt, no answer, no
+header, and of a parameter only its name, if it is one of ours. So an unexpected error is logged by its type and place,
+not by its message, which may quote what it failed on; the engine's own errors excepted, for the engine sees no text.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+import sys
+import traceback
+from http import HTTPStatus
 from typing import Literal
 
+import structlog
+
 from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.server.errors import ApiError
+from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody
 
 LogFormat = Literal["text", "json"]
 
+_PARAMETERS = {*CompletionBody.model_fields, *ChatBody.model_fields}
+
+log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("llmbench.reference_engine")
+
 
 def configure_logging(log_format: LogFormat) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-
-
-def log_event(logger: logging.Logger, event: str, **fields: object) -> None:
-    """An event with named values, which the JSON format keeps apart."""
-    logger.info(event, extra={"fields": fields})
+    """Lines of this package and of its libraries alike. "text" is logfmt behind time, level and event."""
+    head: list[structlog.types.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _place_of_exception,
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=head,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer() if log_format == "json" else _as_text,
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    structlog.configure(
+        processors=[*head, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
 
 
 def log_loaded(config: EngineConfig, max_model_len: int) -> None:
     """What the engine computes with, on a line of its own: who compares engines reads it here."""
-    log_event(
-        logging.getLogger("llmbench.reference_engine"),
+    log.info(
         "engine loaded",
         dtype=config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
@@ -36,28 +63,36 @@ def log_loaded(config: EngineConfig, max_model_len: int) -> None:
     )
 
 
-class _TextFormatter(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        return super().formatMessage(record) + fields
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **_fields(record),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+def log_failure(request_id: str, path: str, failure: ApiError, error: Exception) -> None:
+    """The line of a request that got no answer, or not all of it: refused, or failed by our own fault."""
+    fields = {"request_id": request_id, "path": path, "status": int(failure.status)}
+    if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("failed", **fields, exc_info=error)
+        return
+    name = (failure.param or "").split(".")[0]
+    log.info("refused", **fields, **({"param": name} if name in _PARAMETERS else {}))
 
 
-def _fields(record: logging.LogRecord) -> Mapping[str, object]:
-    fields: Mapping[str, object] = getattr(record, "fields", {})
-    return fields
+def _place_of_exception(
+    logger: logging.Logger, method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    elif isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = type(error).__qualname__
+        frames = traceback.extract_tb(error.__traceback__)
+        event["where"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    return event
+
+
+_as_logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
+
+
+def _as_text(logger: logging.Logger, method: str, event: structlog.types.EventDict) -> str:
+    head = f"{event.pop('time')} {event.pop('level').upper()} {event.pop('event')}"
+    frames = "".join(f"\n    {frame}" for frame in event.pop("where", ()))
+    fields = _as_logfmt(logger, method, event)
+    return f"{head} {fields}{frames}" if fields else head + frames

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import sys
@@ -20,14 +19,12 @@ from llmbench.reference_engine.server.app import Service
 from llmbench.reference_engine.server.engine_client import EngineClient
 from llmbench.reference_engine.server.errors import EngineDiedError, EngineStartError, StoppingError
 from llmbench.reference_engine.server.intake import MAX_BODY_BYTES, Intake
-from llmbench.reference_engine.server.logs import LogFormat
+from llmbench.reference_engine.server.logs import LogFormat, log
 from llmbench.reference_engine.server.metrics import ServerMetrics
 from llmbench.reference_engine.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llmbench.reference_engine.server.grpc_service import GrpcServer
-
-logger = logging.getLogger("llmbench.reference_engine")
 
 EXIT_CANNOT_START = 2
 EXIT_ENGINE_DIED = 1
@@ -126,12 +123,12 @@ class _Server:
             sys.stderr.write(f"{error}\n")
             self._end(EXIT_CANNOT_START)
         except EngineDiedError:
-            logger.error("The engine process ended while it loaded %s.", self._config.model_path)
+            log.error("The engine process ended while it loaded the model.", model_path=str(self._config.model_path))
             self._end(EXIT_ENGINE_DIED)
         else:
             host, port = listener.getsockname()[:2]
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            logger.info("serving %s on %s", self._server.model_name, url)
+            log.info(f"serving {self._server.model_name} on {url}")
 
     async def _start_grpc(self, intake: Intake) -> GrpcServer | None:
         if self._server.grpc_port is None:
@@ -142,7 +139,7 @@ class _Server:
             raise ConfigError(f'--grpc-port needs grpcio ({error}): pip install "llmbench[grpc]"') from None
         server = GrpcServer(intake, self._server.host, self._server.grpc_port)
         await server.start()
-        logger.info("serving gRPC on port %d", server.port)
+        log.info(f"serving gRPC on port {server.port}")
         return server
 
     def _on_signal(self, number: int, intake: Intake) -> None:
@@ -163,7 +160,7 @@ class _Server:
         self._uvicorn.should_exit = True
 
     def _on_death(self) -> None:
-        logger.error("The engine process ended unexpectedly; its requests have failed and the server stops.")
+        log.error("The engine process ended unexpectedly; its requests have failed and the server stops.")
         self._end(EXIT_ENGINE_DIED)
 
     def _end(self, exit_code: int) -> None:

@@ -8,7 +8,6 @@ code says whether to try again (1013), that the request was wrong (1008) or that
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from http import HTTPStatus
@@ -18,9 +17,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from llmbench.reference_engine.server.answers import Answer, events, until_disconnect, whole
 from llmbench.reference_engine.server.errors import ApiError, as_api_error
+from llmbench.reference_engine.server.logs import log_failure
 from llmbench.reference_engine.server.request_ids import request_id
-
-logger = logging.getLogger("llmbench.reference_engine")
 
 # RFC 6455 §7.4.1 and the registry that it founds.
 _DONE, _WRONG, _BROKEN, _TRY_LATER = 1000, 1008, 1011, 1013
@@ -61,9 +59,9 @@ async def _respond(
 
 
 async def _refuse(websocket: WebSocket, failure: ApiError, error: Exception) -> None:
+    log_failure(request_id(websocket), websocket.url.path, failure, error)
     code = _TRY_LATER if failure.status in _LATER else _WRONG
     if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         code = _BROKEN
-        logger.error("request %s failed: %s", request_id(websocket), failure.message, exc_info=error)
     await websocket.send_text(failure.body().decode())
     await websocket.close(code)

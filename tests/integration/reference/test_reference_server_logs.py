@@ -1,0 +1,78 @@
+"""The server's log: one line per request, each line an object, and nothing in it that a request said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+
+SECRET = "hunter2"
+GOOD = {"model": "tiny", "prompt": f"{SECRET} is the word", "max_tokens": 3}
+
+# What is asked and the line that it leaves.
+REQUESTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "whole": ("/v1/completions", GOOD, {"event": "answered", "completion_tokens": 3, "choices": 1}),
+    "streamed": ("/v1/completions", {**GOOD, "stream": True}, {"event": "answered", "object": "text_completion"}),
+    "two": ("/v1/completions", {**GOOD, "n": 2, "ignore_eos": True}, {"choices": 2, "completion_tokens": 6}),
+    "too long": (
+        "/v1/completions",
+        {**GOOD, "prompt": SECRET * 900},
+        {"event": "refused", "status": 400, "path": "/v1/completions"},
+    ),
+    "wrong value": ("/v1/completions", {**GOOD, "user": [SECRET]}, {"event": "refused", "param": "user"}),
+    "unknown name": ("/v1/completions", {**GOOD, SECRET: 1}, {"event": "refused", "status": 400}),
+    "other model": ("/v1/completions", {**GOOD, "model": SECRET}, {"event": "refused", "status": 404}),
+    "no JSON": ("/v1/completions", f'{{"prompt": "{SECRET}'.encode(), {"event": "refused", "status": 400}),
+    "no path": ("/v1/embeddings?key=" + SECRET, {}, {"event": "refused", "status": 404, "path": "/v1/embeddings"}),
+    'a "b"\tc': ("/v1/completions", GOOD, {"event": "answered"}),
+}
+
+
+def test_one_line_per_request_and_nothing_of_what_it_says(start_server, tiny_model) -> None:
+    server = start_server(tiny_model, "--log-format", "json")
+    for name, (path, body, _) in REQUESTS.items():
+        server.ask(path, body, x_request_id=name, authorization=f"Bearer {SECRET}")
+    server.ask("/health")
+    server.stop()
+    assert SECRET not in server.log
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    assert all({"time", "level", "event"} <= line.keys() for line in lines)
+    of = Counter(line["request_id"] for line in lines if "request_id" in line)
+    assert of == Counter(list(REQUESTS))
+    for name, (_, _, expected) in REQUESTS.items():
+        (line,) = [line for line in lines if line.get("request_id") == name]
+        assert expected.items() <= line.items()
+        assert line.get("param") in (None, "user", "model")
+    timed = [line for line in lines if line["event"] == "answered"]
+    assert all(0 < line["first_token_ms"] <= line["duration_ms"] for line in timed)
+
+
+FAIL = """
+import logging, sys
+from llmbench.reference_engine.server.errors import as_api_error
+from llmbench.reference_engine.server.logs import configure_logging, log_failure
+configure_logging(sys.argv[1])
+try:
+    int("hunter2")
+except ValueError as error:
+    log_failure("7", "/v1/completions", as_api_error(error), error)
+    logging.getLogger("a.library").exception("it broke")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_unexpected_error_is_logged_by_its_type_and_place(log_format: str) -> None:
+    argv = [sys.executable, "-c", FAIL, log_format]
+    log = subprocess.run(argv, capture_output=True, text=True, check=True).stderr
+    assert log.count("ValueError") == 2
+    assert log.count("<string>:7 <module>") == 2
+    assert "7" in log
+    assert SECRET not in log
+    if log_format == "json":
+        failed, of_library = (json.loads(line) for line in log.splitlines())
+        assert (failed["event"], failed["request_id"], failed["status"]) == ("failed", "7", 500)
+        assert (of_library["event"], of_library["level"]) == ("it broke", "error")
