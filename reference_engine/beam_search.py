@@ -1,7 +1,8 @@
-"""The most probable continuations of a prompt, found by beam search over shared KV blocks.
+"""The most probable continuations of a prompt, found by beam search in the running batch. Needs no torch.
 
-Beams are sequences that fork: a child reads its parent's blocks, and copies the last, half-filled one when it writes to
-it. So beams that agree on all but their last tokens share all but their last blocks. Source: arXiv:2309.06180 §4.4.
+Beams are sequences that the scheduler runs beside all others. After each step a group of them is replaced by its best
+children, forks that read their parents' blocks and copy the last, half-filled one when they write to it. So beams that
+agree on all but their last tokens share all but their last blocks. Source: arXiv:2309.06180 §4.4.
 """
 
 from __future__ import annotations
@@ -9,15 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import torch
-
-from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.errors import RequestError
-from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.sampling import SamplingParams
-from llmbench.reference_engine.scheduler import Chunk, StepPlan
 from llmbench.reference_engine.sequence import Sequence
 
 
@@ -46,117 +42,116 @@ class Beam(NamedTuple):
     token_ids: list[int]
     logprob: float
     score: float
+    finish_reason: Literal["stop", "length"]
 
 
-class BeamSearch:
-    """Searches alone: the runner computes nothing else meanwhile. Blocks come from `tables` and are free afterwards."""
+class BeamGroup:
+    """The beams of one request: `members` are the sequences that run for it now, the most probable first.
+
+    They run, wait and are preempted together, so that a step computes all of them or none. A preempted group begins
+    again with its prompt: it finds the same beams, and shares its blocks again, which beams computed one by one do not.
+    """
 
     def __init__(
-        self, tables: BlockTables, runner: ModelRunner, max_num_batched_tokens: int, eos_token_ids: Collection[int]
-    ) -> None:
-        self._tables = tables
-        self._runner = runner
-        self._max_num_batched_tokens = max_num_batched_tokens
-        self._eos_token_ids = eos_token_ids
-
-    def search(self, prompt_token_ids: SequenceOf[int], params: BeamParams) -> list[Beam]:
-        """The best answers, best first. Raises RequestError if the free KV blocks do not hold so many beams."""
-        self._check_room(len(prompt_token_ids), params)
-        sampling = SamplingParams(max_tokens=params.max_tokens, ignore_eos=params.ignore_eos)
-        beams = [Sequence("beam", prompt_token_ids, sampling, seed=0)]
-        running, finished = [0.0], list[Beam]()
-        began = self._tables.begin(beams[0], num_spare=0)
-        assert began
-        try:
-            logits = self._prefill(beams[0])
-            for length in range(1, params.max_tokens + 1):
-                chosen = self._choose(logits, beams, running, finished, params)
-                beams = self._replace(beams, [(parent, token_id) for parent, token_id, _ in chosen])
-                running = [logprob for _, _, logprob in chosen]
-                # Later scores can only be worse where the length does not count for them.
-                hope = running[0] / length**params.length_penalty
-                if len(finished) == params.width and hope <= finished[-1].score:
-                    break
-                if length < params.max_tokens:
-                    logits = self._decode(beams)
-            else:
-                for beam, logprob in zip(beams, running, strict=True):
-                    _keep(finished, beam.token_ids[beam.num_prompt_tokens :], logprob, params)
-        finally:
-            for beam in beams:
-                self._tables.release(beam)
-        return finished
-
-    def _check_room(self, num_prompt_tokens: int, params: BeamParams) -> None:
-        size, num_free = self._tables.block_size, self._tables.pool.num_free
-        # Twice the width: children are made before their parents go.
-        own = -(-params.max_tokens // size) + 1
-        num_needed = -(-num_prompt_tokens // size) + 2 * params.width * own
-        if num_needed > num_free:
-            raise RequestError(f"{params.width} beams may need {num_needed} KV blocks; {num_free} are free.")
-
-    def _choose(
         self,
-        logits: torch.Tensor,
-        beams: list[Sequence],
-        running: list[float],
-        finished: list[Beam],
+        request_id: str,
+        prompt_token_ids: SequenceOf[int],
         params: BeamParams,
-    ) -> list[tuple[int, int, float]]:
-        """The next beams as (parent, token, log-probability), best first; those that end go to `finished`."""
-        logprobs = logits.float().log_softmax(-1) + torch.tensor(running).unsqueeze(1)
-        vocab_size = logprobs.shape[1]
-        # Twice the width: even if one ending of each beam is among them, enough are left to go on with.
-        num_endings = 0 if params.ignore_eos else len(self._eos_token_ids)
-        values, places = logprobs.flatten().topk(min(params.width * (1 + max(num_endings, 1)), logprobs.numel()))
-        chosen: list[tuple[int, int, float]] = []
-        for rank, (logprob, place) in enumerate(zip(values.tolist(), places.tolist(), strict=True)):
-            parent, token_id = divmod(place, vocab_size)
-            if token_id in self._eos_token_ids and not params.ignore_eos:
-                if rank < params.width:
-                    beam = beams[parent]
-                    _keep(finished, [*beam.token_ids[beam.num_prompt_tokens :], token_id], logprob, params)
-            elif len(chosen) < params.width:
-                chosen.append((parent, token_id, logprob))
-        return chosen
+        eos_token_ids: Collection[int],
+        priority: int,
+    ) -> None:
+        self.params = params
+        self.request_id = request_id
+        self.priority = priority
+        self._prompt_token_ids = list(prompt_token_ids)
+        self._end_token_ids = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
+        self.members: list[Sequence] = []
+        self.restart()
 
-    def _replace(self, beams: list[Sequence], chosen: list[tuple[int, int]]) -> list[Sequence]:
-        children = []
-        for parent_index, token_id in chosen:
-            parent = beams[parent_index]
-            child = Sequence(parent.request_id, parent.token_ids, parent.params, parent.seed)
-            child.num_prompt_tokens = parent.num_prompt_tokens
-            child.block_keys = list(parent.block_keys)
-            self._tables.fork(parent, child)
-            child.token_ids.append(token_id)
-            children.append(child)
-        for beam in beams:
-            self._tables.release(beam)
-        return children
+    def restart(self) -> Sequence:
+        """Begin with the prompt alone, which has the seats of all the beams that it will become."""
+        # Even if one ending of each beam is among the best, enough are left to go on with.
+        num_candidates = self.params.width * (1 + max(len(self._end_token_ids), 1))
+        sampling = SamplingParams(max_tokens=self.params.max_tokens, temperature=0, logprobs=num_candidates)
+        root = Sequence(self.request_id, self._prompt_token_ids, sampling, seed=0, priority=self.priority)
+        root.num_seats = self.params.width
+        root.beams = self
+        self.members = [root]
+        self._logprobs = [0.0]
+        self._finished: list[Beam] = []
+        self._num_candidates = num_candidates
+        return root
 
-    def _prefill(self, sequence: Sequence) -> torch.Tensor:
-        while True:
-            num_tokens = min(sequence.num_uncomputed_tokens, self._max_num_batched_tokens)
-            chunk = Chunk(sequence, sequence.num_computed_tokens, num_tokens)
-            logits = self._execute([chunk], num_decodes=0)
-            if sequence.num_uncomputed_tokens == 0:
-                return logits
+    def advance(self, best: SequenceOf[SequenceOf[tuple[int, float]]]) -> list[tuple[Sequence, Sequence]]:
+        """One token further: (parent, child) of each beam to go on with, or none when the search has ended.
 
-    def _decode(self, beams: list[Sequence]) -> torch.Tensor:
-        for beam in beams:
-            grown = self._tables.grow(beam, beam.num_tokens)
-            assert grown
-        return self._execute([Chunk(beam, beam.num_computed_tokens, 1) for beam in beams], num_decodes=len(beams))
+        `best` has, for each member, its most probable next tokens with their log-probabilities.
+        """
+        candidates = sorted(
+            (
+                (before + logprob, parent, token_id)
+                for parent, (before, tokens) in enumerate(zip(self._logprobs, best, strict=True))
+                for token_id, logprob in tokens
+            ),
+            key=lambda candidate: -candidate[0],
+        )[: self._num_candidates]
+        chosen: list[tuple[float, int, int]] = []
+        for rank, (logprob, parent, token_id) in enumerate(candidates):
+            if token_id in self._end_token_ids:
+                if rank < self.params.width:
+                    self._keep([*self._output(self.members[parent]), token_id], logprob, "stop")
+            elif len(chosen) < self.params.width:
+                chosen.append((logprob, parent, token_id))
+        length = self.members[0].num_output_tokens + 1
+        if not chosen or self._is_decided(chosen[0][0], length):
+            return []
+        self._logprobs = [logprob for logprob, _, _ in chosen]
+        if length == self.params.max_tokens:
+            for logprob, parent, token_id in chosen:
+                self._keep([*self._output(self.members[parent]), token_id], logprob, "length")
+            return []
+        families = [
+            (self.members[parent], self._child(self.members[parent], token_id)) for _, parent, token_id in chosen
+        ]
+        self.members = [child for _, child in families]
+        return families
 
-    def _execute(self, chunks: list[Chunk], num_decodes: int) -> torch.Tensor:
-        logits = self._runner.execute(StepPlan(tuple(chunks), num_decodes, (), self._tables.take_copies()))
-        for chunk in chunks:
-            self._tables.commit(chunk.sequence, chunk.start + chunk.num_tokens)
-        return logits
+    def answers(self) -> list[Beam]:
+        """Of a search that has ended: at most `width` of them, best first."""
+        return self._finished
+
+    def _is_decided(self, logprob: float, length: int) -> bool:
+        # Later scores can only be worse where the length does not count for them.
+        hope = logprob / length**self.params.length_penalty
+        return len(self._finished) == self.params.width and hope <= self._finished[-1].score
+
+    def _child(self, parent: Sequence, token_id: int) -> Sequence:
+        child = Sequence(self.request_id, [*parent.token_ids, token_id], parent.params, seed=0, priority=self.priority)
+        child.num_prompt_tokens = parent.num_prompt_tokens
+        child.beams = self
+        return child
+
+    def _keep(self, token_ids: list[int], logprob: float, reason: Literal["stop", "length"]) -> None:
+        score = logprob / len(token_ids) ** self.params.length_penalty
+        self._finished.append(Beam(token_ids, logprob, score, reason))
+        self._finished.sort(key=lambda beam: -beam.score)
+        del self._finished[self.params.width :]
+
+    @staticmethod
+    def _output(member: Sequence) -> list[int]:
+        return member.token_ids[member.num_prompt_tokens :]
 
 
-def _keep(finished: list[Beam], token_ids: list[int], logprob: float, params: BeamParams) -> None:
-    """Modifies `finished`: at most `width` of them, best first."""
-    finished.append(Beam(token_ids, logprob, logprob / len(token_ids) ** params.length_penalty))
-    finished.sort(key=lambda beam: -beam.score)
-    del finished[params.width :]
+def check_room(
+    params: BeamParams, num_prompt_tokens: int, *, block_size: int, num_blocks: int, max_num_seqs: int
+) -> None:
+    """Raises RequestError for a search that an engine of so many blocks and seats could not run even alone."""
+    if params.width > max_num_seqs:
+        raise RequestError(
+            f"{params.width} beams take a seat each; the engine computes {max_num_seqs} sequences at once."
+        )
+    # The prompt's blocks are shared, but for the last one where it is not full.
+    own = -(-params.max_tokens // block_size) + 1
+    num_needed = -(-num_prompt_tokens // block_size) + params.width * own
+    if num_needed > num_blocks:
+        raise RequestError(f"{params.width} beams may need {num_needed} KV blocks; there are {num_blocks}.")

@@ -5,7 +5,8 @@
             1. scheduler.schedule()   who runs, how many tokens of each, in which KV blocks   (counts, no tensors)
             2. runner.execute(plan)   keys and values into the cache, logits out              (tensors, no decisions)
             3. sampler.sample(...)    one token per sequence that reached its end, and one more per draft
-            4. append, finish, free   what the caller sees as StepOutput; drafts count while they are what was chosen
+            4. append, finish, free   what the caller sees as StepOutput; drafts count while they are what was chosen,
+                                      and beams give way to their best children
     finish / abort ── at any time between steps: the request is forgotten, its blocks are free
 
 An Engine is not thread-safe: one thread calls it. A server gives it a thread of its own and talks to it by queues.
@@ -16,12 +17,13 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from itertools import islice
 
 import torch
 
-from llmbench.reference_engine.beam_search import Beam, BeamParams, BeamSearch
+from llmbench.reference_engine.beam_search import BeamGroup, BeamParams, check_room
 from llmbench.reference_engine.cache.block_pool import BlockPool
 from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.host_swap import HostSwap
@@ -126,14 +128,29 @@ class Engine:
         return DraftModelProposer(source, self.config, self.model_config, self._kernels, dtype)
 
     def add_request(
-        self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams, priority: int = 0
+        self,
+        request_id: str,
+        prompt_token_ids: SequenceOf[int],
+        params: SamplingParams | BeamParams,
+        priority: int = 0,
     ) -> None:
-        """Queue a request; the lower its priority, the sooner it is served.
+        """Queue a request; the lower its priority, the sooner it is served. BeamParams ask for a beam search.
 
         Raises RequestError, and changes nothing, if it could never be served.
         """
         if request_id in self._sequences:
             raise RequestError(f"Request id {request_id!r} is already being served.")
+        if isinstance(params, BeamParams):
+            sequence = self._first_beam(request_id, prompt_token_ids, params, priority)
+        else:
+            sequence = self._sequence(request_id, prompt_token_ids, params, priority)
+        self._sequences[request_id] = sequence
+        self._scheduler.add(sequence)
+        self._num_prompt_tokens += sequence.num_prompt_tokens
+
+    def _sequence(
+        self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams, priority: int
+    ) -> Sequence:
         self.limits.check(prompt_token_ids, params.max_tokens, params.named_token_ids)
         drawn_seed = self._request_seeds.getrandbits(64)
         seed = drawn_seed if params.seed is None else params.seed
@@ -141,12 +158,24 @@ class Engine:
         sequence.draft_limit = 0 if self._proposer is None else self.config.num_speculative_tokens
         if params.grammar is not None:
             sequence.guide = self._guides.guide(params.grammar)
-        self._sequences[request_id] = sequence
-        self._scheduler.add(sequence)
-        self._num_prompt_tokens += sequence.num_prompt_tokens
+        return sequence
+
+    def _first_beam(
+        self, request_id: str, prompt_token_ids: SequenceOf[int], params: BeamParams, priority: int
+    ) -> Sequence:
+        self.limits.check(prompt_token_ids, params.max_tokens, ())
+        check_room(
+            params,
+            len(prompt_token_ids),
+            block_size=self.config.block_size,
+            num_blocks=self._pool.num_blocks,
+            max_num_seqs=self.config.max_num_seqs,
+        )
+        return BeamGroup(request_id, prompt_token_ids, params, self.eos_token_ids, priority).members[0]
 
     def step(self) -> list[StepOutput]:
-        """Compute one step. One output per request that got a token; a prefill that is not done yet brings none."""
+        """Compute one step. One output per request that got a token, or whose beam search has ended with it; a prefill
+        that is not done yet brings none."""
         with self._on_device:
             return self._step()
 
@@ -173,10 +202,29 @@ class Engine:
         with self.spans("sample"):
             tokens = iter(sample(logits, sequences, self.eos_token_ids, self._kernels.argmax, drafts))
         with self.spans("deliver"):
-            return [self._deliver(chunk, list(islice(tokens, 1 + len(chunk.draft_token_ids)))) for chunk in chunks]
+            return self._deliver_all(chunks, tokens)
+
+    def _deliver_all(self, chunks: SequenceOf[Chunk], tokens: Iterator[SampledToken]) -> list[StepOutput]:
+        """Each chunk takes one token of `tokens`, and one more per draft; groups of beams go on when all have theirs."""
+        outputs: list[StepOutput] = []
+        best_of_beams: dict[BeamGroup, list[SequenceOf[tuple[int, float]]]] = {}
+        for chunk in chunks:
+            new = list(islice(tokens, 1 + len(chunk.draft_token_ids)))
+            if chunk.sequence.beams is None:
+                outputs.append(self._deliver(chunk, new))
+            else:
+                assert new[0].logprobs is not None
+                best_of_beams.setdefault(chunk.sequence.beams, []).append(new[0].logprobs.top)
+        for beams, best in best_of_beams.items():
+            outputs += self._advance(beams, best)
+        return outputs
 
     def _draft(self, proposer: Proposer) -> None:
-        decoding = [sequence for sequence in self._scheduler.running if sequence.num_uncomputed_tokens == 1]
+        decoding = [
+            sequence
+            for sequence in self._scheduler.running
+            if sequence.num_uncomputed_tokens == 1 and sequence.beams is None
+        ]
         most = self.config.speculative_max_seqs
         if most is None or len(decoding) <= most:
             proposer.propose(decoding)
@@ -210,6 +258,21 @@ class Engine:
             num_accepted,
         )
 
+    def _advance(self, beams: BeamGroup, best: SequenceOf[SequenceOf[tuple[int, float]]]) -> list[StepOutput]:
+        """Put the children in the beams' place; or, when the search has ended, the one output that it brings."""
+        parents = beams.members
+        families = beams.advance(best)
+        if families:
+            self._scheduler.replace(families, parents)
+            return []
+        num_cached_tokens = parents[0].num_cached_tokens
+        assert num_cached_tokens is not None
+        self._forget(self._sequences[beams.request_id])
+        self._num_finished += 1
+        answers = beams.answers()
+        self._num_generated_tokens += sum(len(answer.token_ids) for answer in answers)
+        return [StepOutput(beams.request_id, [], answers[0].finish_reason, num_cached_tokens, None, beams=answers)]
+
     def _note_drafts(self, chunk: Chunk, num_new: int) -> int:
         """How many of the chunk's drafts are among the num_new tokens that were appended."""
         sequence, drafts = chunk.sequence, chunk.draft_token_ids
@@ -223,16 +286,6 @@ class Engine:
         self._num_draft_tokens += len(drafts)
         self._num_accepted_tokens += num_accepted
         return num_accepted
-
-    def beam_search(self, prompt_token_ids: SequenceOf[int], params: BeamParams) -> list[Beam]:
-        """The most probable answers, best first, found before this returns; requests that are served stand still.
-
-        Raises RequestError for a prompt that cannot be served, or if the free KV blocks do not hold so many beams.
-        """
-        self.limits.check(prompt_token_ids, params.max_tokens, ())
-        search = BeamSearch(self._tables, self._runner, self.config.max_num_batched_tokens, self.eos_token_ids)
-        with self._on_device:
-            return search.search(prompt_token_ids, params)
 
     def finish(self, request_id: str, reason: FinishReason = "stop") -> bool:
         """End a request from outside, as a stop string does; no StepOutput follows.
@@ -255,7 +308,8 @@ class Engine:
         return self.finish(request_id, "abort")
 
     def _forget(self, sequence: Sequence) -> None:
-        self._scheduler.remove(sequence)
+        for member in [sequence] if sequence.beams is None else sequence.beams.members:
+            self._scheduler.remove(member)
         if self._proposer is not None:
             self._proposer.forget(sequence.request_id)
         del self._sequences[sequence.request_id]

@@ -9,6 +9,7 @@ from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
 from llmbench.reference_engine import batching
+from llmbench.reference_engine.beam_search import BeamGroup
 from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.host_swap import SwapPlan
 from llmbench.reference_engine.config import StepOrder
@@ -105,6 +106,16 @@ class Scheduler:
             self.waiting.remove(sequence)
         self.tables.release(sequence)
 
+    def replace(self, families: SequenceOf[tuple[Sequence, Sequence]], parents: SequenceOf[Sequence]) -> None:
+        """Let children run in place of all the parents, from whose blocks they fork."""
+        for parent, child in families:
+            self.tables.fork(parent, child)
+            child.rank, child.arrival_ns = parent.rank, parent.arrival_ns
+        for parent in parents:
+            self.remove(parent)
+        for _, child in families:
+            insort(self.running, child, key=_rank)
+
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
@@ -154,9 +165,13 @@ class Scheduler:
             if sequence.num_uncomputed_tokens == 1:
                 while not (grown := self.tables.grow(sequence, sequence.num_tokens)):
                     preempted.append(self._preempt_last())
-                    if index == len(self.running):
+                    if index >= len(self.running):
                         break
                 if not grown:
+                    # Beams that were planned a moment ago have gone with the one that found no block.
+                    decodes = [
+                        each for each in decodes if sequence.beams is None or each.sequence.beams is not sequence.beams
+                    ]
                     break
                 decodes.append(Chunk(sequence, sequence.num_computed_tokens, 1))
             index += 1
@@ -199,9 +214,11 @@ class Scheduler:
         Blocks for the whole prompt, not only for its first chunk: then a prefill once begun never lacks blocks. One
         block stays free for each running sequence that will need more: it would preempt the newcomer for it.
         """
-        if not self.waiting or len(self.running) >= self.max_num_seqs:
+        if not self.waiting:
             return None
         sequence = self.waiting[0]
+        if sum(other.num_seats for other in self.running) + sequence.num_seats > self.max_num_seqs:
+            return None
         num_spare = sum(not self.tables.covers(other, other.max_num_tokens) for other in self.running)
         if not self.tables.begin(sequence, num_spare, self._waits_for_prefix):
             return None
@@ -210,13 +227,27 @@ class Scheduler:
         return sequence
 
     def _preempt_last(self) -> str:
-        """Take the blocks of the last running sequence; it waits for its turn, to be swapped back in or recomputed."""
+        """Take the blocks of the last running sequence; it waits for its turn, to be swapped back in or recomputed.
+
+        Beams go together, and their prompt waits in their place.
+        """
         sequence = self.running.pop()
-        self.tables.suspend(sequence)
+        if sequence.beams is not None and sequence.num_output_tokens > 0:
+            sequence = self._withdraw_beams(sequence, sequence.beams)
+        else:
+            self.tables.suspend(sequence)
         sequence.draft_token_ids = []
         insort(self.waiting, sequence, key=_rank)
         self.num_preemptions += 1
         return sequence.request_id
+
+    def _withdraw_beams(self, last: Sequence, beams: BeamGroup) -> Sequence:
+        self.running = [sequence for sequence in self.running if sequence.beams is not beams]
+        for member in beams.members:
+            self.tables.release(member)
+        root = beams.restart()
+        root.rank, root.arrival_ns, root.num_cached_tokens = last.rank, last.arrival_ns, last.num_cached_tokens
+        return root
 
     def check_integrity(self) -> None:
         """Raise RuntimeError unless every used block is in exactly as many tables as its reference count says."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from llmbench.reference_engine.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from llmbench.reference_engine.beam_search import BeamGroup
     from llmbench.reference_engine.guidance import Guide
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -26,11 +27,13 @@ class Sequence:
     the names of the full blocks, see cache/prefix_cache.py; `num_cached_tokens` of the prompt were found in the cache,
     None before the sequence was admitted. `draft_token_ids` are guesses at the next tokens, at most `max_draft_tokens`,
     of which as many as `draft_limit` are worth trying; see speculative/. `guide` knows which tokens may follow, where
-    the answer has a form to keep.
+    the answer has a form to keep. A beam of a search has its group in `beams`; the prompt that a group begins with
+    holds as many of the engine's seats as it will have beams.
     """
 
     __slots__ = (
         "arrival_ns",
+        "beams",
         "block_keys",
         "block_table",
         "draft_limit",
@@ -40,6 +43,7 @@ class Sequence:
         "num_cached_tokens",
         "num_computed_tokens",
         "num_prompt_tokens",
+        "num_seats",
         "params",
         "priority",
         "rank",
@@ -72,6 +76,8 @@ class Sequence:
         self.draft_token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.guide: Guide | None = None
+        self.num_seats = 1
+        self.beams: BeamGroup | None = None
 
     @property
     def num_tokens(self) -> int:

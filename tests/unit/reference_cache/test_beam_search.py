@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from llmbench.reference_engine.beam_search import BeamParams
+from llmbench.reference_engine.beam_search import Beam, BeamParams
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams
@@ -55,7 +56,7 @@ def test_answers_and_scores_are_those_of_transformers(
             return_dict_in_generate=True,
             output_scores=True,
         )
-        beams = engine.beam_search(prompt, params)
+        beams = search(engine, prompt, params)
         answers = [row[len(prompt) :].tolist() for row in expected.sequences]
         assert [beam.token_ids for beam in beams] == [
             answer[: answer.index(ends) + 1] if ends in answer else answer for answer in answers
@@ -72,35 +73,108 @@ def test_beams_share_the_blocks_of_their_common_beginning(tiny_engine: MakeEngin
     pool, seen = engine._pool, []
     execute = engine._runner.execute
     engine._runner.execute = lambda plan: (seen.append(pool.num_used), execute(plan))[1]  # type: ignore[method-assign]
-    engine.beam_search(list(range(8, 48)), BeamParams(width=4, max_tokens=8, ignore_eos=True))
-    assert max(seen) <= 10 + 4 * 2
+    search(engine, list(range(8, 48)), BeamParams(width=4, max_tokens=8, ignore_eos=True))
+    assert 10 + 4 <= max(seen) <= 10 + 4 * 2
 
 
-def test_search_beside_served_requests_changes_neither(tiny_engine: MakeEngine) -> None:
+def test_beams_run_beside_other_requests_and_change_none(tiny_engine: MakeEngine) -> None:
     params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
     beam_params = BeamParams(width=3, max_tokens=6, ignore_eos=True)
     alone = tiny_engine()
-    expected_beams = alone.beam_search([9, 9, 8, 7, 6], beam_params)
+    expected_beams = search(alone, [9, 9, 8, 7, 6], beam_params)
     alone.add_request("a", [9, 9, 8, 7, 5], params)
     expected = [token for _ in range(12) for output in alone.step() for token in output.new_token_ids]
-    engine = tiny_engine()
+    engine = tiny_engine(max_num_seqs=4)
     engine.add_request("a", [9, 9, 8, 7, 5], params)
-    tokens = []
+    tokens, beams, num_running = [], None, set()
     for step in range(12):
-        tokens += [token for output in engine.step() for token in output.new_token_ids]
         if step == 4:
-            assert [beam.token_ids for beam in engine.beam_search([9, 9, 8, 7, 6], beam_params)] == [
-                beam.token_ids for beam in expected_beams
-            ]
+            engine.add_request("b", [9, 9, 8, 7, 6], beam_params)
+        outputs = {output.request_id: output for output in engine.step()}
+        tokens += outputs["a"].new_token_ids  # in every step: it never stands still
+        beams = outputs["b"].beams if "b" in outputs else beams
+        num_running.add(engine.stats().num_running)
+        engine.check_integrity()
     assert tokens == expected
+    assert [beam.token_ids for beam in beams] == [beam.token_ids for beam in expected_beams]
+    assert max(num_running) == 4
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"prefix_cache": False}, {"preemption": "swap"}, {"step_order": "prefill-first"}]
+)
+def test_preempted_beams_begin_again_and_end_the_same(tiny_engine: MakeEngine, settings: dict[str, Any]) -> None:
+    """Few blocks: older requests take those of the beams, and beams those of younger ones."""
+    asked = prompts(9)
+    beam_params = BeamParams(width=3, max_tokens=10, ignore_eos=True)
+    params = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
+    roomy = tiny_engine()
+    expected: dict[str, Any] = {str(index): search(roomy, asked[index], beam_params) for index in (2, 3, 6)}
+    for index in (0, 1, 4, 5, 7, 8):
+        expected[str(index)] = generate(roomy, asked[index], params)
+    engine = tiny_engine(num_blocks=24, max_num_seqs=8, **settings)
+    for index, prompt in enumerate(asked):
+        engine.add_request(str(index), prompt, beam_params if index in (2, 3, 6) else params)
+    found: dict[str, Any] = {str(index): [] for index in range(len(asked))}
+    for _ in range(600):
+        for output in engine.step():
+            found[output.request_id] = output.beams or found[output.request_id] + output.new_token_ids
+        engine.check_integrity()
+        if not engine.has_work():
+            break
+    assert engine.stats().num_preemptions > 3
+    for index in ("2", "3", "6"):
+        assert [beam.token_ids for beam in found[index]] == [beam.token_ids for beam in expected[index]]
+    assert {name: found[name] for name in "014578"} == {name: expected[name] for name in "014578"}
+    assert engine.stats().num_blocks_used == 0
+
+
+def test_seats_are_kept_for_the_beams_to_come(tiny_engine: MakeEngine) -> None:
+    engine = tiny_engine(max_num_seqs=4, max_num_batched_tokens=8)
+    engine.add_request("beams", list(range(8, 40)), BeamParams(width=3, max_tokens=6, ignore_eos=True))
+    for name in "abc":
+        engine.add_request(name, [9], SamplingParams(max_tokens=30, ignore_eos=True))
+    while engine.has_work():
+        engine.step()
+        assert engine.stats().num_running <= 4
+
+
+def test_a_search_that_is_given_up_leaves_nothing(tiny_engine: MakeEngine) -> None:
+    engine = tiny_engine()
+    engine.add_request("a", [9, 8, 7], BeamParams(width=3, max_tokens=50, ignore_eos=True))
+    for _ in range(5):
+        engine.step()
+    assert engine.stats().num_running == 3
+    assert engine.abort("a")
+    assert not engine.has_work()
+    assert engine.stats().num_blocks_used == 0
+    engine.check_integrity()
 
 
 def test_what_cannot_be_searched_is_refused(tiny_engine: MakeEngine) -> None:
-    engine = tiny_engine(num_blocks=10)
-    with pytest.raises(RequestError, match="8 beams may need 33 KV blocks; 10 are free"):
-        engine.beam_search([1], BeamParams(width=8, max_tokens=4))
+    engine = tiny_engine(num_blocks=10, max_model_len=40, max_num_seqs=16)
+    with pytest.raises(RequestError, match="8 beams may need 17 KV blocks; there are 10"):
+        engine.add_request("a", [1], BeamParams(width=8, max_tokens=4))
+    with pytest.raises(RequestError, match="17 beams take a seat each; the engine computes 16 sequences at once"):
+        engine.add_request("a", [1], BeamParams(width=17, max_tokens=4))
     with pytest.raises(RequestError, match="width must be at least 1; 0 was given"):
         BeamParams(width=0, max_tokens=4)
     with pytest.raises(RequestError, match="The prompt is empty"):
-        engine.beam_search([], BeamParams(width=1, max_tokens=4))
-    assert engine.stats().num_blocks_used == 0
+        engine.add_request("a", [], BeamParams(width=1, max_tokens=4))
+    assert not engine.has_work()
+
+
+def search(engine: Engine, prompt: list[int], params: BeamParams) -> list[Beam]:
+    engine.add_request("beams", prompt, params)
+    while True:
+        for output in engine.step():
+            assert output.beams is not None
+            return output.beams
+
+
+def generate(engine: Engine, prompt: list[int], params: SamplingParams) -> list[int]:
+    engine.add_request("tokens", prompt, params)
+    tokens: list[int] = []
+    while engine.has_work():
+        tokens += [token for output in engine.step() for token in output.new_token_ids]
+    return tokens
