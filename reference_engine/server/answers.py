@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from starlette.types import Receive
 
 from llmbench.reference_engine.server.formats import DONE, AnswerFormat, Usage
-from llmbench.reference_engine.server.generation import Delta, Generation, merged
+from llmbench.reference_engine.server.generation import Delta, Generating, merged
 from llmbench.reference_engine.server.logs import log
 
 
 class Answer(NamedTuple):
     """What one request asked for: some generations, and how to write them down."""
 
-    generations: Sequence[Generation]
+    generations: Sequence[Generating]
     num_prompt_tokens: int
     format: AnswerFormat
     request_id: str

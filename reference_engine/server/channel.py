@@ -11,6 +11,7 @@ import socket
 import struct
 from typing import Any, NamedTuple
 
+from llmbench.reference_engine.beam_search import BeamParams
 from llmbench.reference_engine.limits import Limits
 from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.sampling import SamplingParams
@@ -24,7 +25,7 @@ class Submit(NamedTuple):
 
     request_id: str
     prompt_token_ids: list[int]
-    params: SamplingParams
+    params: SamplingParams | BeamParams
     priority: int
 
 

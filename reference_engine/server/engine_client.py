@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
+from llmbench.reference_engine.beam_search import BeamParams
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.outputs import EngineStats, StepOutput
@@ -84,7 +85,9 @@ class EngineClient(asyncio.Protocol):
         self._send(config)
         await self._started
 
-    def submit(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams, priority: int) -> Stream:
+    def submit(
+        self, request_id: str, prompt_token_ids: list[int], params: SamplingParams | BeamParams, priority: int
+    ) -> Stream:
         stream = Stream()
         if self._transport is None:
             stream.put(EngineDiedError())

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from llmbench.reference_engine.sampling import SamplingParams, TokenLogprobs
 from llmbench.reference_engine.server.engine_client import EngineClient
@@ -14,6 +14,11 @@ from llmbench.reference_engine.server.metrics import RequestClock, ServerMetrics
 from llmbench.reference_engine.tokenizer import StopStrings, Tokenizer
 
 _request_numbers = itertools.count()
+
+
+def next_request_id() -> str:
+    """The engine's name for a request: ours, for two of a client's requests may carry the same id at the same time."""
+    return str(next(_request_numbers))
 
 
 class Delta(NamedTuple):
@@ -32,6 +37,14 @@ class Delta(NamedTuple):
     stop_reason: str | int | None
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+
+
+class Generating(Protocol):
+    """What an answer's choice is made of."""
+
+    prompt_token_ids: list[int]
+
+    def deltas(self) -> AsyncGenerator[Delta, None]: ...
 
 
 class Generation:
@@ -60,8 +73,7 @@ class Generation:
 
         Raises RequestError if the engine refuses it, EngineDiedError if the engine is gone.
         """
-        # Ours and not the client's: two of its requests may carry the same id at the same time.
-        request_id = str(next(_request_numbers))
+        request_id = next_request_id()
         detokenizer = self._tokenizer.stream()
         num_output_tokens = 0
         finish_reason: str | None = None
@@ -110,7 +122,7 @@ class Generation:
             self._engine.finish(request_id, aborted=True)
 
 
-async def merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Delta], None]:
+async def merged(generations: Sequence[Generating]) -> AsyncGenerator[tuple[int, Delta], None]:
     """The deltas of several generations as they come, each with the index of its own; the first error ends them all."""
     if len(generations) == 1:
         async with aclosing(generations[0].deltas()) as deltas:

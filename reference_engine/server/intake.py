@@ -10,13 +10,15 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from llmbench.reference_engine.beam_search import BeamParams
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.server.answers import Answer
+from llmbench.reference_engine.server.beam_generation import BeamGeneration, BeamSearch
 from llmbench.reference_engine.server.engine_client import EngineClient
 from llmbench.reference_engine.server.errors import ApiError, StoppingError
 from llmbench.reference_engine.server.formats import AnswerFormat, ChatFormat, CompletionFormat
-from llmbench.reference_engine.server.generation import Generation
+from llmbench.reference_engine.server.generation import Generating, Generation
 from llmbench.reference_engine.server.metrics import ServerMetrics
 from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody, GenerationBody
 from llmbench.reference_engine.tokenizer import Tokenizer
@@ -48,12 +50,13 @@ class Intake:
         """Of the JSON of a CompletionBody."""
         body = parse(CompletionBody, content)
         self._check_model(body.model)
+        body.check_best_of()
         prompts = [
             prompt if isinstance(prompt, list) else await self._encode(prompt, body.add_special_tokens)
             for prompt in body.prompts()
         ]
         max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        params = body.sampling_params(max_tokens, body.logprobs, await _grammar(body))
+        params = await _params(body, max_tokens, body.logprobs)
         answer_format = CompletionFormat(
             request_id, self.model_name, self.tokenizer, body.return_token_ids, len(prompts) * body.n
         )
@@ -63,6 +66,7 @@ class Intake:
         """Of the JSON of a ChatBody."""
         body = parse(ChatBody, content)
         self._check_model(body.model)
+        body.check_best_of()
         messages = [message.for_template() for message in body.messages]
         try:
             prompt = await asyncio.to_thread(self.tokenizer.encode_chat, messages)
@@ -76,7 +80,7 @@ class Intake:
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(HTTPStatus.BAD_REQUEST, "top_logprobs needs logprobs: true.", "top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        params = body.sampling_params(max_tokens, logprobs, await _grammar(body))
+        params = await _params(body, max_tokens, logprobs)
         answer_format = ChatFormat(request_id, self.model_name, self.tokenizer, body.return_token_ids)
         return self._answer(request_id, body, [prompt], params, answer_format)
 
@@ -85,24 +89,24 @@ class Intake:
         request_id: str,
         body: GenerationBody,
         prompts: Sequence[list[int]],
-        params: Sequence[SamplingParams],
+        params: Sequence[SamplingParams] | BeamParams,
         answer_format: AnswerFormat,
     ) -> Answer:
-        """`params` are one per answer to each prompt; choices are numbered prompt by prompt."""
-        if self.engine.num_requests + len(prompts) * len(params) > self.max_requests:
+        """`params` are one per answer to each prompt, or of the search that finds them; choices are numbered prompt by
+        prompt."""
+        each_params = [params] if isinstance(params, BeamParams) else params
+        num_seats = params.width if isinstance(params, BeamParams) else len(params)
+        if self.engine.num_requests + len(prompts) * num_seats > self.max_requests:
             message = f"{self.max_requests} requests are running or waiting, which is the limit; try again later."
             raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after_s=1)
         # All of them before any: a stream that has begun can no longer be refused.
         assert self.engine.ready is not None
         for prompt in prompts:
-            for each in params:
-                self.engine.ready.limits.check(prompt, each.max_tokens, each.named_token_ids)
+            for each in each_params:
+                named = () if isinstance(each, BeamParams) else each.named_token_ids
+                self.engine.ready.limits.check(prompt, each.max_tokens, named)
         return Answer(
-            generations=[
-                Generation(self.engine, self.tokenizer, self.metrics, prompt, each, body.stops, body.priority)
-                for prompt in prompts
-                for each in params
-            ],
+            generations=[generation for prompt in prompts for generation in self._generations(prompt, params, body)],
             num_prompt_tokens=sum(map(len, prompts)),
             format=answer_format,
             request_id=request_id,
@@ -111,6 +115,17 @@ class Intake:
             continuous_usage=body.continuous_usage,
             with_token_ids=body.return_token_ids,
         )
+
+    def _generations(
+        self, prompt: list[int], params: Sequence[SamplingParams] | BeamParams, body: GenerationBody
+    ) -> list[Generating]:
+        if isinstance(params, BeamParams):
+            search = BeamSearch(self.engine, self.tokenizer, self.metrics, prompt, params, body.priority)
+            return [BeamGeneration(search, place) for place in range(body.n)]
+        return [
+            Generation(self.engine, self.tokenizer, self.metrics, prompt, each, body.stops, body.priority)
+            for each in params
+        ]
 
     def _check_model(self, name: str) -> None:
         if self.is_draining:
@@ -127,9 +142,12 @@ class Intake:
         return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
 
 
-async def _grammar(body: GenerationBody) -> str | None:
+async def _params(body: GenerationBody, max_tokens: int, logprobs: int | None) -> list[SamplingParams] | BeamParams:
+    if body.use_beam_search:
+        return body.beam_params(max_tokens)
     # A large schema takes a while to be checked; most requests have none.
-    return await asyncio.to_thread(body.grammar) if body.has_form else None
+    grammar = await asyncio.to_thread(body.grammar) if body.has_form else None
+    return body.sampling_params(max_tokens, logprobs, grammar)
 
 
 def parse(schema: type[Body], body: bytes) -> Body:

@@ -7,6 +7,7 @@ model (its vocabulary, its context) or on two parameters at once is checked in l
 from __future__ import annotations
 
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,6 +17,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from llmbench.reference_engine.beam_search import BeamParams
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.server.answer_forms import (
     STRICT,
@@ -26,6 +28,7 @@ from llmbench.reference_engine.server.answer_forms import (
     described,
     grammar_of,
 )
+from llmbench.reference_engine.server.errors import ApiError
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
@@ -69,6 +72,14 @@ Never = Annotated[Literal[False], described("left out or false: it is not suppor
 NoText = Annotated[Literal[""] | None, described("left out or empty: it is not supported")]
 
 
+# What chooses tokens by chance, bends their probabilities or ends an answer, which a beam search does not.
+_NOT_FOR_BEAMS = (
+    *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("logit_bias", "min_tokens", "stop", "stop_token_ids", "logprobs", "top_logprobs", "response_format"),
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice"),
+)
+
+
 class StreamOptions(BaseModel):
     model_config = STRICT
 
@@ -103,6 +114,10 @@ class GenerationBody(BaseModel):
     # Says who asks; changes nothing.
     user: str | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] = 1
+    # The answers are the `n` most probable of `best_of` beams.
+    use_beam_search: bool = False
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
+    length_penalty: float = 1.0
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | None = None
@@ -125,6 +140,32 @@ class GenerationBody(BaseModel):
     def has_form(self) -> bool:
         guided = (self.guided_json, self.guided_regex, self.guided_choice)
         return any(form is not None for form in (self.response_format, self.structured_outputs, *guided))
+
+    def check_best_of(self) -> None:
+        """Raises ApiError 400 for what has a meaning only with beam search, or none with it."""
+        width = self.n if self.best_of is None else self.best_of
+        if width < self.n:
+            raise ApiError(HTTPStatus.BAD_REQUEST, f"The parameter 'best_of' must be at least n = {self.n}.", "best_of")
+        if not self.use_beam_search:
+            for name, is_neutral in (("best_of", width == self.n), ("length_penalty", self.length_penalty == 1)):
+                if not is_neutral:
+                    message = f"The parameter {name!r} has a meaning only with use_beam_search: true."
+                    raise ApiError(HTTPStatus.BAD_REQUEST, message, name)
+            return
+        for name in _NOT_FOR_BEAMS:
+            default = type(self).model_fields[name].default if name in type(self).model_fields else None
+            given = getattr(self, name, None)
+            if given != default and not (name == "temperature" and given == 0):
+                message = f"The parameter {name!r} has no meaning with use_beam_search: true; leave it out."
+                raise ApiError(HTTPStatus.BAD_REQUEST, message, name)
+
+    def beam_params(self, max_tokens: int) -> BeamParams:
+        return BeamParams(
+            width=self.n if self.best_of is None else self.best_of,
+            max_tokens=max_tokens,
+            length_penalty=self.length_penalty,
+            ignore_eos=self.ignore_eos,
+        )
 
     def grammar(self) -> str | None:
         """The form that the answer must have. May take a while for a large schema. Raises ApiError."""
@@ -169,7 +210,6 @@ class CompletionBody(GenerationBody):
     max_tokens: MaxTokens | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     add_special_tokens: bool = True
-    best_of: Annotated[Literal[1] | None, described("left out or 1: more is not supported")] = None
     echo: Never = False
     suffix: NoText = None
 

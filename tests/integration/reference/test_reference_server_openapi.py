@@ -21,7 +21,8 @@ from llmbench.reference_engine.server.openapi import document
 # What a request may be refused for although its schema holds: what the document says in words.
 NOT_IN_A_SCHEMA = re.compile(
     r"context length is|outside the vocabulary|min_tokens|An answer has one form|top_logprobs needs logprobs|"
-    r"'(response_format|structured_outputs|guided_)|chat template|The prompt is empty"
+    r"'(response_format|structured_outputs|guided_)|chat template|The prompt is empty|"
+    r"'(best_of|length_penalty)'|use_beam_search|beams "
 )
 GENERATING = ("/v1/completions", "/v1/chat/completions")
 

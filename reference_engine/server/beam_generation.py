@@ -1,0 +1,86 @@
+"""The answers of a beam search: one request to the engine, whose beams come all at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from llmbench.reference_engine.beam_search import BeamParams
+from llmbench.reference_engine.outputs import StepOutput
+from llmbench.reference_engine.server.engine_client import EngineClient
+from llmbench.reference_engine.server.generation import Delta, next_request_id
+from llmbench.reference_engine.server.metrics import RequestClock, ServerMetrics
+from llmbench.reference_engine.tokenizer import Tokenizer
+
+
+class BeamSearch:
+    """One prompt to be searched; the search begins when the first of its answers is asked for."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        metrics: ServerMetrics,
+        prompt_token_ids: list[int],
+        params: BeamParams,
+        priority: int,
+    ) -> None:
+        self.prompt_token_ids = prompt_token_ids
+        self.tokenizer = tokenizer
+        self._engine = engine
+        self._metrics = metrics
+        self._params = params
+        self._priority = priority
+        self._searching: asyncio.Task[StepOutput] | None = None
+
+    async def result(self) -> StepOutput:
+        """The one output, with the beams. Whoever stops waiting for it ends the search for all who do.
+
+        Raises RequestError if the engine refuses it, EngineDiedError if the engine is gone.
+        """
+        if self._searching is None:
+            self._searching = asyncio.create_task(self._search())
+        return await self._searching
+
+    async def _search(self) -> StepOutput:
+        request_id = next_request_id()
+        clock = RequestClock(self._metrics)
+        finish_reason: str | None = None
+        stream = self._engine.submit(request_id, self.prompt_token_ids, self._params, self._priority)
+        try:
+            output = await stream.next()
+            clock.tokens_came()
+            finish_reason = output.finish_reason
+            assert finish_reason is not None
+            clock.finished(finish_reason)
+            return output
+        finally:
+            if finish_reason is None:
+                clock.given_up()
+            self._engine.finish(request_id, aborted=True)
+
+
+class BeamGeneration:
+    """The answer of one place in the search's ranking."""
+
+    def __init__(self, search: BeamSearch, place: int) -> None:
+        self.prompt_token_ids = search.prompt_token_ids
+        self._search = search
+        self._place = place
+
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """All of it at once."""
+        output = await self._search.result()
+        assert output.beams is not None
+        beam = output.beams[self._place]
+        detokenizer = self._search.tokenizer.stream()
+        yield Delta(
+            text="".join(map(detokenizer.push, beam.token_ids)),
+            token_ids=beam.token_ids,
+            logprobs=None,
+            num_output_tokens=len(beam.token_ids),
+            # Of the one prompt that was computed for all of them.
+            num_cached_tokens=output.num_cached_tokens if self._place == 0 else 0,
+            finish_reason=beam.finish_reason,
+            stop_reason=None,
+        )
