@@ -13,31 +13,25 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import DecodeStream
 
 from llmbench.reference_engine.errors import CheckpointError, RequestError
+from llmbench.reference_engine.sentencepiece_model import SentencePieceModel, SentencePieceStream
 
 
 class Tokenizer:
-    """A checkpoint folder's tokenizer.json and, if it has one, the chat template of its tokenizer_config.json.
+    """A checkpoint folder's tokenizer.json, or its tokenizer.model if it has no other, and its chat template if any.
 
     Raises CheckpointError for a folder without a readable tokenizer.
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(f"{folder} has no tokenizer.json, so text cannot become token ids.")
-        try:
-            self._fast: Any = FastTokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
-            raise CheckpointError(f"{path} is not a tokenizer that the tokenizers library can read: {error}") from None
-        self._fast.no_truncation()
-        self._fast.no_padding()
         config = _read_config(folder / "tokenizer_config.json")
+        self._folder = folder
+        self._model = _read_model(folder, config)
         self._special_texts = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
         self._chat_template = _read_template(folder, config)
 
     @property
     def vocab_size(self) -> int:
-        return int(self._fast.get_vocab_size(with_added_tokens=True))
+        return self._model.vocab_size
 
     @property
     def has_chat_template(self) -> bool:
@@ -45,7 +39,7 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, by default with what the checkpoint puts around a prompt, such as BOS."""
-        return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+        return self._model.encode(text, add_special_tokens)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a conversation that ends where the assistant's answer begins.
@@ -62,16 +56,49 @@ class Tokenizer:
         return self.encode(text, add_special_tokens=False)
 
     def to_json(self) -> str:
-        """All of it but the chat template, as tokenizer.json would have it."""
-        return str(self._fast.to_str())
+        """All of it but the chat template, as tokenizer.json has it. Raises RequestError if there is none."""
+        if not isinstance(self._model, JsonModel):
+            raise RequestError(f"{self._folder} has no tokenizer.json, which an answer of a given form needs.")
+        return self._model.to_json()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
-        return str(self._fast.decode(list(ids), skip_special_tokens=True))
+        return self._model.decode(ids)
 
     def token_text(self, token_id: int) -> str:
         """The text of one token by itself; a part of a character shows as U+FFFD."""
+        return self._model.token_text(token_id)
+
+    def stream(self) -> Detokenizer | SentencePieceStream:
+        return self._model.stream()
+
+
+class JsonModel:
+    """A tokenizer.json, through the tokenizers library. Raises CheckpointError for an unreadable one."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fast: Any = FastTokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+            raise CheckpointError(f"{path} is not a tokenizer that the tokenizers library can read: {error}") from None
+        self._fast.no_truncation()
+        self._fast.no_padding()
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._fast.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._fast.decode(list(ids), skip_special_tokens=True))
+
+    def token_text(self, token_id: int) -> str:
         return str(self._fast.decode([token_id], skip_special_tokens=False))
+
+    def to_json(self) -> str:
+        return str(self._fast.to_str())
 
     def stream(self) -> Detokenizer:
         return Detokenizer(self._fast)
@@ -120,6 +147,20 @@ class StopStrings:
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that `stop` begins with, short of all of `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)
+
+
+def _read_model(folder: Path, config: Mapping[str, Any]) -> JsonModel | SentencePieceModel:
+    if (folder / "tokenizer.json").is_file():
+        return JsonModel(folder / "tokenizer.json")
+    path = folder / "tokenizer.model"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json and no tokenizer.model, so text cannot become token ids."
+        )
+    # As transformers' Llama tokenizer has it where the configuration does not say.
+    return SentencePieceModel(
+        path, add_bos=bool(config.get("add_bos_token", True)), add_eos=bool(config.get("add_eos_token", False))
+    )
 
 
 def _read_template(folder: Path, config: Mapping[str, Any]) -> Template | None:

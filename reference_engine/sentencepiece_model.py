@@ -1,0 +1,84 @@
+"""A checkpoint's tokenizer.model, through the sentencepiece library; needs the extra llmbench[sentencepiece]."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmbench.reference_engine.errors import CheckpointError
+
+# What sentencepiece shows for bytes that are no character, or not yet.
+_NO_CHARACTER = "\ufffd"
+
+
+class SentencePieceModel:
+    """Text to token ids and back. Control tokens (<s>, </s>) are read where a text spells them out, as in a chat.
+
+    `add_bos` and `add_eos`: what a prompt gets around it. Raises CheckpointError for an unreadable file.
+    """
+
+    def __init__(self, path: Path, *, add_bos: bool, add_eos: bool) -> None:
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError:
+            raise CheckpointError(
+                f'{path} needs the sentencepiece library: pip install "llmbench[sentencepiece]"'
+            ) from None
+        try:
+            self._model = SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise CheckpointError(f"{path} is not a model that sentencepiece can read: {error}") from None
+        self.vocab_size = int(self._model.vocab_size())
+        self._before = [self._model.bos_id()] if add_bos and self._model.bos_id() >= 0 else []
+        self._after = [self._model.eos_id()] if add_eos and self._model.eos_id() >= 0 else []
+        self._controls = {self._piece(id_): id_ for id_ in range(self.vocab_size) if self._model.is_control(id_)}
+        self._control = re.compile(f"({'|'.join(map(re.escape, self._controls))})") if self._controls else None
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        if self._control is None:
+            ids = self._encode(text)
+        else:
+            parts = self._control.split(text)
+            ids = [id_ for part in parts if part for id_ in self._part(part)]
+        return [*self._before, *ids, *self._after] if add_special_tokens else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Control tokens left out; bytes that make no character show as U+FFFD."""
+        return str(self._model.decode(list(ids)))
+
+    def token_text(self, token_id: int) -> str:
+        return self._piece(token_id) if self._model.is_control(token_id) else self.decode([token_id])
+
+    def stream(self) -> SentencePieceStream:
+        return SentencePieceStream(self)
+
+    def _part(self, text: str) -> list[int]:
+        control = self._controls.get(text)
+        return self._encode(text) if control is None else [control]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._model.encode(text))
+
+    def _piece(self, token_id: int) -> str:
+        return str(self._model.id_to_piece(token_id))
+
+
+class SentencePieceStream:
+    """Token ids one by one to their text. A token's text depends on the ones before it: the first loses its space, and
+    bytes become a character together; so each is decoded behind the last ones that were shown."""
+
+    def __init__(self, model: SentencePieceModel) -> None:
+        self._model = model
+        self._shown: list[int] = []
+        self._pending: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        """The text that is settled by this token: "" while a character's bytes are not all there."""
+        self._pending.append(token_id)
+        before = self._model.decode(self._shown)
+        text = self._model.decode(self._shown + self._pending)
+        if text.endswith(_NO_CHARACTER):
+            return ""
+        self._shown, self._pending = self._pending if text != before else self._shown + self._pending, []
+        return text[len(before) :]
