@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -22,12 +23,23 @@ def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: Iterable[Pair
     tensor or two. If either is on a GPU it is one launch on the current stream, and the other is there too or in pinned
     host memory; not yet run on one: see docs/gpu.md.
     """
-    if target.is_cuda or source.is_cuda:
+    if goes_by_kernel(target, source):
         for run in independent_runs(pairs, target is source):
             _launch(target, source, run)
         return
+    # On a GPU too, a launch each, where blocks are no multiples of 16 bytes: in int8, with few heads and tokens.
     for from_block, to_block in pairs:
         target[:, :, to_block] = source[:, :, from_block]
+
+
+def goes_by_kernel(target: torch.Tensor, source: torch.Tensor) -> bool:
+    """Whether either is on a GPU, and their blocks are what the kernel moves: multiples of 16 bytes."""
+    return (target.is_cuda or source.is_cuda) and block_bytes(target) % _UNIT == 0
+
+
+def block_bytes(cache: torch.Tensor) -> int:
+    """Of one block in one plane of a cache [L, 2, num_blocks, ...], which may have no block at all."""
+    return math.prod(cache.shape[3:]) * cache.element_size()
 
 
 def independent_runs(pairs: Iterable[Pair], within: bool) -> Iterator[list[Pair]]:
@@ -51,9 +63,7 @@ def independent_runs(pairs: Iterable[Pair], within: bool) -> Iterator[list[Pair]
 
 def _launch(target: torch.Tensor, source: torch.Tensor, pairs: list[Pair]) -> None:
     library = load_cuda_library("copy_blocks")
-    block_bytes = target[0, 0, 0].numel() * target.element_size()
-    assert block_bytes % _UNIT == 0, "the kernel moves 16 bytes at a time"
-    units = block_bytes // _UNIT
+    units = block_bytes(target) // _UNIT
     device = target.device if target.is_cuda else source.device
     on_device = torch.tensor(pairs, dtype=torch.int64).to(device)
     with torch.cuda.device(device):

@@ -6,13 +6,15 @@ import ctypes
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.reference_engine.errors import KernelsUnavailableError
-from llmbench.reference_engine.kernels.block_copies import Pair, independent_runs
+from llmbench.reference_engine.kernels.block_copies import Pair, goes_by_kernel, independent_runs
 from llmbench.reference_engine.kernels.cuda_build import SOURCES, compile_cuda, to_hip
 
 NAMES = sorted(source.stem for source in SOURCES.glob("*.cu"))
@@ -72,3 +74,11 @@ def test_copies_at_once_are_those_made_one_by_one(pairs: list[Pair]) -> None:
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), unique_by=lambda pair: pair[1]))
 def test_between_two_caches_distinct_targets_are_one_run(pairs: list[Pair]) -> None:
     assert list(independent_runs(pairs, within=False)) == ([pairs] if pairs else [])
+
+
+@pytest.mark.parametrize(("width", "tokens", "goes"), [(64 + 2, 1, False), (64 + 2, 8, True), (128 + 2, 16, True)])
+def test_blocks_that_are_no_multiple_of_16_bytes_are_left_to_torch(width: int, tokens: int, goes: bool) -> None:
+    """int8 keys with their scales: one token's head of 64 takes 66 bytes."""
+    cache = Mock(is_cuda=True, shape=(2, 2, 4, tokens, 1, width), element_size=lambda: 1)
+    assert goes_by_kernel(cache, cache) is goes
+    assert not goes_by_kernel(torch.empty(2, 2, 4, tokens, 1, width), torch.empty(2, 2, 4, tokens, 1, width))
