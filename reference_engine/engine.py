@@ -205,7 +205,7 @@ class Engine:
             return self._deliver_all(chunks, tokens)
 
     def _deliver_all(self, chunks: SequenceOf[Chunk], tokens: Iterator[SampledToken]) -> list[StepOutput]:
-        """Each chunk takes one token of `tokens`, and one more per draft; groups of beams go on when all have theirs."""
+        """Each chunk takes one of `tokens`, and one more per draft; groups of beams go on when all have theirs."""
         outputs: list[StepOutput] = []
         best_of_beams: dict[BeamGroup, list[SequenceOf[tuple[int, float]]]] = {}
         for chunk in chunks:

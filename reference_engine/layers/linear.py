@@ -11,6 +11,9 @@ from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, 
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, QuantizedWeight
 
+# What a linear's parts are called beside its weight: in checkpoint_views, and in no file.
+CODES, SCALES = "weight_codes", "weight_scale"
+
 
 class Linear:
     """residual + activation(norm(x) · Wᵀ + bias), x [T, in_features].
@@ -63,7 +66,9 @@ class Linear:
 
     def _row_views(self, name: str, start: int, num_rows: int) -> dict[str, torch.Tensor]:
         rows = slice(start, start + num_rows)
-        views = {f"{name}.weight": self.weight[rows], f"{name}.weight_scale": self.scales[rows]}
+        # Codes are stored as [out, in] even where unquantised weights are [in, out].
+        views = {f"{name}.weight": self.weight[rows], f"{name}.{CODES}": self.weight[rows]}
+        views[f"{name}.{SCALES}"] = self.scales[rows]
         if self.bias is not None:
             views[f"{name}.bias"] = self.bias[rows]
         return views

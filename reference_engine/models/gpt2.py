@@ -93,4 +93,4 @@ class GPT2(Decoder):
 
 def _transposed(views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """GPT-2's checkpoints hold their matrices as [in_features, out_features]."""
-    return {name: view.t() for name, view in views.items()}
+    return {name: view.t() if name.endswith(".weight") else view for name, view in views.items()}

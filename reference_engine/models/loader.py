@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.layers.linear import CODES, SCALES
 from llmbench.reference_engine.models.base import CausalLM
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids
 from llmbench.reference_engine.models.registry import FAMILIES
@@ -84,7 +85,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path], stored: StoredFormat | None) -> None:
     views = model.checkpoint_views()
-    missing = {name for name in views if not name.endswith(".weight_scale")}
+    missing = {name for name in views if not name.endswith((f".{CODES}", f".{SCALES}"))}
     unexpected: list[str] = []
     quantised: dict[str, dict[str, torch.Tensor]] = {}
     for file in files:
@@ -107,10 +108,10 @@ def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path], stored: 
     for linear, parts in quantised.items():
         assert stored is not None
         full_name = linear if f"{linear}.weight" in views else model.base_prefix + linear
-        if f"{full_name}.weight_scale" not in views:
+        if f"{full_name}.{SCALES}" not in views:
             unexpected += [f"{linear}.{part}" for part in parts]
             continue
-        for kind, tensor in zip(("weight", "weight_scale"), stored.unpack(linear, parts), strict=True):
+        for kind, tensor in zip((CODES, SCALES), stored.unpack(linear, parts), strict=True):
             view = views[f"{full_name}.{kind}"]
             _copy(view, tensor.to(view.dtype), linear, folder)
         missing.discard(f"{full_name}.weight")

@@ -17,6 +17,7 @@ from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.kernels.contract import ActivationName, NormWeights
 from llmbench.reference_engine.kernels.dispatch import CPU, DEFAULT_NUM_THREADS
 from llmbench.reference_engine.kernels.torch_kernels import TorchKernels, TorchLinear, normalise
+from llmbench.reference_engine.layers.linear import CODES, SCALES
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.loader import SINGLE_FILE, load_model, weight_files
 from llmbench.reference_engine.models.stored_weights import CONFIG_KEY, describe, pack_codes
@@ -84,23 +85,20 @@ def quantise_checkpoint(folder: Path, out: Path, windows: Sequence[Sequence[int]
     with torch.inference_mode():
         for window in windows:
             model(window_batch(window, runner))
-    tensors = {name: view for name, view in views.items() if not name.endswith(".weight_scale")}
+    tensors = {name: view for name, view in views.items() if not name.endswith((f".{CODES}", f".{SCALES}"))}
+    codes = {name.removesuffix(f".{CODES}"): view for name, view in views.items() if name.endswith(f".{CODES}")}
     with torch.inference_mode():
         for linear in kernels.linears:
-            for name, rows in _rows_by_name(linear.weight, views).items():
-                if not _OF_A_LAYER.search(name):
+            for name, rows in _rows_by_name(linear.weight, codes).items():
+                if not _OF_A_LAYER.search(f"{name}."):
                     continue
                 if linear.weight.shape[1] % GROUP_SIZE:
                     raise CheckpointError(
                         f"{name} has {linear.weight.shape[1]} inputs; int4 needs a multiple of {GROUP_SIZE}."
                     )
                 quantised = gptq(linear.weight[rows], linear.gram)
-                del tensors[name]
-                tensors |= pack_codes(name.removesuffix(".weight"), quantised)
-    if not any(name.endswith(".weight_packed") for name in tensors):
-        raise CheckpointError(
-            f"{folder} holds its layers' matrices as [in, out], as GPT-2 does; that is not supported."
-        )
+                del tensors[f"{name}.weight"]
+                tensors |= pack_codes(name, quantised)
     _write(folder, out, tensors)
 
 

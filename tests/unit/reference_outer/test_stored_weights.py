@@ -198,3 +198,31 @@ def copy_of(folder: Path, out: Path, tensors: dict[str, torch.Tensor]) -> Path:
 def edit_config(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_gpt2_is_calibrated_and_loaded_though_its_matrices_lie_the_other_way(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(3)
+    config = GPT2Config(
+        vocab_size=96, n_positions=64, n_embd=64, n_layer=2, n_head=2, initializer_range=0.2, eos_token_id=1
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    ids = torch.randint(2, 96, (6, 32), generator=torch.Generator().manual_seed(1)).tolist()
+    quantise_checkpoint(tmp_path / "gpt2", tmp_path / "int4", ids)
+    stored = load_file(tmp_path / "int4" / "model.safetensors")
+    assert sum(name.endswith(".weight_packed") for name in stored) == 2 * 4
+    before, after = (load_model(tmp_path / name, torch.float32).checkpoint_views() for name in ("gpt2", "int4"))
+    for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
+        name = f"transformer.h.1.{name}"
+        scales = after[f"{name}.weight_scale"].float().repeat_interleave(64, dim=1)
+        weight = before[f"{name}.weight"].t()
+        # Half a step of the codes, and what GPTQ moves a weight by to make up for others.
+        assert (after[f"{name}.weight_codes"].float() * scales - weight).norm() < 0.2 * weight.norm()
+    for kernels in ("torch", "auto"):
+        engine = Engine(EngineConfig(model_path=tmp_path / "int4", kernels=kernels, max_model_len=64))
+        engine.add_request("a", ids[0], SamplingParams(max_tokens=5, temperature=0, ignore_eos=True))
+        tokens = []
+        while engine.has_work():
+            tokens += [token for output in engine.step() for token in output.new_token_ids]
+        assert len(tokens) == 5
