@@ -5,7 +5,8 @@
 Measures the simulated engine again and again through the command line. Five valid runs give the noise floor. Then each
 run is gated against the valid one before it, which nothing tells apart (`alike`); and runs of an engine whose tokens
 come 5 % or whose first token comes 10 % later are gated against the newest valid plain run (`slower`). Every gate has
-`--noise` and `--confirm`. A gate that could not decide, as the run was invalid, is counted and measured again.
+`--noise` and `--confirm`; with `--turns` it has `--confirm-ab` instead, and no noise runs are made. A gate that could
+not decide, as the run was invalid, is counted and measured again.
 
 What is done is kept in FOLDER, so that `--seconds 280` measures a part and the next call goes on. The table says how
 many runs were valid, how many gates red, and what load the machine had; `--show` prints it and measures nothing.
@@ -36,6 +37,11 @@ prompts: {kind: text, path: prompts.txt, output_tokens: 16}
 traffic: {requests: 50, warmup_requests: 2, arrivals: {kind: poisson, rate: 30}}
 measure: {rounds: 6}
 """
+TURNS = """\
+engines:
+  - simulated: {label: base, settings: {ttft_ms: 20, itl_ms: 5}}
+  - simulated: {label: head, settings: {ttft_ms: 20, itl_ms: 5}}
+"""
 UNDECIDED = 5
 EXIT_CODES = {0: "passed", UNDECIDED: "invalid or undecided", 6: "red"}
 
@@ -43,12 +49,16 @@ EXIT_CODES = {0: "passed", UNDECIDED: "invalid or undecided", 6: "red"}
 class Session:
     """The runs and gates in `folder`; a line of gates.jsonl is written as soon as its gate has spoken."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, turns: bool) -> None:
         self.folder = folder
+        self.num_noise = 0 if turns else NUM_NOISE
+        self.turns = folder / "turns.yaml" if turns else None
         self.workload = folder / "workload.yaml"
         self.log = folder / "gates.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.workload.write_text(WORKLOAD)
+        if self.turns is not None:
+            self.turns.write_text(WORKLOAD.replace("engines: [simulated]\n", TURNS))
         (folder / "prompts.txt").write_text("".join(f"Tell me story {number} of the sea.\n" for number in range(50)))
 
     def plain(self) -> list[Path]:
@@ -69,8 +79,10 @@ class Session:
 
     def gate(self, kind: str, subject: Path, baseline: Path, ttft_ms: float = TTFT_MS, itl_ms: float = ITL_MS) -> None:
         load = os.getloadavg()[0]
-        noise = [part for path in self.plain()[:NUM_NOISE] for part in ("--noise", str(path))]
+        noise = [part for path in self.plain()[: self.num_noise] for part in ("--noise", str(path))]
         confirm = ["--confirm", str(self.workload), *engine(ttft_ms, itl_ms)]
+        if self.turns is not None:
+            confirm = ["--confirm-ab", str(self.turns), *engine(ttft_ms, itl_ms, "head")]
         command = [*LLMBENCH, "gate", str(subject), "--baseline", str(baseline), *noise, *confirm]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode in EXIT_CODES, done.stderr
@@ -94,13 +106,13 @@ def is_valid(path: Path) -> bool:
     return manifest["status"] == "complete" and not manifest["invalid"]
 
 
-def engine(ttft_ms: float, itl_ms: float) -> list[str]:
-    return ["--set", f"engines.simulated.settings={{ttft_ms: {ttft_ms:g}, itl_ms: {itl_ms:g}}}"]
+def engine(ttft_ms: float, itl_ms: float, label: str = "simulated") -> list[str]:
+    return ["--set", f"engines.{label}.settings={{ttft_ms: {ttft_ms:g}, itl_ms: {itl_ms:g}}}"]
 
 
 def steps(session: Session, num_alike: int, num_slower: int) -> Iterator[None]:
     """One measurement and its gate at a time; slower ones among the plain ones, so that both see the same machine."""
-    while len(session.plain()) <= NUM_NOISE:
+    while len(session.plain()) <= session.num_noise:
         session.measure("plain")
         yield
     while True:
@@ -142,9 +154,10 @@ def main() -> None:
     parser.add_argument("--alike", type=int, default=20, help="default 20")
     parser.add_argument("--slower", type=int, default=10, help="of each kind; default 10")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so long; default none")
+    parser.add_argument("--turns", action="store_true", help="suspects again with the baseline, turn by turn")
     parser.add_argument("--show", action="store_true", help="print the table alone")
     options = parser.parse_args()
-    session = Session(options.folder)
+    session = Session(options.folder, options.turns)
     if not options.show:
         begun = time.monotonic()
         for _ in steps(session, options.alike, options.slower):
