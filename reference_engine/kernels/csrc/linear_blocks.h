@@ -18,6 +18,13 @@ template <int R>
 constexpr int kBlockVectors = R == 1 ? 8 : R == 2 ? 4 : 2;
 #endif
 
+// Asks for NV vectors of weights that are due kAhead bytes later. Where several rows share the weights, a panel is read in
+// columns of a few vectors, and processors do not foresee that order.
+template <int NV, int kAhead>
+inline void prefetch_weights(const uint8_t* weights) {
+  for (int i = 0; i < NV * kLanes * 4; i += 64) __builtin_prefetch(weights + kAhead + i);
+}
+
 template <Format kFormat>
 constexpr int kZero = kFormat == Format::kInt8 ? 128 : 8;
 
@@ -32,6 +39,7 @@ inline void group_dots(const uint8_t* weights, const int8_t* inputs, int64_t str
   if constexpr (kFormat == Format::kInt8) {
 #pragma GCC unroll 4
     for (int k = 0; k < kGroup; k += 4, weights += kPanel * 4) {
+      prefetch_weights<NV, 2 * chunk_bytes(kFormat)>(weights);
       i32v w[NV];
       for (int v = 0; v < NV; ++v) w[v] = load<i32v>(weights + v * kLanes * 4);
       for (int r = 0; r < R; ++r) {
@@ -42,6 +50,7 @@ inline void group_dots(const uint8_t* weights, const int8_t* inputs, int64_t str
   } else {
 #pragma GCC unroll 2
     for (int k = 0; k < kGroup; k += 8, weights += kPanel * 4) {
+      prefetch_weights<NV, 2 * chunk_bytes(kFormat)>(weights);
       i32v low[NV], high[NV];
       for (int v = 0; v < NV; ++v) {
         const i32v both = load<i32v>(weights + v * kLanes * 4);
@@ -81,6 +90,7 @@ inline void group_dots_of_nibbles(const uint8_t* weights, const int8_t* inputs, 
     i32v pairs[R][NV] = {};
 #pragma GCC unroll 1
     for (int i = k; i < k + kFit; i += 8, weights += kPanel * 4) {
+      prefetch_weights<NV, 2 * chunk_bytes(Format::kInt4)>(weights);
       for (int first = 0; first < NV; first += kAtOnce) {
         i32v low[kAtOnce], high[kAtOnce];
         for (int v = 0; v < kAtOnce; ++v) {
@@ -162,6 +172,7 @@ inline void bf16_block(const LinearArgs& a, const uint8_t* panel, int column, in
     if (k % kInputsPerLine == 0) {
       for (int r = 0; r < R; ++r) __builtin_prefetch(inputs + (R + r) * width + k);  // as in integer_block
     }
+    prefetch_weights<NV, chunk_bytes(Format::kBfloat16)>(weights);
 #if defined(__AVX512BF16__)
     i32v w[NV];
     for (int v = 0; v < NV; ++v) w[v] = load<i32v>(weights + v * kLanes * 4);
