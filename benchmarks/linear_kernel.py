@@ -16,6 +16,7 @@ import torch
 
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels import dispatch
+from llmbench.reference_engine.kernels.contract import LinearParts
 
 FORMATS: dict[str, tuple[torch.dtype, QuantizationName | None]] = {
     "float32": (torch.float32, None),
@@ -39,7 +40,7 @@ def main() -> None:
     for instructions in arguments.instruction_sets or torch.ops.llmbench.instruction_sets().split(","):
         torch.ops.llmbench.set_instruction_set(instructions)
         for name, (dtype, quantization) in FORMATS.items():
-            linear = kernels.linear((torch.randn(shape) * 0.02).to(dtype), None, None, None, quantization)
+            linear = kernels.linear(LinearParts((torch.randn(shape) * 0.02).to(dtype), quantization=quantization))
             speeds = []
             for rows in ROWS:
                 x = torch.randn(rows, shape[1])

@@ -37,6 +37,25 @@ class HeadLayout(NamedTuple):
     k_norm: NormWeights | None = None
 
 
+class LinearParts(NamedTuple):
+    """What a linear kernel is made of: activation(norm(x) · weightᵀ + bias).
+
+    weight [out_features, in_features], quantised already or to be quantised as `quantization` says; for swiglu the
+    first half of its rows are the gates, the second the ups.
+    """
+
+    weight: torch.Tensor | QuantizedWeight
+    bias: torch.Tensor | None = None
+    norm: NormWeights | None = None
+    activation: ActivationName | None = None
+    quantization: QuantizationName | None = None
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight: for swiglu twice as many as the kernel's outputs."""
+        return (self.weight.codes if isinstance(self.weight, QuantizedWeight) else self.weight).shape[0]
+
+
 class LinearKernel(Protocol):
     @property
     def weight_bytes(self) -> int:
@@ -71,19 +90,9 @@ class Kernels(Protocol):
         """Of what lies between the kernels when weights and cache are `dtype`."""
         ...
 
-    def linear(
-        self,
-        weight: torch.Tensor | QuantizedWeight,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-        quantization: QuantizationName | None,
-    ) -> LinearKernel:
-        """weight [out_features, in_features], quantised here or already; for swiglu the first half of its rows are the
-        gates, the second the ups.
-
-        Weights in int8 and int4 are multiplied with inputs that are rounded to 8 bits per row and group; those in fp8
-        and int8-weight-only with the inputs as they are.
+    def linear(self, parts: LinearParts) -> LinearKernel:
+        """Weights in int8 and int4 are multiplied with inputs that are rounded to 8 bits per row and group; those in
+        fp8 and int8-weight-only with the inputs as they are.
         """
         ...
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import KernelsUnavailableError
 from llmbench.reference_engine.kernels.build import load_library
-from llmbench.reference_engine.kernels.contract import ActivationName, AttentionKernel, HeadLayout, NormWeights
+from llmbench.reference_engine.kernels.contract import AttentionKernel, HeadLayout, LinearParts, NormWeights
 from llmbench.reference_engine.kernels.packing import arrange_rows, pack
-from llmbench.reference_engine.quantization.group_wise import QuantizedWeight
 from llmbench.reference_engine.quantization.kv_formats import FP8
 from llmbench.reference_engine.step_batch import StepBatch
 
@@ -36,15 +34,8 @@ class CppKernels:
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float32
 
-    def linear(
-        self,
-        weight: torch.Tensor | QuantizedWeight,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-        quantization: QuantizationName | None,
-    ) -> CppLinear:
-        return CppLinear(weight, bias, norm, activation, quantization)
+    def linear(self, parts: LinearParts) -> CppLinear:
+        return CppLinear(parts)
 
     def embedding(self, table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         return torch.ops.llmbench.embedding.default(table, ids, residual)  # type: ignore[no-any-return]
@@ -57,23 +48,15 @@ class CppKernels:
 
 
 class CppLinear:
-    def __init__(
-        self,
-        weight: torch.Tensor | QuantizedWeight,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-        quantization: QuantizationName | None,
-    ) -> None:
-        is_swiglu = activation == "swiglu"
-        packed, weight_format = pack(weight, quantization, pairs=is_swiglu)
-        padded_bias = None if bias is None else arrange_rows(bias.float(), is_swiglu).flatten()
+    def __init__(self, parts: LinearParts) -> None:
+        is_swiglu = parts.activation == "swiglu"
+        packed, weight_format = pack(parts.weight, parts.quantization, pairs=is_swiglu)
+        bias = None if parts.bias is None else arrange_rows(parts.bias.float(), is_swiglu).flatten()
         self.packed = packed
         self._op = torch.ops.llmbench.linear.default
         # All but x and the residual, in the operator's order: looked up once and not in every step.
-        num_rows = (weight.codes if isinstance(weight, QuantizedWeight) else weight).shape[0]
-        out_features = num_rows // 2 if is_swiglu else num_rows
-        self._settings = (packed, weight_format, out_features, padded_bias, ACTIVATIONS[activation], *_norm(norm))
+        out_features = parts.out_features // 2 if is_swiglu else parts.out_features
+        self._settings = (packed, weight_format, out_features, bias, ACTIVATIONS[parts.activation], *_norm(parts.norm))
 
     @property
     def weight_bytes(self) -> int:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels import attention_torch
-from llmbench.reference_engine.kernels.contract import ActivationName, AttentionKernel, HeadLayout, NormWeights
+from llmbench.reference_engine.kernels.contract import (
+    ActivationName,
+    AttentionKernel,
+    HeadLayout,
+    LinearParts,
+    NormWeights,
+)
 from llmbench.reference_engine.layers.rotary import rotate
 from llmbench.reference_engine.quantization.group_wise import (
-    QuantizedWeight,
     as_quantized,
     dequantize,
     round_activations,
@@ -30,15 +34,8 @@ class TorchKernels:
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return dtype
 
-    def linear(
-        self,
-        weight: torch.Tensor | QuantizedWeight,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-        quantization: QuantizationName | None,
-    ) -> TorchLinear:
-        return TorchLinear(weight, bias, norm, activation, quantization)
+    def linear(self, parts: LinearParts) -> TorchLinear:
+        return TorchLinear(parts)
 
     def embedding(self, table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         return embedding(table, ids, residual)
@@ -53,15 +50,8 @@ class TorchKernels:
 class TorchLinear:
     """Quantisation is simulated: the numbers are those of the integers, the speed and the memory are not."""
 
-    def __init__(
-        self,
-        weight: torch.Tensor | QuantizedWeight,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-        quantization: QuantizationName | None,
-    ) -> None:
-        self.bias, self.norm, self.activation = bias, norm, activation
+    def __init__(self, parts: LinearParts) -> None:
+        weight, self.bias, self.norm, self.activation, quantization = parts
         quantized = as_quantized(weight, quantization)
         self.rounds_activations = quantized is not None and rounds_activations(quantized.scheme)
         if isinstance(weight, torch.Tensor):
@@ -69,7 +59,7 @@ class TorchLinear:
         else:
             self.weight = dequantize(weight, weight.codes.shape[1])
         if quantized is not None:
-            self.bias = None if bias is None else bias.float()
+            self.bias = None if self.bias is None else self.bias.float()
 
     @property
     def weight_bytes(self) -> int:

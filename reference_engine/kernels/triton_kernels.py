@@ -7,9 +7,8 @@ import os
 import torch
 import torch.nn.functional as F
 
-from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import KernelsUnavailableError
-from llmbench.reference_engine.kernels.contract import ActivationName, AttentionKernel, HeadLayout, NormWeights
+from llmbench.reference_engine.kernels.contract import AttentionKernel, HeadLayout, LinearParts
 from llmbench.reference_engine.kernels.torch_kernels import activate, embedding, normalise
 from llmbench.reference_engine.kernels.triton_lang.decode_attention import decode_attention
 from llmbench.reference_engine.kernels.triton_lang.prefill_attention import prefill_attention
@@ -17,7 +16,7 @@ from llmbench.reference_engine.kernels.triton_lang.quantized_linear import Packe
 from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
 from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
 from llmbench.reference_engine.kernels.triton_lang.swiglu import swiglu
-from llmbench.reference_engine.quantization.group_wise import QuantizedWeight, as_quantized, rounds_activations
+from llmbench.reference_engine.quantization.group_wise import as_quantized, rounds_activations
 from llmbench.reference_engine.step_batch import StepBatch
 
 
@@ -41,19 +40,13 @@ class TritonKernels:
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return dtype
 
-    def linear(
-        self,
-        weight: torch.Tensor | QuantizedWeight,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-        quantization: QuantizationName | None,
-    ) -> TritonLinear:
-        if quantization is not None and not rounds_activations(quantization):
+    def linear(self, parts: LinearParts) -> TritonLinear:
+        if parts.quantization is not None and not rounds_activations(parts.quantization):
             raise KernelsUnavailableError(
-                f"The Triton-language kernels have quantization int8 and int4, not {quantization}; use kernels = torch."
+                f"The Triton-language kernels have quantization int8 and int4, not {parts.quantization}; "
+                "use kernels = torch."
             )
-        return TritonLinear(weight, bias, norm, activation, quantization)
+        return TritonLinear(parts)
 
     def embedding(self, table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         return embedding(table, ids, residual)
@@ -66,15 +59,8 @@ class TritonKernels:
 
 
 class TritonLinear:
-    def __init__(
-        self,
-        weight: torch.Tensor | QuantizedWeight,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-        quantization: QuantizationName | None,
-    ) -> None:
-        self.bias, self.norm, self.activation = bias, norm, activation
+    def __init__(self, parts: LinearParts) -> None:
+        weight, self.bias, self.norm, self.activation, quantization = parts
         quantized = as_quantized(weight, quantization)
         self.weight: torch.Tensor | PackedWeight
         if quantized is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from llmbench.reference_engine.config import QuantizationName
-from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, LinearKernel
+from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, LinearKernel, LinearParts
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, QuantizedWeight
 
@@ -47,7 +47,7 @@ class Linear:
         if bool(self.scales.any()):
             assert quantization is not None
             weight = QuantizedWeight(self.weight.to(torch.int8), self.scales, quantization)
-        self.kernel = kernels.linear(weight, self.bias, norm, self.activation, quantization)
+        self.kernel = kernels.linear(LinearParts(weight, self.bias, norm, self.activation, quantization))
         del self.weight, self.scales
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:

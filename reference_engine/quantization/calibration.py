@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from llmbench.reference_engine.cache.kv_cache import KVCache
-from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
-from llmbench.reference_engine.kernels.contract import ActivationName, NormWeights
+from llmbench.reference_engine.kernels.contract import LinearParts
 from llmbench.reference_engine.kernels.dispatch import CPU, DEFAULT_NUM_THREADS
 from llmbench.reference_engine.kernels.torch_kernels import TorchKernels, TorchLinear, normalise
 from llmbench.reference_engine.layers.linear import CODES, SCALES
@@ -35,15 +34,10 @@ _OF_A_LAYER = re.compile(r"\.\d+\.")
 class MeasuredLinear(TorchLinear):
     """Adds up x xᵀ of its inputs, rounded to 8 bits as they will be."""
 
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-    ) -> None:
-        super().__init__(weight, bias, norm, activation, None)
-        self.gram = torch.zeros(weight.shape[1], weight.shape[1])
+    def __init__(self, parts: LinearParts) -> None:
+        super().__init__(parts._replace(quantization=None))
+        num_inputs = self.weight.shape[1]
+        self.gram = torch.zeros(num_inputs, num_inputs)
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         y = round_activations((x if self.norm is None else normalise(x, self.norm)).float())
@@ -56,17 +50,10 @@ class MeasuringKernels(TorchKernels):
         super().__init__(num_threads, CPU)
         self.linears: list[MeasuredLinear] = []
 
-    def linear(
-        self,
-        weight: torch.Tensor | QuantizedWeight,
-        bias: torch.Tensor | None,
-        norm: NormWeights | None,
-        activation: ActivationName | None,
-        quantization: QuantizationName | None,
-    ) -> TorchLinear:
-        if isinstance(weight, QuantizedWeight):
+    def linear(self, parts: LinearParts) -> TorchLinear:
+        if isinstance(parts.weight, QuantizedWeight):
             raise CheckpointError("The checkpoint is quantised already; the model it was made from is needed.")
-        self.linears.append(MeasuredLinear(weight, bias, norm, activation))
+        self.linears.append(MeasuredLinear(parts))
         return self.linears[-1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, NormWeights
+from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, LinearParts, NormWeights
 
 QUANTIZED = ["int8", "int4", "fp8", "int8-weight-only"]
 FORMATS = ["float32", "bfloat16", *QUANTIZED]
@@ -34,7 +34,7 @@ def make_linear(
     }
     quantization = weight_format if weight_format in QUANTIZED else None
     biases = torch.randn(num_rows, generator=generator).to(dtype) if bias else None
-    return kernels.linear(weight, biases, norms[norm], activation, quantization)  # type: ignore[arg-type]
+    return kernels.linear(LinearParts(weight, biases, norms[norm], activation, quantization))  # type: ignore[arg-type]
 
 
 def inputs(num_rows: int, in_features: int) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_no_rows_give_no_rows(cpp: Kernels) -> None:
 def test_zero_inputs_and_zero_weights_stay_zero(cpp: Kernels) -> None:
     for weight_format in QUANTIZED:
         assert (make_linear(cpp, weight_format, 64, 10)(torch.zeros(2, 64)) == 0).all()
-        silent = cpp.linear(torch.zeros(10, 64), None, None, None, weight_format)  # type: ignore[arg-type]
+        silent = cpp.linear(LinearParts(torch.zeros(10, 64), quantization=weight_format))  # type: ignore[arg-type]
         assert (silent(inputs(2, 64)) == 0).all()
 
 
