@@ -113,20 +113,23 @@ class Connection:
         self._listener, self._reader = listener, listener.reader
         self._try_next_address(None)
 
-    def take(self, listener: Listener) -> bool:
-        """Whether this idle connection is still good for a request by `listener`; if not, it is closed."""
+    def is_good(self) -> bool:
+        """Whether this idle connection can still take a request; if not, it is closed."""
         if self._socket is None:
             return False
         try:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
-            self._listener, self._reader = listener, listener.reader
             return True
         except OSError:
             pass
         # A byte or an end of stream is there: what the server said last is that it has finished with us.
         self.close()
         return False
+
+    def take(self, listener: Listener) -> None:
+        """Serve `listener` from now on; the connection is open and idle."""
+        self._listener, self._reader = listener, listener.reader
 
     def release(self) -> None:
         """Idle from now on."""

@@ -18,6 +18,7 @@ class Exchange:
     """Fills `timeline` and calls `on_done` once. A connection that is still good is given to `keep` before that."""
 
     __slots__ = (
+        "_connect",
         "_connection",
         "_deadline",
         "_endpoint",
@@ -33,44 +34,51 @@ class Exchange:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        endpoint: Endpoint,
         payload: bytes,
         timeline: Timeline,
         timeouts: TimeoutSpec,
         packet_clock: PacketClock | None,
         on_done: Callable[[], None],
+        connect: Callable[[Endpoint], Connection],
         keep: Callable[[Connection, Endpoint], None],
     ) -> None:
         self.timeline = timeline
         self._payload = payload
         self._on_done: Callable[[], None] | None = on_done
+        self._connect = connect
         self._keep = keep
         self._connection: Connection | None = None
         self._packet_clock = packet_clock
         self.reader = ResponseReader(timeline) if packet_clock is None else RawReader(timeline)
-        self._endpoint: Endpoint | None = None
+        self._endpoint = endpoint
         self._obstacle: Failure | None = None
         self._deadline = Deadline(loop, timeline, timeouts, self._last_body_ns, self.broken)
 
-    def prepare(self, connection: Connection, endpoint: Endpoint) -> None:
-        """Be ready to go on `connection`, which is yet to be made or has been taken from the idle ones."""
-        self._connection = connection
-        self._endpoint = endpoint
-        self.reader.several_segments = connection.several_segments
+    def prepare(self, way: Connection | Failure | None) -> None:
+        """Be ready to go on an idle connection that was kept for this, on one that `connect` will give, or to fail."""
+        if isinstance(way, Failure):
+            self._obstacle = way
+            return
+        self._connection = way
+        self._deadline.hold()
         self._deadline.arm()
-
-    def prepare_failure(self, failure: Failure) -> None:
-        """Be ready to fail: there is no way to the server."""
-        self._obstacle = failure
 
     def go(self) -> None:
         if self._obstacle is not None:
             self.broken(self._obstacle)
             return
-        assert self._connection is not None
-        if self._connection.is_open:
-            self.connected(perf_counter_ns())
+        connection = self._connection
+        if connection is None or not connection.is_open:  # the server may have closed it while it waited
+            connection = self._connection = self._connect(self._endpoint)
+        self.reader.several_segments = connection.several_segments
+        now_ns = perf_counter_ns()
+        self._deadline.begin(now_ns)
+        if connection.is_open:
+            connection.take(self)
+            self.connected(now_ns)
         else:
-            self._connection.open(self)
+            connection.open(self)
 
     def cancel(self, reason: str) -> None:
         """Give up."""
@@ -107,7 +115,7 @@ class Exchange:
         if connection is not None and connection.flow is not None and isinstance(self.reader, RawReader):
             assert self._packet_clock is not None
             self._packet_clock.finish(connection.flow, self.reader)
-        if connection is not None and self._endpoint is not None:
+        if connection is not None:
             if is_reusable and not connection.is_sending:
                 connection.release()
                 self._keep(connection, self._endpoint)

@@ -23,8 +23,9 @@ class HttpTransport:
     """Sends requests to `endpoints`, whose names are resolved here, before any clock starts.
 
     Nothing is ever sent twice: a connection that the server has closed is noticed before it is used again, and one that
-    breaks after that fails its request. With `wall_offset`, plain TCP connections carry the kernel's receive stamps;
-    with `packet_clock`, those of every segment. Raises ConfigError for authorities that cannot be read.
+    breaks after that fails its request. With `wall_offset`, plain TCP connections carry the kernel's receive stamps,
+    and `before_read` is called before each of their reads; with `packet_clock`, they carry those of every segment.
+    Raises ConfigError for authorities that cannot be read.
     """
 
     def __init__(
@@ -34,12 +35,13 @@ class HttpTransport:
         timeouts: TimeoutSpec,
         wall_offset: WallOffset | None,
         packet_clock: PacketClock | None = None,
+        before_read: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
         self._timeouts = timeouts
         self._wall_offset = wall_offset
         self._packet_clock = packet_clock
-        self._poller = create_read_poller(loop, may_rest=wall_offset is not None)
+        self._poller = create_read_poller(loop, wall_offset is not None, before_read)
         self._tls_contexts: dict[Endpoint, ssl.SSLContext] = {}
         self._addresses: dict[Endpoint, list[Address] | Failure] = {}
         self._idle: dict[Endpoint, list[Connection]] = {}
@@ -55,18 +57,10 @@ class HttpTransport:
         complete."""
         endpoint = request.endpoint
         clock = self._packet_clock if endpoint.is_plain_tcp else None
-        exchange = Exchange(self._loop, request.payload, timeline, self._timeouts, clock, on_done, self._keep)
+        pool = (self._connection, self._keep)
+        exchange = Exchange(self._loop, endpoint, request.payload, timeline, self._timeouts, clock, on_done, *pool)
         addresses = self._addresses[endpoint]
-        if isinstance(addresses, Failure):
-            exchange.prepare_failure(addresses)
-            return exchange
-        idle = self._idle[endpoint]
-        while idle:
-            connection = idle.pop()
-            if connection.take(exchange):
-                exchange.prepare(connection, endpoint)
-                return exchange
-        exchange.prepare(self._connection(endpoint, addresses), endpoint)
+        exchange.prepare(addresses if isinstance(addresses, Failure) else self._idle_connection(endpoint))
         return exchange
 
     def close(self) -> None:
@@ -76,7 +70,22 @@ class HttpTransport:
                 idle.pop().close()
         self._poller.close()
 
-    def _connection(self, endpoint: Endpoint, addresses: list[Address]) -> Connection:
+    def _idle_connection(self, endpoint: Endpoint) -> Connection | None:
+        idle = self._idle[endpoint]
+        while idle:
+            connection = idle.pop()
+            if connection.is_good():
+                return connection
+        return None
+
+    def _connection(self, endpoint: Endpoint) -> Connection:
+        """One that is idle, or one that has yet to be opened."""
+        connection = self._idle_connection(endpoint)
+        if connection is not None:
+            return connection
+        addresses = self._addresses[endpoint]
+        assert not isinstance(addresses, Failure)
+
         def forget(connection: Connection) -> None:
             if connection in self._idle[endpoint]:
                 self._idle[endpoint].remove(connection)

@@ -27,7 +27,7 @@ class LagProbe:
 
     def _ring(self) -> None:
         now_ns = perf_counter_ns()
-        self.lags.add(now_ns - self._due_ns)
+        self.lags.add_one(now_ns - self._due_ns)
         self._on_sample()
         # From now, not from when it was due: after a long stall one sample tells of it, and no burst of them follows.
         self._due_ns = now_ns + INTERVAL_NS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from llmbench.results.manifest import LagManifest
 
 # 8 MiB, and every p99 rests on 5,000 samples above it.
 MAX_KEPT = 1 << 20
+MAX_PENDING = 1 << 12
 
 
 class LagSamples:
@@ -26,9 +28,22 @@ class LagSamples:
         self._num_seen = 0
         self._max_ns = 0
         self._stride = 1
+        # Taken in by the thousand: numpy takes microseconds for a single one.
+        self._pending = array("q")
 
-    def add(self, lags_ns: npt.ArrayLike) -> None:
-        lags = np.asarray(lags_ns, dtype=np.int64).ravel()
+    def add(self, lags_ns: Iterable[int]) -> None:
+        self._pending.extend(lags_ns)
+        if len(self._pending) >= MAX_PENDING:
+            self._settle()
+
+    def add_one(self, lag_ns: int) -> None:
+        self._pending.append(lag_ns)
+        if len(self._pending) >= MAX_PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        lags = np.array(self._pending, np.int64)
+        del self._pending[:]
         if not lags.size:
             return
         self._max_ns = int(lags.max()) if self._num_seen == 0 else max(self._max_ns, int(lags.max()))
@@ -42,6 +57,8 @@ class LagSamples:
     def merged(cls, parts: Sequence[LagSamples], max_kept: int = MAX_KEPT) -> LagSamples:
         """All of `parts` as if one had seen them, each delay with the same weight."""
         merged = cls(max_kept)
+        for part in parts:
+            part._settle()
         seen = [part for part in parts if part._num_seen]
         if not seen:
             return merged
@@ -55,6 +72,7 @@ class LagSamples:
 
     def manifest(self) -> LagManifest:
         """p50, p99 and the largest; None where nothing was added."""
+        self._settle()
         if not self._num_seen:
             return LagManifest(n=0, p50_ns=None, p99_ns=None, max_ns=None)
         p50, p99 = np.quantile(np.concatenate(self._kept), (0.5, 0.99), method="inverted_cdf")

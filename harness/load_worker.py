@@ -21,6 +21,7 @@ from llmbench.harness.encoded_load import EncodedLoad
 from llmbench.harness.errors import HarnessError
 from llmbench.harness.load_orders import Assignment, Go, Halt, Ready
 from llmbench.harness.loadgen import run_load
+from llmbench.harness.outbox import Outbox
 from llmbench.harness.own_stdout import own_stdout
 from llmbench.harness.recorder import Answered
 from llmbench.harness.stop_flag import StopFlag
@@ -28,11 +29,9 @@ from llmbench.harness.stop_flag import StopFlag
 
 def main() -> None:
     orders: queue.SimpleQueue[Assignment | Go | None] = queue.SimpleQueue()
-    replies: queue.SimpleQueue[object] = queue.SimpleQueue()
     stop = StopFlag()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, orders, stop), daemon=True).start()
-    speaker = threading.Thread(target=_speak, args=(own_stdout(), replies))
-    speaker.start()
+    replies = Outbox(own_stdout())
     try:
         _work(orders, replies, stop)
         code = 0
@@ -42,16 +41,13 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         code = 1
-    replies.put(None)
-    speaker.join()
+    replies.close()
     sys.stderr.flush()
     # Not sys.exit: the thread that listens holds stdin's lock for as long as the harness keeps the pipe open.
     os._exit(code)
 
 
-def _work(
-    orders: queue.SimpleQueue[Assignment | Go | None], replies: queue.SimpleQueue[object], stop: StopFlag
-) -> None:
+def _work(orders: queue.SimpleQueue[Assignment | Go | None], replies: Outbox, stop: StopFlag) -> None:
     while (assignment := orders.get()) is not None:
         assert isinstance(assignment, Assignment)
         adapter = registry.get(*assignment.adapter)
@@ -86,13 +82,6 @@ def _listen(pipe: IO[bytes], orders: queue.SimpleQueue[Assignment | Go | None], 
     # The harness is gone, or has no more to do.
     stop.set()
     orders.put(None)
-
-
-def _speak(pipe: IO[bytes], replies: queue.SimpleQueue[object]) -> None:
-    with contextlib.suppress(BrokenPipeError), pipe:
-        while (reply := replies.get()) is not None:
-            pickle.dump(reply, pipe, protocol=pickle.HIGHEST_PROTOCOL)
-            pipe.flush()
 
 
 if __name__ == "__main__":

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import heapq
 import sys
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from operator import sub
 from time import perf_counter_ns
 from typing import Any, Literal, NamedTuple, cast
-
-import numpy as np
 
 from llmbench.engines.wire import Endpoint, Timeline
 from llmbench.harness.agenda import Agenda, Due, Outgoing
@@ -44,7 +43,11 @@ LEAD_NS = 5_000_000
 # How early requests are made ready: half of it passes from the kernel's timer to Python code, the rest is the work.
 AHEAD_NS = 120_000
 # What making one ready takes: one that is due sooner is sent before another is made ready.
-PREPARE_NS = 40_000
+PREPARE_NS = 60_000
+# On a schedule that nothing bounds, so many are kept ready, of those due within so long: after a stall, what has become
+# due leaves one right after the other, and how closely requests can follow each other is up to the kernel alone.
+MAX_READY = 32
+READY_AHEAD_NS = 50_000_000
 # Requests that are due one right after the other leave in one go, and nothing is read meanwhile; for this long at most.
 MAX_GO_NS = 500_000
 # The ring holds seconds of segments; emptying it costs the less the more it holds.
@@ -137,6 +140,10 @@ class _Load:
         self._on_done = on_done
         self._requests, self._concurrency = requests, concurrency
         self._conversations, self._retries = conversations, retries
+        # In the order in which they are due, by due time and order of coming.
+        self._ready: list[tuple[int, int, Ready]] = []
+        self._num_prepared = 0
+        self._ahead_ns = READY_AHEAD_NS if concurrency is None else AHEAD_NS
         self._in_flight: set[Ready] = set()
         self._send_lags = LagSamples()
         self._client_lags = LagSamples()
@@ -150,7 +157,7 @@ class _Load:
         self._wall_offset = WallOffset() if clock != "user" and endpoints and sys.platform == "linux" else None
         self._packet_clock = _packet_clock(endpoints, self._wall_offset) if clock == "packet" else None
         self._num_samples = 0
-        self._transport = Transports(loop, wires, timeouts, self._wall_offset, self._packet_clock)
+        self._transport = Transports(loop, wires, timeouts, self._wall_offset, self._packet_clock, self._send_first)
         self._alarm = create_alarm(loop, self._fill)
         self._probe = LagProbe(loop, self._on_sample)
         loop.set_exception_handler(self._on_exception)
@@ -160,13 +167,15 @@ class _Load:
         self._agenda = Agenda(self._requests, self._concurrency, start_ns)
         cpu_start_s = time.process_time()
         if self._agenda:
-            self._alarm.set(start_ns - AHEAD_NS)
+            self._alarm.set(start_ns - self._ahead_ns)
             self._loop.run_until_complete(self._finished)
         end_ns = perf_counter_ns()
         return LoadReport(
             start_ns=start_ns,
             end_ns=max(end_ns, start_ns),
-            num_unsent=len(self._agenda) + (0 if self._conversations is None else self._conversations.num_to_come),
+            num_unsent=len(self._agenda)
+            + len(self._ready)
+            + (0 if self._conversations is None else self._conversations.num_to_come),
             instrument=InstrumentManifest(
                 event_loop=loop_name,
                 scheduling=scheduling,
@@ -198,44 +207,66 @@ class _Load:
             self._packet_clock.close()
 
     def _fill(self) -> None:
-        """Send everything that is due and has a slot, or soon is, and wake up for the next."""
+        """Send everything that is due and has a slot, make ready what soon is, and wake up for the next."""
         if self._is_filling:  # a request that fails at once frees its slot from within
             return
         self._is_filling = True
-        prepared: deque[tuple[int, Ready]] = deque()
+        ready = self._ready
         try:
             until_ns = perf_counter_ns() + MAX_GO_NS
-            while True:
-                now_ns = perf_counter_ns()
-                due = None
-                if not prepared or now_ns < prepared[0][0] - PREPARE_NS:
-                    due = self._due_soon(now_ns, until_ns)
-                if due is not None:
-                    prepared.append((due.due_ns, self._prepare(due)))
-                elif prepared:
-                    due_ns, ready = prepared.popleft()
-                    wait_until(due_ns)
-                    ready.go()
+            while not self._finished.done() and (now_ns := perf_counter_ns()) < until_ns:
+                first_ns = ready[0][0] if ready else None
+                if self._may_prepare(now_ns, first_ns):
+                    self._prepare(now_ns)
+                elif first_ns is not None and first_ns <= now_ns + AHEAD_NS:
+                    _, _, request = heapq.heappop(ready)
+                    self._in_flight.add(request)
+                    wait_until(first_ns)
+                    request.go()
                 else:
                     break
         finally:
             self._is_filling = False
-        wake_ns = self._agenda.wake_ns()
-        if wake_ns is not None and not self._finished.done():
-            self._alarm.set(wake_ns - AHEAD_NS)
+        self._set_alarm()
         self._end_if_done()
 
-    def _due_soon(self, now_ns: int, until_ns: int) -> Due | None:
-        """The next request, if it is due within AHEAD_NS; none once the load has ended or `until_ns` has passed."""
-        return self._agenda.take(now_ns + AHEAD_NS) if now_ns < until_ns and not self._finished.done() else None
+    def _send_first(self) -> None:
+        """Send what is due, or soon is, before time is spent on answers: these have their stamps from the kernel."""
+        if self._ready and self._ready[0][0] <= perf_counter_ns() + AHEAD_NS:
+            self._fill()
 
-    def _prepare(self, due: Due) -> Ready:
+    def _may_prepare(self, now_ns: int, first_ns: int | None) -> bool:
+        """Whether the agenda's next is to be made ready now; `first_ns` is when the first that is ready is due."""
+        next_ns = self._agenda.wake_ns()
+        if next_ns is None or next_ns > now_ns + self._ahead_ns:
+            return False
+        if first_ns is None or next_ns < first_ns:
+            return True
+        return now_ns < first_ns - PREPARE_NS and len(self._ready) < MAX_READY
+
+    def _set_alarm(self) -> None:
+        if self._finished.done():
+            return
+        wake_ns = self._ready[0][0] - AHEAD_NS if self._ready else None
+        next_ns = self._agenda.wake_ns()
+        if next_ns is not None and len(self._ready) < MAX_READY:
+            prepare_ns = next_ns - self._ahead_ns
+            wake_ns = prepare_ns if wake_ns is None else min(wake_ns, prepare_ns)
+        if wake_ns is not None:
+            self._alarm.set(wake_ns)
+
+    def _prepare(self, now_ns: int) -> None:
+        due = self._agenda.take(now_ns + self._ahead_ns)
+        assert due is not None
         timeline = Timeline(due.due_ns)
         if self._retries is not None:
             self._retries.begin(due.request_id, timeline)
 
         def done() -> None:
-            self._in_flight.discard(ready)
+            if request not in self._in_flight:  # given up before it was sent
+                return
+            self._in_flight.discard(request)
+            self._send_first()
             self._account(timeline)
             again = self._next_attempt(due, timeline)
             self._on_done(due.request_id, timeline)
@@ -244,9 +275,9 @@ class _Load:
             self._fill()
             self._end_if_done()
 
-        ready = self._transport.prepare(due.wire, timeline, done)
-        self._in_flight.add(ready)
-        return ready
+        request = self._transport.prepare(due.wire, timeline, done)
+        heapq.heappush(self._ready, (due.due_ns, self._num_prepared, request))
+        self._num_prepared += 1
 
     def _next_attempt(self, due: Due, timeline: Timeline) -> FollowUp | None:
         if self._retries is None or self._finished.done():
@@ -264,18 +295,15 @@ class _Load:
 
     def _account(self, timeline: Timeline) -> None:
         if timeline.sent_ns is not None:
-            self._send_lags.add(timeline.sent_ns - timeline.due_ns)
+            self._send_lags.add_one(timeline.sent_ns - timeline.due_ns)
         self._num_chunks += len(timeline.chunk_ns)
         self._num_coalesced += sum(timeline.coalesced)
-        if not timeline.arrival_ns:  # a transport without a second clock
-            return
-        with contextlib.suppress(TypeError):  # a clock that was doubted left a None; the others make the sample
-            # Through array: numpy takes ten times as long to find out that a list holds nothing but integers.
-            read_ns, arrival_ns = array("q", timeline.chunk_ns), array("q", cast("list[int]", timeline.arrival_ns))
-            self._client_lags.add(np.frombuffer(read_ns, np.int64) - np.frombuffer(arrival_ns, np.int64))
+        # Empty of a transport without a second clock; one that was doubted left a None, and the others make the sample.
+        with contextlib.suppress(TypeError):
+            self._client_lags.add(array("q", map(sub, timeline.chunk_ns, cast("list[int]", timeline.arrival_ns))))
 
     def _end_if_done(self) -> None:
-        if not self._agenda and not self._in_flight and not self._is_filling:
+        if not self._agenda and not self._ready and not self._in_flight and not self._is_filling:
             self._end(None)
 
     def _end(self, error: BaseException | None) -> None:
@@ -283,8 +311,7 @@ class _Load:
             return
         if error is None:
             self._finished.set_result(None)
-            for request in list(self._in_flight):
-                request.cancel("The run was stopped before the answer was complete.")
+            self._cancel("The run was stopped before the answer was complete.")
         else:
             self._finished.set_exception(error)
             self._abandon()
@@ -292,8 +319,12 @@ class _Load:
     def _abandon(self) -> None:
         """Close what is in flight and tell nobody: whoever would be told has failed, or an exception is on its way."""
         self._on_done = lambda request_id, timeline: None
-        for request in list(self._in_flight):
-            request.cancel("The run was abandoned.")
+        self._cancel("The run was abandoned.")
+
+    def _cancel(self, reason: str) -> None:
+        """Give up what is in flight, which is told, and what is ready, which is not: nobody has sent it."""
+        for request in [*self._in_flight, *(request for _, _, request in self._ready)]:
+            request.cancel(reason)
 
     def _on_sample(self) -> None:
         if self._wall_offset is not None:

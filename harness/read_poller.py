@@ -46,10 +46,13 @@ class ReadPoller(Protocol):
     def close(self) -> None: ...
 
 
-def create_read_poller(loop: asyncio.AbstractEventLoop, may_rest: bool) -> ReadPoller:
-    """`may_rest` where it does no harm to read late, because something else stamps the chunks."""
+def create_read_poller(
+    loop: asyncio.AbstractEventLoop, may_rest: bool, before_read: Callable[[], None] | None = None
+) -> ReadPoller:
+    """`may_rest` where it does no harm to read late, because something else stamps the chunks; then `before_read` is
+    called before each read, and may take its time."""
     if may_rest and sys.platform == "linux":
-        return RestingPoller(loop)
+        return RestingPoller(loop, before_read)
     return LoopPoller(loop)
 
 
@@ -82,8 +85,9 @@ class RestingPoller:
     and the kernel is spared to ask every socket a second time whether it has been emptied.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, before_read: Callable[[], None] | None = None) -> None:
         self._loop = loop
+        self._before_read = before_read
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._alarm = create_alarm(loop, self._serve)
@@ -115,13 +119,15 @@ class RestingPoller:
         self._epoll.close()
 
     def _serve(self) -> None:
-        callbacks = self._callbacks
+        callbacks, before_read = self._callbacks, self._before_read
         ready = self._epoll.poll(0)
         try:
             for fd, events in ready:
                 # Gone if an earlier one of them closed it; if its number was given anew, a read finds nothing.
                 callback = callbacks.get(fd)
                 if callback is not None:
+                    if before_read is not None:
+                        before_read()
                     callback()
                     if events != select.EPOLLIN:  # the end of the stream stands behind what was read
                         self.again(fd)

@@ -1,8 +1,8 @@
 """The process that decodes answers and stores them while the run goes, and the harness's handle on it.
 
 Why a process: decoding, journalling and drawing the progress bar would share the interpreter lock with the event loop
-that stamps tokens. What the event loop pays per request is one queue put; a thread pickles the stamps and raw bytes
-(about 0.1 ms for 250 reads) into a pipe. Why not after the run: when the harness is killed, everything handed over is
+that stamps tokens. What the event loop pays per request is to pickle its stamps and raw bytes (about 0.1 ms for 250
+reads); a thread writes them into a pipe. Why not after the run: when the harness is killed, everything handed over is
 still stored, because the pipe and this process outlive it.
 """
 
@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from llmbench.engines.wire import Timeline
 from llmbench.harness.errors import HarnessError
+from llmbench.harness.outbox import Outbox
 from llmbench.harness.plan import Trial
 from llmbench.harness.validity import Finding
 from llmbench.results.manifest import FinalStatus, Manifest
@@ -120,9 +121,7 @@ class Recorder:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._replies: IO[bytes] = self._process.stdout
-        self._messages: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._feeder = threading.Thread(target=self._feed, args=(self._process.stdin,), daemon=True)
-        self._feeder.start()
+        self._outbox = Outbox(self._process.stdin)
         self.send(opening)
         try:
             self.log_paths: Mapping[str, Path] = self._reply()
@@ -131,7 +130,7 @@ class Recorder:
             raise
 
     def send(self, message: object) -> None:
-        self._messages.put(message)
+        self._outbox.put(message)
 
     def recall(self) -> Sequence[RequestRecord]:
         """The measured requests of the last trial, once all that was sent before is stored."""
@@ -148,25 +147,17 @@ class Recorder:
         """The verdict, once the run directory is finished. Raises HarnessError when it could not be."""
         self.send(closing)
         verdict: Verdict = self._reply()
-        self._messages.put(None)
-        self._feeder.join()
+        self._outbox.close()
         self._process.wait()
         self._replies.close()
         return verdict
 
     def abandon(self) -> None:
         """Let the recorder store what it has been given, and leave the run directory unfinished."""
-        self._messages.put(None)
-        self._feeder.join(timeout=10)
+        self._outbox.close(timeout_s=10)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=10)
         self._replies.close()
-
-    def _feed(self, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(BrokenPipeError), pipe:
-            while (message := self._messages.get()) is not None:
-                pickle.dump(message, pipe, protocol=pickle.HIGHEST_PROTOCOL)
-                pipe.flush()
 
     def _reply(self) -> Any:
         try:

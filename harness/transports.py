@@ -34,7 +34,7 @@ class Ready(UnderWay, Protocol):
 class Transports:
     """What `wires` need, connected to the endpoints they name. Raises MissingExtraError for one without its package.
 
-    `wall_offset` and `packet_clock` are for the sockets that llmbench reads itself: those of HTTP.
+    `wall_offset`, `packet_clock` and `before_read` are for the sockets that llmbench reads itself: those of HTTP.
     """
 
     def __init__(
@@ -44,11 +44,12 @@ class Transports:
         timeouts: TimeoutSpec,
         wall_offset: WallOffset | None,
         packet_clock: PacketClock | None,
+        before_read: Callable[[], None] | None = None,
     ) -> None:
         endpoints: dict[str, set[Endpoint]] = {name: set() for name in get_args(Transport)}
         for wire in wires:
             endpoints[wire.transport].add(wire.endpoint)
-        self._http = HttpTransport(loop, endpoints["http"], timeouts, wall_offset, packet_clock)
+        self._http = HttpTransport(loop, endpoints["http"], timeouts, wall_offset, packet_clock, before_read)
         self._grpc = None
         if endpoints["grpc"]:
             try:

@@ -255,3 +255,22 @@ def test_turns_not_reached_when_stopped_are_unsent(serve: Any) -> None:
     assert list(done) == ["0", "0b"], "the user of the first slot is still thinking"
     assert done["0b"].due_ns == done["0"].end_ns
     assert report.num_unsent == 3
+
+
+def test_a_connection_closed_while_a_request_waits_on_it_is_replaced(serve: Any, load: Any) -> None:
+    # Requests are made ready, with a connection, up to 50 ms before they are due; this server hangs up after 10.
+    def hang_up(peer: Any) -> None:
+        peer.request()
+        peer.answer(b"data: x\n\n")
+        peer.wait(0.01)
+
+    server = serve(hang_up)
+    _, done = load(server.endpoint, [0.0, 0.03, 0.06, 0.09])
+    assert [timeline.failure for timeline in done.values()] == [None] * 4
+    assert server.num_connections == 4
+
+
+def test_what_was_ready_when_the_load_was_stopped_was_never_sent(serve: Any, load: Any) -> None:
+    stop = StopFlag()
+    report, done = load(serve(answer_all).endpoint, [0.0, 0.03, 0.04], stop=stop, on_done=lambda *_: stop.set())
+    assert (list(done), report.num_unsent) == (["0"], 2)
