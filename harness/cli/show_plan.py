@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from llmbench.harness.assemble import Assembly
 from llmbench.harness.plan import PlannedRequest, Trial
+from llmbench.workloads.spec import MeasureSpec
 
 NUM_BINS = 8
 BAR_WIDTH = 40
@@ -26,6 +27,8 @@ def show_plan(assembly: Assembly, console: Console) -> None:
     console.print(_trials_table(plan.trials))
     num_warmup = sum(len(trial.warmup) for trial in plan.trials)
     console.print(f"{plan.num_requests} requests measured, {num_warmup} more to warm up")
+    for sentence in _rules(spec.measure):
+        console.print(sentence)
     # Every engine is asked the same, so the first engine's trials stand for all.
     label = plan.trials[0].engine.label
     requests = [request for trial in plan.trials if trial.engine.label == label for request in trial.requests]
@@ -40,6 +43,18 @@ def show_plan(assembly: Assembly, console: Console) -> None:
         console.print(f"  {request.request_id}  {_excerpt(request)}", overflow="ellipsis", no_wrap=True)
     console.print(f"\nexpected time: {expected_time(plan.trials)}")
     console.print("dry run: nothing was sent, no engine was started")
+
+
+def _rules(measure: MeasureSpec) -> Iterator[str]:
+    """What of the plan is left out of the figures, and what is sent again; nothing where neither is asked for."""
+    if measure.warmup or measure.cooldown:
+        yield f"left out of the figures: warm-up {measure.warmup or 'none'}, cool-down {measure.cooldown or 'none'}"
+    if (retries := measure.retries) is not None:
+        kinds = ", ".join(kind.replace("_", " ") for kind in retries.on)
+        yield (
+            f"sent again after {kinds}: up to {retries.attempts} attempts, {retries.backoff} wait from "
+            f"{retries.wait_s:g} to {retries.max_wait_s:g} s"
+        )
 
 
 def expected_time(trials: Sequence[Trial]) -> str:

@@ -190,3 +190,11 @@ def serve_late() -> Any:
         )
         threads[0].join()
         return attempts[0], attempts[-1]
+
+
+def test_a_dry_run_says_what_would_be_sent_again_and_left_out(workplace: Any, shy: Any) -> None:
+    workload = asks(workplace, shy(0))
+    done = workplace.run("run", workload, "--dry-run", "--set", "measure.warmup=1 requests")
+    assert "sent again after connect, connect timeout, rate limited, http status: up to 3 attempts" in done.stdout
+    assert "left out of the figures: warm-up 1 requests, cool-down none" in done.stdout
+    assert "sent again" not in workplace.run("run", workload, "--dry-run", "--set", "measure.retries=null").stdout

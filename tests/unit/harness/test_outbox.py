@@ -17,7 +17,7 @@ def test_everything_arrives_in_order_and_the_pipe_is_closed() -> None:
         if number % 100 == 0:
             time.sleep(0.001)
     with os.fdopen(reading, "rb") as pipe:
-        assert [pickle.load(pipe)[0] for _ in range(500)] == list(range(500))  # noqa: S301
+        assert [pickle.load(pipe)[0] for _ in range(500)] == list(range(500))
         outbox.close()
         assert pipe.read() == b""
 
@@ -30,7 +30,7 @@ def test_a_message_is_what_it_was_when_it_was_handed_over() -> None:
     message.append(2)
     outbox.close()
     with os.fdopen(reading, "rb") as pipe:
-        assert pickle.load(pipe) == [1]  # noqa: S301
+        assert pickle.load(pipe) == [1]
 
 
 def test_a_reader_that_has_gone_stops_nobody() -> None:
