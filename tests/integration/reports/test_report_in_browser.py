@@ -48,7 +48,7 @@ READER = """
   await fetch("/", { method: "POST", body: JSON.stringify({
     visible: visible.length, drawn, up, down,
     second: second.length, secondDrawn,
-    wide: document.documentElement.scrollWidth, window: innerWidth, ran: window.ran ?? null,
+    wide: document.documentElement.scrollWidth, window: document.documentElement.clientWidth, ran: window.ran ?? null,
   }) });
 </script>
 """
