@@ -13,7 +13,6 @@ from llmbench.engines.adapter import EngineError, EngineOptions, LaunchPlan, Mis
 from llmbench.engines.environments import Environment, default_root, environment, install_command
 from llmbench.engines.free_port import free_port
 from llmbench.engines.recipe import Recipe
-from llmbench.engines.reference import LOG_FACTS
 from llmbench.engines.wire import Endpoint
 
 # The wheel of PyTriton carries tritonserver with the Python backend. Its Python API, and what that asks for, is not
@@ -72,6 +71,8 @@ def launch_plan(options: EngineOptions, port: int, protocol: Literal["http", "gr
     metrics_port = free_port()
     argv += ["--http-port", str(http_port), "--metrics-port", str(metrics_port)]
     argv += ["--grpc-port", str(port)] if protocol == "grpc" else []
+    from llmbench.engines.reference import LOG_FACTS  # its adapter is loaded by name, as all of them are
+
     return LaunchPlan(
         argv=(*argv, "--", *options.args),
         endpoint=Endpoint("127.0.0.1", port),

@@ -77,6 +77,7 @@ def test_replayed_steps_answer_as_plain_ones_do(checkpoint: Path, monkeypatch: p
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler imports it
+@pytest.mark.timeout(300)  # a cold cache and a busy machine make the compiler take minutes
 def test_a_compiled_step_answers_as_a_plain_one_does(checkpoint: Path) -> None:
     """One sequence at a time: the graph for several takes another half a minute to compile."""
     one = {"max_num_seqs": 1, "max_num_batched_tokens": 64}
