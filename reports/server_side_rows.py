@@ -156,7 +156,7 @@ def _cost(side: ServerSide) -> str | None:
 
 _QUANTITIES: tuple[Quantity, ...] = (
     Quantity("TTFT by the server", "ms, mean", "from when it took the request in, by its own clock", _ttft,
-             "TTFT {} ms by its own clock"),
+             "mean TTFT {} ms by its own clock"),
     Quantity("its median lies in", "ms", "the bucket of its histogram", _ttft_median),
     Quantity("TTFT by us", "ms, mean", "from sent to first token, of requests that were answered", _our_ttft,
              "{} ms by ours"),

@@ -114,7 +114,7 @@ def test_the_terminal_has_a_line_for_each_engine_that_told_anything(told: Run) -
     file = io.StringIO()
     print_summary(told, Console(file=file, width=200, force_terminal=False, markup=False, highlight=False))
     [line] = [line for line in file.getvalue().splitlines() if "by its own clock" in line]
-    assert "alpha at poisson 8/s: TTFT 50.0 ms by its own clock" in line
+    assert "alpha at poisson 8/s: mean TTFT 50.0 ms by its own clock" in line
     assert "25\u00a0% of the prompts from the prefix cache" in line
     assert "preemptions" not in line
 
