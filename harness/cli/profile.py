@@ -38,6 +38,12 @@ def profile(
     With --in-process, show the bundled engine's steps part by part instead, without a server; further options go to it
     as they are: python -m llmbench.reference_engine profile --help lists them.
     """
+    is_run = (Path(workload) / "manifest.json").is_file()
+    if in_process or is_run:
+        for name, value in (("--set", set_), ("--engine", engine), ("--out", out)):
+            if value:
+                what = "--in-process runs no workload" if in_process else f"{workload} is a run, and none is made"
+                raise typer.BadParameter(f"{name} is for a workload that is run; {what}.")
     if in_process:
         _profile_in_process(workload, trace, context.args)
     if context.args:
@@ -49,7 +55,7 @@ def profile(
     from llmbench.results.run_directory import Run
 
     path, message, code = Path(workload), None, ExitCode.OK
-    if not (path / "manifest.json").is_file():
+    if not is_run:
         from llmbench.harness.assemble import assemble
         from llmbench.harness.session import run_session
         from llmbench.workloads.loader import load

@@ -12,7 +12,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from browser import CHROMIUM
 from synthetic_run import write_run
 
 from llmbench.reports.comparison_html import write_comparison_html
@@ -28,7 +28,6 @@ from llmbench.reports.html import write_html
 from llmbench.results.comparison_set import compare_engines
 from llmbench.results.matching import side_of
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
 ASK = """
 axe.run(document, {resultTypes: ["violations"]}).then((found) => {
   const violations = found.violations.map((each) => ({

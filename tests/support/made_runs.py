@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from llmbench.results.manifest import ClockManifest, EngineManifest, Manifest, TrialManifest
+from llmbench.results.metrics import BY_NAME, TotalMetric
 from llmbench.results.records import ChunkRecord, RequestRecord
 from llmbench.results.run import Run
+from llmbench.results.samples import Samples, each_samples
 
 ORIGIN_NS = 7_000_000_000_000
 MS = 1_000_000
@@ -84,3 +86,16 @@ def entry(
 
 
 MakeRun = Callable[..., Run]
+
+
+def only(run: Run) -> Samples:
+    """Of a run of one engine at one load."""
+    [samples] = each_samples(run)
+    return samples
+
+
+def total(run: Run, name: str) -> float | None:
+    """The metric of this name over that one."""
+    metric = BY_NAME[name]
+    assert isinstance(metric, TotalMetric)
+    return metric.value(only(run))

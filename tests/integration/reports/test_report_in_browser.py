@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
-import shutil
-import signal
-import subprocess
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any
 
 import pytest
+from browser import CHROMIUM, told_by
 from synthetic_run import ALPHA, FakeEngine, write_run
 
 from llmbench.reports.html import write_html
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
 
 # Runs in place of the reader: presses buttons, then sends what it saw.
 READER = """
-<script type="module">
   const isDrawn = (plot) => plot.querySelector("svg.main-svg");
   // Pictures are drawn once a frame has shown that they are near: a busy machine takes its time over a frame.
   const drawing = async (plots) => {
@@ -50,56 +37,7 @@ READER = """
     second: second.length, secondDrawn,
     wide: document.documentElement.scrollWidth, window: document.documentElement.clientWidth, ran: window.ran ?? null,
   }) });
-</script>
 """
-
-
-def browse(page: Path, width: int) -> dict[str, Any]:
-    """What READER saw. The page's policy is widened for READER's script and its message, and for nothing else."""
-    html = page.read_text(encoding="utf-8")
-    body = READER.split(">", 1)[1].rsplit("</script>", 1)[0]
-    digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
-    policy = f"connect-src 'self'; script-src 'sha256-{digest}' "
-    probed = html.replace("script-src ", policy, 1).replace("</body>", READER.strip() + "</body>")
-    seen: SimpleQueue[dict[str, Any]] = SimpleQueue()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            self.wfile.write(probed.encode())
-
-        def do_POST(self) -> None:
-            seen.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        command = [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            f"--user-data-dir={page.parent / 'profile'}",
-            f"--window-size={width},20000",
-            f"http://127.0.0.1:{server.server_port}/",
-        ]
-        chromium = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            return seen.get(timeout=90)
-        finally:
-            os.killpg(chromium.pid, signal.SIGKILL)
-            chromium.wait()
-            server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_picture_is_drawn_and_nothing_overflows(page: Path) -> None:
-    seen = browse(page, width=500)
+    seen = told_by(page.read_text(encoding="utf-8"), READER, width=500, height=20000, kind="module")
     assert seen["visible"] == seen["drawn"] != 0
     assert seen["second"] == seen["secondDrawn"] != 0
     assert seen["wide"] == seen["window"]

@@ -7,10 +7,11 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from replies import Replies
 
 from llmbench.results.run_directory import Run
 
@@ -28,32 +29,21 @@ class Shy(ThreadingHTTPServer):
         self.asked: Counter[str] = Counter()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Replies):
     server: Shy
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self._answer(200, b"{}")
+        self.reply(200, b"{}")
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = json.dumps(body.get("prompt") or body.get("messages"))
         self.server.asked[question] += 1
         if self.server.asked[question] <= self.server.num_refusals:
-            self._answer(429, b'{"error": {"message": "slow down"}}')
+            self.reply(429, b'{"error": {"message": "slow down"}}', retry_after=self.server.retry_after)
         else:
-            self._answer(200, b"".join(f"data: {event}\n\n".encode() for event in (*map(json.dumps, EVENTS), "[DONE]")))
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        if status == 429:
-            self.send_header("Retry-After", self.server.retry_after)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing on stderr."""
+            self.reply(200, b"".join(f"data: {event}\n\n".encode() for event in (*map(json.dumps, EVENTS), "[DONE]")))
 
 
 EVENTS = (TOKEN, USAGE)

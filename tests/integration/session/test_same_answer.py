@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from replies import Replies
 
 from llmbench.results.equal_work import unequal_work
 from llmbench.results.output_equality import equalities
@@ -19,14 +20,14 @@ Talk = Callable[[str], tuple[str, list[int]]]
 LENIENT = "--allow-invalid"
 
 
-class Talker(http.server.BaseHTTPRequestHandler):
+class Talker(Replies):
     """An OpenAI server that answers each prompt with words made from it, one token an event."""
 
     manner = "plain"
     answered_otherwise: list[int]
 
     def do_GET(self) -> None:
-        self._send(404, b"", "text/plain")
+        self.reply(404, b"")
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -49,16 +50,6 @@ class Talker(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
-
-    def _send(self, status: int, body: bytes, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from replies import Replies
 
 from llmbench.results.run_directory import Run
 
@@ -23,7 +24,7 @@ vllm:num_requests_running{{model_name="toy"}} 1
 """
 
 
-class Toy(http.server.BaseHTTPRequestHandler):
+class Toy(Replies):
     """An OpenAI server of one token per answer, whose metrics answer, then fail in a way of their own each time."""
 
     answers = 0
@@ -32,18 +33,18 @@ class Toy(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path != "/metrics":
-            self._send(404, b"")
+            self.reply(404, b"")
             return
         self.asked.append(self.headers["authorization"])
         fault = self.faults.pop(0) if self.faults else ""
         if fault == "status":
-            self._send(503, KEY.encode())
+            self.reply(503, KEY.encode())
         elif fault == "garbage":
-            self._send(200, b"vllm:num_requests_running{{{ " + KEY.encode() + b"\n")
+            self.reply(200, b"vllm:num_requests_running{{{ " + KEY.encode() + b"\n")
         elif fault == "hang up":
             self.close_connection = True
         else:
-            self._send(200, EXPOSITION.format(key=KEY, tokens=type(self).answers).encode())
+            self.reply(200, EXPOSITION.format(key=KEY, tokens=type(self).answers).encode())
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -51,17 +52,7 @@ class Toy(http.server.BaseHTTPRequestHandler):
         events = [{"choices": [{"text": "a", "index": 0, "finish_reason": "length"}]}]
         events.append({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
         body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-        self._send(200, body.encode(), "text/event-stream")
-
-    def _send(self, status: int, body: bytes, kind: str = "text/plain") -> None:
-        self.send_response(status)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+        self.reply(200, body.encode(), "text/event-stream")
 
 
 @pytest.fixture

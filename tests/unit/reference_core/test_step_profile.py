@@ -114,5 +114,16 @@ def test_an_unknown_option_is_refused_without_it() -> None:
     assert "--bach is an option of --in-process, if of anything" in result.output
 
 
+@pytest.mark.parametrize("option", [("--set", "model=other"), ("--engine", "reference"), ("--out", "out")])
+def test_an_option_that_would_change_nothing_is_refused(tmp_path: Path, option: tuple[str, str]) -> None:
+    (tmp_path / "manifest.json").touch()
+    for arguments, why in ((["--in-process", "m"], "runs no workload"), ([str(tmp_path)], "is a run, and none is")):
+        result = CliRunner().invoke(llmbench_app, ["profile", *arguments, *option])
+        said = " ".join(result.output.replace("│", " ").split())  # a box that wraps
+        assert result.exit_code == 2
+        assert f"{option[0]} is for a workload that is run" in said
+        assert why in said
+
+
 def invoke(arguments: list[str]) -> None:
     CliRunner().invoke(llmbench_app, arguments, catch_exceptions=False)

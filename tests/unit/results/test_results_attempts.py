@@ -8,14 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from made_runs import MS, ORIGIN_NS, MakeRun, entry
+from made_runs import MS, ORIGIN_NS, MakeRun, entry, only, total
 from rich.console import Console
 
 from llmbench.reports.console import print_summary
 from llmbench.results.attempts import retries
-from llmbench.results.metrics import BY_NAME, TotalMetric, values_of
+from llmbench.results.metrics import values_of
 from llmbench.results.run import Run
-from llmbench.results.samples import Samples, each_samples
 
 ASKED = {"measure": {"retries": {"attempts": 3}}}
 
@@ -23,17 +22,6 @@ ASKED = {"measure": {"retries": {"attempts": 3}}}
 def refused(index: int, attempt: int = 1, **changes: Any) -> Any:
     fields = {"ok": False, "tokens": [], "end": 5, "error_kind": "rate_limited", "attempt": attempt, **changes}
     return entry(index, **fields)
-
-
-def only(run: Run) -> Samples:
-    [samples] = each_samples(run)
-    return samples
-
-
-def total(run: Run, name: str) -> float | None:
-    metric = BY_NAME[name]
-    assert isinstance(metric, TotalMetric)
-    return metric.value(only(run))
 
 
 def test_a_request_counts_once_with_its_last_attempt_from_when_it_was_first_due(make_run: MakeRun) -> None:

@@ -5,23 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from made_runs import MakeRun, entry
+from made_runs import MakeRun, entry, only, total
 
 from llmbench.results.manifest import EngineManifest
-from llmbench.results.metrics import BY_NAME, METRICS, TotalMetric, values_of
-from llmbench.results.run import Run
-from llmbench.results.samples import Samples, each_samples
-
-
-def only(run: Run) -> Samples:
-    [samples] = each_samples(run)
-    return samples
-
-
-def total(run: Run, name: str) -> float | None:
-    metric = BY_NAME[name]
-    assert isinstance(metric, TotalMetric)
-    return metric.value(only(run))
+from llmbench.results.metrics import METRICS, values_of
+from llmbench.results.samples import each_samples
 
 
 @pytest.mark.parametrize(

@@ -6,26 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import Entry, MakeRun, entry
+from made_runs import Entry, MakeRun, entry, only, total
 
-from llmbench.results.metrics import BY_NAME, TotalMetric, values_of
+from llmbench.results.metrics import values_of
 from llmbench.results.run import Run
-from llmbench.results.samples import Samples, each_samples
 from llmbench.results.series import failures, throughput, waterfall
 from llmbench.results.summary import summarise
 from llmbench.results.truncation import mser5
 from llmbench.results.window import Rules, Window, window_of
-
-
-def only(run: Run) -> Samples:
-    [samples] = each_samples(run)
-    return samples
-
-
-def total(run: Run, name: str) -> float | None:
-    metric = BY_NAME[name]
-    assert isinstance(metric, TotalMetric)
-    return metric.value(only(run))
 
 
 def every_100_ms(num: int = 11, **changes: object) -> list[Entry]:
