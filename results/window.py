@@ -146,6 +146,8 @@ def _beyond(offsets_ns: Floats, num: int) -> float:
 
 def described(windows: Mapping[int, Window], num_inside: int, num_whole: int, rules: Rules) -> str:
     """For people: the rules, and what of one engine at one load counts, in `num_inside` of `num_whole` requests."""
+    if rules == (None, None):  # said of all engines in the same words, and so once
+        return f"{rules}: every request counts, from the first due to the last end"
     known = [window for window in windows.values() if window.whole_seconds > 0]
     seconds, whole_s = (sum(getattr(window, name) for window in known) for name in ("seconds", "whole_seconds"))
     rounds = f" in {len(windows)} rounds" if len(windows) > 1 else ""

@@ -115,7 +115,9 @@ def test_without_rules_nothing_changes_and_the_row_says_so(make_run: MakeRun) ->
     run = make_run(every_100_ms())
     samples = only(run)
     assert samples.whole is samples
-    assert summarise(run).rows[0].window.startswith("warm-up none, cool-down none: all 11 requests count")
+    assert summarise(run).rows[0].window == (
+        "warm-up none, cool-down none: every request counts, from the first due to the last end"
+    )
     assert total(run, "duration") == pytest.approx(1.1)
 
 
