@@ -1,4 +1,5 @@
-"""A run as a Chrome trace: open it at https://ui.perfetto.dev or chrome://tracing. One track per request.
+"""A run as a Chrome trace: open it at https://ui.perfetto.dev or chrome://tracing. One track per request, with all its
+attempts.
 
 Source: the Trace Event Format; `X` is a slice, `C` a counter, `M` a name. Times are µs.
 """
@@ -20,7 +21,7 @@ Event = dict[str, Any]
 
 def write_trace(run: Run, path: Path) -> int:
     """Write every measured request of the run; returns how many events the file has."""
-    samples = [each.whole for each in each_samples(run)]
+    samples = [each.whole.attempts for each in each_samples(run)]
     origin_ns = min((each.origin_ns for each in samples), default=0)
     num_events = 0
     with path.open("w") as file:
@@ -37,14 +38,18 @@ def write_trace(run: Run, path: Path) -> int:
 def _events(samples: Samples, process: int, shift_ns: int) -> Iterator[Event]:
     yield _name("process_name", process, 0, f"{samples.engine}, {samples.level}")
     ids, statuses, errors = (samples.texts(name) for name in ("request_id", "status", "error"))
-    stamps = {name: samples.ns(f"{name}_ns") for name in ("due", "sent", "first_token", "last_token", "end")}
+    stamps = {name: samples.ns(f"{name}_ns") for name in ("sent", "first_token", "last_token", "end")}
+    stamps["due"] = samples.attempt_due_ns
     starts = np.searchsorted(samples.chunk_request, np.arange(len(samples) + 1))
-    for index, request_id in enumerate(ids):
-        track = index + 1
+    attempts, track = samples.counts("attempt").astype(int).tolist(), 0
+    for index, (request_id, attempt) in enumerate(zip(ids, attempts, strict=True)):
+        if attempt == 1:
+            track += 1
+            yield _name("thread_name", process, track, str(request_id))
         at = {name: float(values[index]) for name, values in stamps.items()}
-        yield _name("thread_name", process, track, str(request_id))
         facts = {"status": statuses[index], "error": errors[index]} if errors[index] else {"status": statuses[index]}
-        yield from _slice("request", process, track, at["due"], at["end"], shift_ns, facts)
+        named = "request" if attempt == 1 else f"attempt {attempt}"
+        yield from _slice(named, process, track, at["due"], at["end"], shift_ns, facts)
         yield from _slice("not sent yet", process, track, at["due"], at["sent"], shift_ns)
         yield from _slice("prefill", process, track, at["sent"], at["first_token"], shift_ns)
         before_ns, place = float("nan"), 0

@@ -41,14 +41,26 @@ class RetryCount:
 def are_last(requests: pa.Table) -> NDArray[np.bool_]:
     """Of each row whether it is its request's last attempt."""
     attempt = requests.column("attempt").to_numpy()
-    last = np.ones(len(attempt), bool)
     if not (attempt > 1).any():
+        return np.ones(len(attempt), bool)
+    numbers, request = np.unique(_request_numbers(requests), return_inverse=True)
+    highest = np.zeros(len(numbers), attempt.dtype)
+    np.maximum.at(highest, request, attempt)
+    last: NDArray[np.bool_] = highest[request] == attempt
+    return last
+
+
+def rows_of_attempts(requests: pa.Table, last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of all attempts of the requests whose last attempts are the rows `last`: in the order of `last`, the
+    attempts of each in theirs."""
+    attempt = requests.column("attempt").to_numpy()
+    if not (attempt[last] > 1).any():
         return last
-    attempts: dict[tuple[object, ...], int] = {}
-    keys = _keys(requests)
-    for key, number in zip(keys, attempt.tolist(), strict=True):
-        attempts[key] = max(number, attempts.get(key, 0))
-    return np.array([attempts[key] == number for key, number in zip(keys, attempt.tolist(), strict=True)])
+    numbers, earlier = _request_numbers(requests), np.flatnonzero(~are_last(requests))
+    rows = np.concatenate([last, earlier[np.isin(numbers[earlier], numbers[last])]])
+    order = np.argsort(numbers[last])
+    place = order[np.searchsorted(numbers[last], numbers[rows], sorter=order)]
+    return rows[np.lexsort((attempt[rows], place))]
 
 
 def retries(run: Run) -> list[RetryCount]:
@@ -83,6 +95,10 @@ def retries(run: Run) -> list[RetryCount]:
     return found
 
 
-def _keys(requests: pa.Table) -> list[tuple[object, ...]]:
-    columns = (requests.column(name).to_pylist() for name in ("engine", "level", "round", "index", "warmup"))
-    return list(zip(*columns, strict=True))
+def _request_numbers(requests: pa.Table) -> NDArray[np.int64]:
+    """A number for each row, the same for all attempts of a request and for no other's."""
+    number = np.zeros(requests.num_rows, np.int64)
+    for name in ("engine", "level", "round", "index", "warmup"):
+        codes = requests.column(name).combine_chunks().dictionary_encode()
+        number = number * len(codes.dictionary) + codes.indices.to_numpy()
+    return number

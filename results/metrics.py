@@ -132,9 +132,7 @@ def tpot_ms(samples: Samples) -> Floats:
 
 
 def _send_lag(samples: Samples) -> Values:
-    attempt_due_ns = samples.ns("attempt_due_ns")
-    due_ns = np.where(np.isnan(attempt_due_ns), samples.ns("due_ns"), attempt_due_ns)
-    return _per_request((samples.ns("sent_ns") - due_ns) / NS_PER_MS)
+    return _per_request((samples.ns("sent_ns") - samples.attempt_due_ns) / NS_PER_MS)
 
 
 def _itl_chunk(samples: Samples) -> Values:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench.results.ahead import ahead
-from llmbench.results.attempts import are_last
+from llmbench.results.attempts import are_last, rows_of_attempts
 from llmbench.results.run import Run
 from llmbench.results.units import Floats as Floats
 from llmbench.results.units import Ints as Ints
@@ -46,7 +46,7 @@ class Samples:
     """The requests of one engine at one level that count, in the order in which they were due: those due inside the
     window of their round, the rest and the requests sent to warm up left out. `whole` has them all.
 
-    A request that was sent more than once is here with its last attempt.
+    A request that was sent more than once is here with its last attempt; `attempts` has them all.
 
     Times are float64 ns since `origin_ns`, exact for 104 days, NaN where there is no stamp. The chunk columns hold the
     stamped reads of these requests, grouped by request; `chunk_request` is each read's index into the request columns.
@@ -97,6 +97,22 @@ class Samples:
     def whole(self) -> Samples:
         """These requests and those due outside the windows."""
         return self if self._whole is None else self._whole
+
+    @cached_property
+    def attempts(self) -> Samples:
+        """Every attempt of these requests, those of one request behind each other; itself where all had one."""
+        members = rows_of_attempts(self.run.requests, self._members)
+        if len(members) == len(self):
+            return self
+        rows = self.run.requests.take(members)
+        return Samples(self.run, self.engine, self.level, self.origin_ns, members, rows, self.whole)
+
+    @cached_property
+    def attempt_due_ns(self) -> Floats:
+        """When each was to be sent; of a request's first attempt, when the request was due."""
+        later = self.ns("attempt_due_ns")
+        due_ns: Floats = np.where(np.isnan(later), self.ns("due_ns"), later)
+        return due_ns
 
     @cached_property
     def windows(self) -> dict[int, Window]:

@@ -42,9 +42,15 @@ def cdf(samples: Samples, metric: str) -> Cdf | None:
 
 @dataclass(frozen=True, slots=True)
 class WaterfallRow:
-    """The life of one request, in s since its trial's first due request; None for a stamp that never came."""
+    """The life of one attempt, in s since its trial's first due request; None for a stamp that never came.
+
+    `line` counts requests from 0: the attempts of one follow each other with the same. `due_s` is when this attempt was
+    to be sent.
+    """
 
     request_id: str
+    line: int
+    attempt: int
     round: int
     due_s: float
     sent_s: float | None
@@ -55,18 +61,22 @@ class WaterfallRow:
 
 
 def waterfall(samples: Samples, limit: int = 60, round_index: int | None = None) -> list[WaterfallRow]:
-    """The first `limit` requests of one round (default the first there is), in due order; token stamps are thinned.
+    """Every attempt of the first `limit` requests of one round (default the first there is), in the order in which the
+    requests were due; token stamps are thinned.
 
     Like all that is drawn over time, with what lies outside the window.
     """
-    samples = samples.whole
+    samples = samples.whole.attempts
     rounds = samples.round
     wanted = int(rounds.min()) if round_index is None else round_index
-    members = np.flatnonzero(rounds == wanted)[:limit]
-    due_ns = samples.ns("due_ns")
-    zero_ns = due_ns[rounds == wanted].min()
+    in_round = np.flatnonzero(rounds == wanted)
+    due_ns, index = samples.ns("due_ns"), samples.counts("index")[in_round]
+    # Attempts of one request stand together.
+    line_of = np.cumsum(np.concatenate([[0], index[1:] != index[:-1]]))
+    members = in_round[line_of < limit]
+    zero_ns = due_ns[in_round].min()
     stamps = {name: samples.ns(name) for name in ("sent_ns", "first_token_ns", "end_ns")}
-    ids, statuses = samples.texts("request_id"), samples.texts("status")
+    ids, statuses, attempts = samples.texts("request_id"), samples.texts("status"), samples.counts("attempt")
     stamps_ns: dict[int, list[Floats]] = {int(member): [] for member in members}
     for piece in samples.pieces(members):
         content = (piece.tokens > 0) | (piece.chars > 0)
@@ -78,14 +88,16 @@ def waterfall(samples: Samples, limit: int = 60, round_index: int | None = None)
         return None if np.isnan(stamp) else (stamp - zero_ns) / NS_PER_S
 
     rows = []
-    for member in members:
-        tokens = np.concatenate([*stamps_ns[int(member)], np.empty(0)])
+    for line, member in zip(line_of.tolist(), members.tolist(), strict=False):
+        tokens = np.concatenate([*stamps_ns[member], np.empty(0)])
         thinned = tokens[:: max(1, -(-len(tokens) // MAX_TOKEN_MARKS))]
         rows.append(
             WaterfallRow(
                 request_id=str(ids[member]),
+                line=line,
+                attempt=int(attempts[member]),
                 round=wanted,
-                due_s=float(due_ns[member] - zero_ns) / NS_PER_S,
+                due_s=float(samples.attempt_due_ns[member] - zero_ns) / NS_PER_S,
                 sent_s=seconds("sent_ns", member),
                 first_token_s=seconds("first_token_ns", member),
                 end_s=seconds("end_ns", member),
@@ -107,8 +119,11 @@ class Throughput:
 
 
 def throughput(samples: Samples, num_bins: int = 60) -> Throughput | None:
-    """Output tokens and finished requests per second over the time of a round; None if nothing ended."""
-    samples = samples.whole
+    """Output tokens and finished requests per second over the time of a round; None if nothing ended.
+
+    Tokens of attempts that failed are among them.
+    """
+    samples = samples.whole.attempts
     due_ns, end_ns = samples.ns("due_ns"), samples.ns("end_ns")
     rounds = np.unique(samples.round)
     zero_ns = np.array([due_ns[samples.round == number].min() for number in rounds])
@@ -132,21 +147,24 @@ def throughput(samples: Samples, num_bins: int = 60) -> Throughput | None:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """When requests were due and when they were sent, in s since the round's first due request, each sorted."""
+    """When attempts were due and when they were sent, in s since the round's first due request, each sorted;
+    `num_again` of them were not their request's first."""
 
     asked_s: Floats
     sent_s: Floats
+    num_again: int
 
 
 def arrivals(samples: Samples) -> Arrivals:
-    """The arrival process of the first round as asked and as achieved; at most MAX_POINTS of each."""
-    samples = samples.whole
+    """The arrival process of the first round as asked and as achieved, with what was sent again."""
+    samples = samples.whole.attempts
     members = samples.round == samples.round.min()
-    due_ns, sent_ns = samples.ns("due_ns")[members], samples.ns("sent_ns")[members]
-    zero_ns = due_ns.min()
+    due_ns, sent_ns = samples.attempt_due_ns[members], samples.ns("sent_ns")[members]
+    zero_ns = samples.ns("due_ns")[members].min()
     asked = np.sort((due_ns - zero_ns) / NS_PER_S)
     sent = np.sort((sent_ns[~np.isnan(sent_ns)] - zero_ns) / NS_PER_S)
-    return Arrivals(_thinned(asked), _thinned(sent))
+    num_again = int((samples.counts("attempt")[members] > 1).sum())
+    return Arrivals(asked, sent, num_again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +190,3 @@ def failures(run: Run) -> list[FailureCount]:
         for kind, num in Counter(kind for kind, _ in failed).most_common():
             found.append(FailureCount(samples.engine, samples.level, kind, num, examples[kind]))
     return found
-
-
-def _thinned(values: Floats) -> Floats:
-    if len(values) <= MAX_POINTS:
-        return values
-    thin: Floats = values[np.linspace(0, len(values) - 1, MAX_POINTS).astype(np.int64)]
-    return thin

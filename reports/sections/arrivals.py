@@ -36,7 +36,8 @@ def _view(material: Material) -> View | None:
         material,
         "First: requests sent by each moment, over the broad grey line of those that were due; where a curve leaves "
         "the grey, the load was not the one asked for. Second: how late each request was sent. In a closed loop a "
-        "request is due when a slot is free.",
+        "request is due when a slot is free. Where failed requests were sent again, every attempt counts, due when its "
+        "wait was over.",
         lambda level: _figures(material, level),
     )
     tests = [
@@ -76,23 +77,25 @@ def _counts(material: Material, found: list[tuple[Samples, Arrivals]]) -> Figure
     ]
     said = "; ".join(
         f"{samples.engine} {count(len(series.sent_s))} of {count(len(series.asked_s))} sent"
+        + (f", {count(series.num_again)} of them again" if series.num_again else "")
         for samples, series in found
     )
+    unit = "attempts" if any(series.num_again for _, series in found) else "requests"
     shades = bands(next(iter(samples.windows.values())) for samples, _ in found)
     return Figure(
         title="Asked and achieved",
-        reading="Requests so far, first round." + (READING if shades else ""),
+        reading=f"{unit.capitalize()} so far, first round." + (READING if shades else ""),
         alt=f"Cumulative arrivals of the first round: {said}.",
         # A closed loop asks each engine at its own pace; an open one asks all the same, and one line is enough.
         traces=[*(asked if len({tuple(rounded(series.asked_s, 3)) for _, series in found}) > 1 else asked[:1]), *sent],
         x=Axis("since the round's first request was due", "s"),
-        y=Axis("requests"),
+        y=Axis(unit),
         shapes=shades,
     )
 
 
 def _lag(material: Material, members: list[Samples]) -> Figure | None:
-    found = [(samples.engine, curve) for samples in members if (curve := cdf(samples, "send_lag"))]
+    found = [(samples.engine, curve) for samples in members if (curve := cdf(samples.attempts, "send_lag"))]
     if not found:
         return None
     worst = "; ".join(f"{engine} at most {digits(float(curve.x[-1]))} ms" for engine, curve in found if curve.x.size)
@@ -111,7 +114,7 @@ def _lag(material: Material, members: list[Samples]) -> Figure | None:
             for engine, curve in found
         ],
         x=_lag_axis([curve.x for _, curve in found]),
-        y=Axis("share of requests", low=0, high=1.02, share=True),
+        y=Axis("share of what was sent", low=0, high=1.02, share=True),
     )
 
 

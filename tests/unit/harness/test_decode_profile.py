@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_runs import Entry, entry, manifest
+from made_runs import MS, ORIGIN_NS, Entry, entry, manifest
 from rich.console import Console
 
 from llmbench.harness.cli.show_profile import show_profile
@@ -111,3 +111,15 @@ def test_the_trace_has_a_track_per_request_and_a_slice_per_token(tmp_path: Path)
     assert (request["name"], request["args"]["error"]) == ("request", "The stream ended early.")
     counts = [event["args"] for event in events if event["ph"] == "C"]
     assert counts == [{"prefill": 1, "decode": 0}, {"prefill": 0, "decode": 1}, {"prefill": 0, "decode": 0}]
+
+
+def test_all_attempts_of_a_request_are_on_its_track(tmp_path: Path) -> None:
+    refused = entry(sent=1, tokens=[], end=4, ok=False, error_kind="rate_limited")
+    later = {"attempt": 2, "attempt_due_ns": ORIGIN_NS + 50 * MS, "request_id": "a-r0-00000#2"}
+    run = made(tmp_path, refused, entry(sent=52, tokens=[(60, 1), (70, 1)], **later), entry(1, due=5, sent=6))
+    write_trace(run, tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert [event["args"]["name"] for event in events if event["name"] == "thread_name"] == ["a-r0-00000", "a-r0-00001"]
+    tries = [(event["name"], event["tid"], event["ts"]) for event in events if "status" in event.get("args", {})]
+    assert tries == [("request", 1, 0.0), ("attempt 2", 1, 50_000.0), ("request", 2, 5_000.0)]
+    assert [event["ts"] for event in events if event["name"] == "prefill"] == [52_000.0, 6_000.0]

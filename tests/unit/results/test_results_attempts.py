@@ -15,6 +15,7 @@ from llmbench.reports.console import print_summary
 from llmbench.results.attempts import retries
 from llmbench.results.metrics import values_of
 from llmbench.results.run import Run
+from llmbench.results.series import arrivals, throughput, waterfall
 
 ASKED = {"measure": {"retries": {"attempts": 3}}}
 
@@ -80,3 +81,33 @@ def test_a_run_of_schema_version_1_is_read(make_run: MakeRun, finish: bool) -> N
     assert run.requests["attempt"].to_pylist() == [1, 1]
     assert values_of(only(run), "ttft").values.tolist() == [10, 10]
     assert run.manifest.schema_version == 2
+
+
+def test_what_is_drawn_over_time_has_every_attempt(make_run: MakeRun) -> None:
+    cut = entry(0, ok=False, sent=1, tokens=[(10, 1), (20, 1)], end=30, error_kind="truncated")
+    again = entry(
+        0, sent=52, tokens=[(60, 1), (70, 1)], attempt=2, attempt_due_ns=ORIGIN_NS + 50 * MS, request_id="a-r0-00000#2"
+    )
+    run = make_run([cut, entry(1, due=5, sent=6), again], workload=ASKED)
+    assert only(run).attempts.texts("request_id") == ["a-r0-00000", "a-r0-00000#2", "a-r0-00001"]
+    found = arrivals(only(run))
+    assert found.asked_s.tolist() == pytest.approx([0, 0.005, 0.050])
+    assert found.sent_s.tolist() == pytest.approx([0.001, 0.006, 0.052])
+    assert found.num_again == 1
+    rows = waterfall(only(run))
+    assert [(row.line, row.attempt, row.status) for row in rows] == [(0, 1, "failed"), (0, 2, "ok"), (1, 1, "ok")]
+    assert [row.due_s for row in rows] == pytest.approx([0, 0.050, 0.005])
+    assert [row.token_s.tolist() for row in rows[:2]] == [pytest.approx([0.01, 0.02]), pytest.approx([0.06, 0.07])]
+    assert [row.request_id for row in waterfall(only(run), limit=1)] == ["a-r0-00000", "a-r0-00000#2"]
+    rates = throughput(only(run))
+    assert rates is not None
+    assert float((rates.tokens_per_s * rates.bin_s).sum()) == pytest.approx(6), "those of the attempt that was cut too"
+
+
+def test_the_attempts_of_requests_in_the_window_are_those_of_no_other(make_run: MakeRun) -> None:
+    entries = [refused(index, due=10 * index) for index in range(4)]
+    entries += [entry(n, due=10 * n, tokens=[(100, 2)], attempt=2, request_id=f"x{n}") for n in range(4)]
+    run = make_run(entries, workload={"measure": {"retries": {"attempts": 2}, "warmup": "2 requests"}})
+    assert only(run).attempts.counts("index").tolist() == [2, 2, 3, 3]
+    assert only(run).attempts.counts("attempt").tolist() == [1, 2, 1, 2]
+    assert len(only(run).whole.attempts) == 8
