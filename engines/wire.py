@@ -142,7 +142,7 @@ class Timeline:
     leaves both lists empty.
 
     `attempt` counts how often the request has been sent, from 1. `first_due_ns` is when its first attempt was due, None
-    for that attempt itself; `is_retried` says that another attempt follows.
+    for that attempt itself; `retry_due_ns` when the next attempt is, None where none follows.
     """
 
     due_ns: int
@@ -159,7 +159,7 @@ class Timeline:
     failure: Failure | None = None
     attempt: int = 1
     first_due_ns: int | None = None
-    is_retried: bool = False
+    retry_due_ns: int | None = None
 
     def stamp_ns(self, chunk: int) -> int:
         """When chunk `chunk` arrived, by the truest clock that saw it."""

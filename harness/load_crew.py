@@ -116,8 +116,8 @@ class _CrewTrial:
         self._on_done = on_done
         self._ready: set[int] = set()
         self._open = {number: {each.request_id: each for each in share.requests} for number, share in dealt.items()}
-        # The next attempt and the first one's due time, of requests that have failed before.
-        self._retried: dict[str, tuple[int, int]] = {}
+        # The last attempt of requests that are to be sent again.
+        self._retried: dict[str, Timeline] = {}
         self._reports: list[LoadReport] = []
         self._lost: list[str] = []
 
@@ -129,11 +129,11 @@ class _CrewTrial:
     def take(self, number: int, reply: object) -> None:
         match reply:
             case Answered(request_id, timeline):
-                if timeline.is_retried:
-                    first_due_ns = timeline.due_ns if timeline.first_due_ns is None else timeline.first_due_ns
-                    self._retried[request_id] = (timeline.attempt + 1, first_due_ns)
-                else:
+                if timeline.retry_due_ns is None:
                     del self._open[number][request_id]
+                    self._retried.pop(request_id, None)
+                else:
+                    self._retried[request_id] = timeline
                 self._on_done(request_id, timeline)
             case Ready():
                 self._ready.add(number)
@@ -158,12 +158,15 @@ class _CrewTrial:
         now_ns = time.perf_counter_ns()
         failure = Failure(FailureKind.CANCELLED, f"What became of this request is not known: {why}.")
         for request in requests:
-            due_ns = now_ns
-            if self.start_ns is not None and request.due_offset_ns is not None:
+            due_ns, attempt, first_due_ns = now_ns, 1, None
+            if (before := self._retried.pop(request.request_id, None)) is not None:
+                assert before.retry_due_ns is not None
+                due_ns, attempt = before.retry_due_ns, before.attempt + 1
+                first_due_ns = before.due_ns if before.first_due_ns is None else before.first_due_ns
+            elif self.start_ns is not None and request.due_offset_ns is not None:
                 due_ns = self.start_ns + request.due_offset_ns
             timeline = Timeline(due_ns, end_ns=max(now_ns, due_ns), failure=failure)
-            if (known := self._retried.get(request.request_id)) is not None:
-                timeline.attempt, timeline.first_due_ns = known
+            timeline.attempt, timeline.first_due_ns = attempt, first_due_ns
             self._on_done(request.request_id, timeline)
 
     def report(self) -> LoadReport:

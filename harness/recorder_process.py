@@ -97,7 +97,7 @@ class Recording:
                 record, chunks, text = to_records(trial, planned, timeline, adapter, self._count_tokens)
                 self._directory.append(record, chunks)
                 self._kept.add(request_id, record, text)
-                if not timeline.is_retried:
+                if timeline.retry_due_ns is None:
                     self._records.append(record)
                     self._progress.add(record)
             case Phase(text):

@@ -57,8 +57,8 @@ class Retries:
         assert timeline.end_ns is not None
         first_due_ns = timeline.due_ns if timeline.first_due_ns is None else timeline.first_due_ns
         self._waiting[request_id] = (timeline.attempt + 1, first_due_ns)
-        timeline.is_retried = True
-        return FollowUp(request_id, timeline.end_ns + round(wait_s * _NS_PER_S), wire)
+        timeline.retry_due_ns = timeline.end_ns + round(wait_s * _NS_PER_S)
+        return FollowUp(request_id, timeline.retry_due_ns, wire)
 
     def _failure(self, request_id: str, timeline: Timeline) -> FailureKind | None:
         # An answer with status 200 is decoded here only where its contents may matter: the event loop pays for it.

@@ -83,3 +83,9 @@ def num_stored(path: Path) -> int:
         return Run.open(path).requests.num_rows
     except RunError:
         return 0
+
+
+def load_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The load workers that a harness has started, in the order of their numbers."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "llmbench.harness.load_worker" in child.cmdline()]

@@ -2,75 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
-from collections import Counter
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from replies import Replies
+from shy_server import Shy, shy_server
+from workplace import load_workers, num_stored
 
 from llmbench.results.run_directory import Run
 
-TOKEN = {"choices": [{"text": "a", "index": 0, "finish_reason": "length"}]}
-USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
 RETRIES = {"attempts": 3, "backoff": "fixed", "wait_s": 0.05, "jitter": 0.0}
-
-
-class Shy(ThreadingHTTPServer):
-    """Refuses each question `num_refusals` times with 429, and answers it with one token then."""
-
-    def __init__(self, num_refusals: int, retry_after: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.num_refusals, self.retry_after = num_refusals, retry_after
-        self.asked: Counter[str] = Counter()
-
-
-class _Handler(Replies):
-    server: Shy
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.reply(200, b"{}")
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = json.dumps(body.get("prompt") or body.get("messages"))
-        self.server.asked[question] += 1
-        if self.server.asked[question] <= self.server.num_refusals:
-            self.reply(429, b'{"error": {"message": "slow down"}}', retry_after=self.server.retry_after)
-        else:
-            self.reply(200, b"".join(f"data: {event}\n\n".encode() for event in (*map(json.dumps, EVENTS), "[DONE]")))
-
-
-EVENTS = (TOKEN, USAGE)
 
 
 @pytest.fixture
 def shy() -> Iterator[Any]:
-    servers: list[tuple[Shy, threading.Thread]] = []
-
-    def start(num_refusals: int, retry_after: str = "0") -> Shy:
-        server = Shy(num_refusals, retry_after)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        servers.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with contextlib.ExitStack() as servers:
+        yield lambda *how: servers.enter_context(shy_server(*how))
 
 
 def asks(workplace: Any, server: Shy, retries: dict[str, Any] | None = None, **fields: Any) -> str:
     spec = {
         "model": "m",
-        "engines": [{"openai": {"url": f"http://127.0.0.1:{server.server_address[1]}", "label": "shy"}}],
+        "engines": [{"openai": {"url": server.url, "label": "shy"}}],
         "prompts": {"kind": "text", "path": "prompts.txt", "output_tokens": 1},
         "traffic": {"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 3}},
         "measure": {"retries": {**RETRIES, **(retries or {})}},
@@ -107,7 +64,7 @@ def test_a_request_that_was_refused_is_sent_again_and_counts_once(workplace: Any
 def test_retry_after_is_waited_for_and_attempts_run_out(workplace: Any, shy: Any) -> None:
     workload = asks(
         workplace,
-        shy(5, retry_after="1"),
+        shy(5, "1"),
         {"attempts": 2},
         traffic={"requests": 2, "warmup_requests": 0, "arrivals": {"kind": "burst"}},
     )
@@ -118,6 +75,37 @@ def test_retry_after_is_waited_for_and_attempts_run_out(workplace: Any, shy: Any
     assert found["error_kind"] == ["rate_limited"] * 4
     assert found["attempt_due_ns"][1] == found["end_ns"][0] + 1_000_000_000
     assert "none of 2 requests succeeded" in done.stdout
+
+
+def test_a_worker_lost_while_its_requests_wait_ends_them_as_rows(workplace: Any, shy: Any, eventually: Any) -> None:
+    workload = asks(
+        workplace,
+        shy(1),
+        {"wait_s": 8.0},
+        traffic={"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "burst"}},
+    )
+    process = workplace.start("run", workload, "--workers", "2", "--out", "out")
+    eventually(lambda: num_stored(workplace.folder / "out") == 6)
+    victim, _ = load_workers(process)
+    victim.kill()
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 5, stdout + stderr
+    assert "Traceback" not in stderr
+    run = Run.open(workplace.folder / "out")
+    found = run.requests.sort_by([("index", "ascending"), ("attempt", "ascending")]).to_pydict()
+    assert found["attempt"] == [1, 2] * 6
+    assert found["error_kind"][::2] == ["rate_limited"] * 6
+    lost = [row for row in range(1, 12, 2) if found["error_kind"][row] == "cancelled"]
+    assert len(lost) == 3
+    assert found["status"].count("ok") == 3
+    for row in range(1, 12, 2):
+        assert found["due_ns"][row] == found["due_ns"][row - 1]
+        assert found["attempt_due_ns"][row] == found["end_ns"][row - 1] + 8_000_000_000
+    for row in lost:
+        assert "was ended by SIGKILL" in found["error"][row]
+        assert found["sent_ns"][row] is None
+    assert any("3 of its requests were lost" in reason for reason in run.manifest.invalid)
+    assert "6 of 6 requests were sent again" in stdout
 
 
 def test_a_turn_that_is_sent_again_is_followed_by_the_next(workplace: Any, shy: Any) -> None:
@@ -135,7 +123,8 @@ def test_a_turn_that_is_sent_again_is_followed_by_the_next(workplace: Any, shy: 
 
 def test_a_server_that_comes_up_late_is_reached(serve_late: Any) -> None:
     failed, answered = serve_late
-    assert (failed.attempt, failed.failure.kind, failed.is_retried) == (1, "connect", True)
+    assert (failed.attempt, failed.failure.kind) == (1, "connect")
+    assert failed.retry_due_ns == failed.end_ns + 50_000_000
     assert answered.failure is None
     assert answered.attempt >= 2
     assert answered.first_due_ns == failed.due_ns

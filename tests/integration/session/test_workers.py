@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from workplace import load_workers
 
 from llmbench.results.run_directory import Run, RunError
 
@@ -25,11 +25,6 @@ def due_offsets(folder: Path) -> list[int]:
     run, rows = measured(folder)
     [trial] = run.manifest.trials
     return [due_ns - trial.start_ns for due_ns in rows["due_ns"]]
-
-
-def load_workers(process: Any) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "llmbench.harness.load_worker" in child.cmdline()]
 
 
 def test_the_schedule_is_the_same_whatever_the_number_of_workers(workplace: Any) -> None:

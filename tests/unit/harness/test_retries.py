@@ -120,7 +120,7 @@ def test_each_attempt_knows_its_number_and_when_the_first_was_due() -> None:
         before = timeline
         turn = retries.again("r", WIRE, before)
         assert turn is not None
-        assert before.is_retried
+        assert before.retry_due_ns == turn.due_ns
         timeline = replace(failed(), due_ns=turn.due_ns, end_ns=turn.due_ns + 10)
         retries.begin("r", timeline)
         assert (timeline.attempt, timeline.first_due_ns) == (number, 5)
