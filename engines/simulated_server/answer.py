@@ -26,7 +26,7 @@ class Answer:
 
     Step k is chunk k; a fault replaces or precedes a step, so it takes effect when that chunk would have been due.
     `due_ns` is when the next step is due. `closes` says that the connection is closed after the last one. `outcome` is
-    how the answer ends; the connection changes it when it ends otherwise.
+    how the answer ends; the connection changes it when it ends otherwise. `pace` multiplies the times of `behaviour`.
     """
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Answer:
         "question",
     )
 
-    def __init__(self, question: Question, behaviour: Behaviour, arrival_ns: int) -> None:
+    def __init__(self, question: Question, behaviour: Behaviour, arrival_ns: int, pace: float = 1.0) -> None:
         self.question = question
         self.arrival_ns = arrival_ns
         self.head = b""
@@ -65,8 +65,8 @@ class Answer:
         self.closes = False
         self.outcome = "done"
         self._next = 0
-        self._itl_ns = int(behaviour.itl_ms * _MS)
-        self._first_due_ns = arrival_ns + int(behaviour.ttft_ms * _MS)
+        self._itl_ns = int(pace * behaviour.itl_ms * _MS)
+        self._first_due_ns = arrival_ns + int(pace * behaviour.ttft_ms * _MS)
         self._jitter_ns = int(behaviour.jitter_ms * _MS)
         self._jitter = random.Random(f"{behaviour.seed}/{question.request_id}")
         self._stall_at = behaviour.stall_at

@@ -14,14 +14,23 @@ def _option(default: Any, kind: type, meaning: str, minimum: float | None = 0, m
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """Chunk k is due at arrival + ttft + k · itl, plus a stall, plus a jitter of its own. None means never."""
+    """Chunk k is due at arrival + pace · (ttft + k · itl), plus a stall, plus a jitter of its own. None means never.
+
+    The pace is 1, or one for each request that wanders (`wander.py`).
+    """
 
     ttft_ms: float = _option(20.0, float, "from the request's arrival to the first chunk, in ms")
     itl_ms: float = _option(5.0, float, "from one chunk to the next, in ms; 0 sends as fast as the client reads")
     tokens_per_chunk: int = _option(1, int, "tokens in each chunk", minimum=1)
     output_tokens: int | None = _option(None, int, "tokens in an answer; default what the request asks for")
     jitter_ms: float = _option(0.0, float, "each chunk is up to this much later than due, uniformly, in ms")
-    seed: int = _option(0, int, "seed of the jitter, together with the request's id")
+    wander: float = _option(
+        0.0, float, "how much its pace varies from one moment to the next: the deviation of its logarithm", maximum=2
+    )
+    wander_s: float = _option(
+        1.0, float, "how long the pace stays alike, in s: its correlation falls by 1/e in that time"
+    )
+    seed: int = _option(0, int, "seed of the jitter, together with the request's id, and of the wandering pace")
     stall_at: int | None = _option(None, int, "the chunk, counted from 0, before which the answer stalls")
     stall_s: float = _option(1.0, float, "how long it stalls, in s")
     status: int = _option(200, int, "HTTP status of every answer", minimum=200, maximum=599)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import selectors
 import socket
 import time
@@ -17,6 +18,7 @@ from llmbench.engines.simulated_server.behaviour import Behaviour
 from llmbench.engines.simulated_server.connection import Connection
 from llmbench.engines.simulated_server.question import ROUTES, Question, read_question
 from llmbench.engines.simulated_server.timer import Timer
+from llmbench.engines.simulated_server.wander import Wander
 
 _BACKLOG = 4096
 
@@ -30,6 +32,7 @@ class SimulatedServer:
     def __init__(self, host: str, port: int, model: str, behaviour: Behaviour, log: IO[bytes] | None) -> None:
         self._model = model
         self._behaviour = behaviour
+        self._wander = Wander(behaviour.seed)
         self._log_file = log
         self._selector = selectors.DefaultSelector()
         self._timer = Timer(self._selector)
@@ -109,7 +112,10 @@ class SimulatedServer:
                 question, behaviour = read_question(path, headers, body, keep_alive, self._behaviour)
             except ValueError as error:
                 return _plain(400, nobody, {"error": {"message": f"Simulated engine: {error}", "code": 400}})
-            return Answer(question, behaviour, arrival_ns)
+            pace = 1.0
+            if behaviour.wander:
+                pace = math.exp(behaviour.wander * self._wander.at(arrival_ns, behaviour.wander_s))
+            return Answer(question, behaviour, arrival_ns, pace)
         if path == "/v1/models":
             model = {"id": self._model, "object": "model", "created": 0, "owned_by": "llmbench"}
             return _plain(200, nobody, {"object": "list", "data": [model]})

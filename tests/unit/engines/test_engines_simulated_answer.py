@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from llmbench.engines.simulated_server.answer import MAX_SEND_BYTES, Answer
 from llmbench.engines.simulated_server.behaviour import Behaviour
 from llmbench.engines.simulated_server.question import Question, read_question
+from llmbench.engines.simulated_server.wander import Wander
 
 MS = 1_000_000
 
@@ -111,3 +113,38 @@ def test_a_request_may_ask_for_its_own_behaviour() -> None:
 def test_requests_that_cannot_be_answered(headers, body, part) -> None:
     with pytest.raises(ValueError, match=part.replace("?", r"\?")):
         read_question("/v1/completions", headers, body, True, Behaviour())
+
+
+def test_a_pace_stretches_the_first_chunk_and_all_that_follow() -> None:
+    question = Question(request_id="r", max_tokens=3, stream=True)
+    answer = Answer(question, Behaviour(ttft_ms=50, itl_ms=10), 0, pace=1.5)
+    found = []
+    while not answer.is_over:
+        found.append(answer.due_ns / MS)
+        answer.take(answer.due_ns)
+    assert found == [75, 90, 105]
+
+
+def test_what_wanders_is_alike_for_as_long_as_it_remembers() -> None:
+    wander = Wander(seed=1)
+    values = np.array([wander.at(100 * MS * step, memory_s=0.5) for step in range(20_000)])
+    # 20,000 values of correlation e^-0.2 are worth about 2,000: five standard errors, a false alarm in 10^6 seeds.
+    assert abs(values.mean()) < 5 * np.sqrt(1 / 2_000)
+    assert abs(values.std() - 1) < 5 * np.sqrt(1 / 4_000)
+    assert np.corrcoef(values[1:], values[:-1])[0, 1] == pytest.approx(np.exp(-0.2), abs=0.025)
+    assert np.corrcoef(values[5:], values[:-5])[0, 1] == pytest.approx(np.exp(-1), abs=0.1)
+
+
+def test_a_seed_repeats_what_wanders_and_another_does_not() -> None:
+    def path(seed: int) -> list[float]:
+        wander = Wander(seed)
+        return [wander.at(step * MS, memory_s=0.01) for step in range(5)]
+
+    assert path(0) == path(0) != path(1)
+    assert len(set(path(0))) == 5
+
+
+def test_without_a_memory_neighbours_have_nothing_in_common() -> None:
+    wander = Wander(seed=2)
+    values = np.array([wander.at(0, memory_s=0) for _ in range(10_000)])
+    assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.05  # five standard errors
