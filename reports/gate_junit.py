@@ -30,6 +30,8 @@ def gate_junit(result: GateResult) -> str:
         )
         for each in cases:
             _add(suite, each)
+    for key in ("tests", "failures", "errors", "skipped"):
+        suites.set(key, str(sum(int(suite.get(key, "0")) for suite in suites)))
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=False) + "\n"
 

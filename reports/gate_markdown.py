@@ -24,6 +24,8 @@ def gate_markdown(result: GateResult) -> str:
         comparison = case.comparison
         where = f"{_cell(comparison.subject)} at {_cell(comparison.level)}"
         lines.append(f"- **{comparison.spec.title}**, {where}: {_cell(case.why)}")
+    for case in result.lacking:
+        lines.append(f"- **{case.comparison.spec.title}** was asked for and could not be tested: {_cell(case.why)}")
     marks = {id(case.comparison): _MARKS[case.outcome] for case in result.cases}
     comparisons = tuple(case.comparison for case in result.cases)
     lines += ["", "<details><summary>All figures</summary>", ""]

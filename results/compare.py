@@ -107,7 +107,8 @@ def compare(
     blank = Comparison(spec, level, label, other, ours, theirs, margin, "insufficient data")
     missing = [name for name, figure in (subject, baseline) if figure is None]
     if ours is None or theirs is None:
-        return replace(blank, reason=f"{' and '.join(missing)} has no {spec.title}")
+        have = "have" if len(missing) == 2 else "has"
+        return replace(blank, reason=f"{' and '.join(missing)} {have} no {spec.title}")
     blank = replace(blank, across_rounds=ours.across_rounds and theirs.across_rounds)
     one_sided = _one_is_hopeless(blank, ours, theirs)
     if one_sided is not None:
@@ -117,8 +118,11 @@ def compare(
         lacking = [ours.lacking]
     if lacking or ours.log_error is None or theirs.log_error is None:
         return replace(blank, reason="; ".join(lacking))
-    if ours.value <= 0 or theirs.value <= 0:
-        return replace(blank, reason=f"{label if ours.value <= 0 else other} has a figure of 0, so there is no ratio")
+    # Not `value <= 0`: NaN compares as false with everything, and would come out as no difference.
+    unsound = [name for name, figure in ((label, ours), (other, theirs)) if not 0 < figure.value < math.inf]
+    if unsound:
+        found = ours.value if unsound[0] == label else theirs.value
+        return replace(blank, reason=f"{unsound[0]} has a figure of {found:g}, so there is no ratio")
     matching = ours.influence is not None and theirs.influence is not None and paired
     error, freedom = _combined(ours, theirs, matching)
     if spread is not None and spread.deviation > 0:
@@ -162,7 +166,8 @@ def _one_is_hopeless(blank: Comparison, ours: Figure, theirs: Figure) -> Compari
     if not (ours_lost or theirs_lost):
         return None
     if ours_lost and theirs_lost:
-        return replace(blank, reason="neither answered enough requests")
+        some_failed = ours.num_failed or theirs.num_failed
+        return replace(blank, reason="neither answered enough requests" if some_failed else "both have a figure of 0")
     lost, other = (ours, theirs) if ours_lost else (theirs, ours)
     name = blank.subject if ours_lost else blank.baseline
     reason = f"{lost.num_failed} of {lost.n} of {name} failed" if lost.num_failed else f"{name} has a figure of 0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmbench.results.compare import ALPHA, Comparison, Margin, Spread, compare, settle
@@ -41,13 +41,15 @@ def compare_sides(
     *,
     margins: Margins | None = None,
     spreads: Spreads | None = None,
+    required: Collection[str] = (),
     alpha: float = ALPHA,
 ) -> ComparisonSet:
     """Each of `subjects` against `baseline`, which were not measured at the same time.
 
     Rounds are paired all the same where both asked the same prompts on the same schedule: what the prompts of a round
     did to both cancels, and in mixed workloads that is most of how rounds differ.
-    `margins` restricts the comparison to the figures it names; by default all are compared at their own margins.
+    `margins` restricts the comparison to the figures it names; by default all are compared at their own margins. Those
+    of `required` are among the comparisons even where neither side has them.
     `spreads`, by engine, level and figure, is what runs differ by in any case.
     """
     comparisons: list[Comparison] = []
@@ -60,14 +62,22 @@ def compare_sides(
         flags += found.flags
         for ours, theirs in found.pairs:
             names = (f"{subject.name}: {ours.engine}", f"{baseline.name}: {theirs.engine}")
-            comparisons += _compared(ours, theirs, names, paired=alike, margins=margins, spreads=spreads)
+            comparisons += _compared(
+                ours, theirs, names, paired=alike, margins=margins, spreads=spreads, required=required
+            )
     return _settled(comparisons, unmatched, flags, alpha)
 
 
 def compare_engines(
-    side: Side, baseline: str | None = None, *, margins: Margins | None = None, alpha: float = ALPHA
+    side: Side,
+    baseline: str | None = None,
+    *,
+    margins: Margins | None = None,
+    required: Collection[str] = (),
+    alpha: float = ALPHA,
 ) -> ComparisonSet:
-    """The engines of one run against `baseline`, an engine's label (default: the first one), round by round."""
+    """The engines of one run against `baseline`, an engine's label (default: the first one), round by round; `margins`
+    and `required` as for `compare_sides`."""
     names = list(dict.fromkeys(each.engine for each in side.measured))
     if len(names) < 2:
         raise RunError(f"{side.name} measured one engine, {', '.join(names) or 'none'}; name a second run to compare.")
@@ -83,7 +93,10 @@ def compare_engines(
         if ours.level not in theirs:
             unmatched.append(f"{ours.engine} was measured at {ours.level} and {chosen} was not.")
             continue
-        comparisons += _compared(ours, theirs[ours.level], (ours.engine, chosen), paired=True, margins=margins)
+        names_of_pair = (ours.engine, chosen)
+        comparisons += _compared(
+            ours, theirs[ours.level], names_of_pair, paired=True, margins=margins, required=required
+        )
     others = {(each.engine, each.level) for each in side.measured}
     unmatched += [
         f"{chosen} was measured at {level} and {name} was not."
@@ -107,6 +120,7 @@ def _compared(
     paired: bool,
     margins: Margins | None,
     spreads: Spreads | None = None,
+    required: Collection[str],
 ) -> list[Comparison]:
     return [
         compare(
@@ -119,7 +133,8 @@ def _compared(
             spread=None if spreads is None else spreads.get((ours.engine, ours.level, spec.name)),
         )
         for spec in FIGURES
-        if (spec.name in ours.figures or spec.name in theirs.figures) and (margins is None or spec.name in margins)
+        if (spec.name in ours.figures or spec.name in theirs.figures or spec.name in required)
+        and (margins is None or spec.name in margins)
     ]
 
 

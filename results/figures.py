@@ -116,9 +116,12 @@ def _of_distribution(samples: Samples, metric: SampleMetric, share: float | None
     if estimate is None:
         lacking = missing_beyond(ordered, units, share) or _more(units, "samples")
         return _figure(samples, ordered.quantile(share), ordered.n, num_failed, None, lacking)
-    if not math.isfinite(estimate.interval.high) or estimate.interval.low <= 0:
+    if not math.isfinite(estimate.interval.high):
         lacking = "too many requests failed to say how slow the others make it"
         return _figure(samples, estimate.value, ordered.n, num_failed, None, lacking)
+    if estimate.interval.low <= 0:
+        # Tokens that come several at a time are 0 ms apart.
+        return _figure(samples, estimate.value, ordered.n, num_failed, None, "may be 0, so there is no ratio to it")
     figure = _figure(samples, estimate.value, ordered.n, num_failed, estimate.influence, None)
     return replace(figure, freedom=estimate.freedom)
 

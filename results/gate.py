@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -33,6 +33,7 @@ class MarginSpec(BaseModel):
 
 class GateSpec(BaseModel):
     """The thresholds file. `figures` are those that can turn the gate red; by default all, at their own margins.
+    Those that it names are asked for: see `required`.
 
     `alpha` is the chance that a run no worse than its baseline fails in any of them.
     """
@@ -53,6 +54,11 @@ class GateSpec(BaseModel):
                 hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(FIGURE_BY_NAME)}"
                 raise ValueError(f"no figure is called {name!r}{hint}")
         return figures
+
+    @property
+    def required(self) -> frozenset[str]:
+        """The figures that were named. A gate that cannot test one of them has not done what it was asked."""
+        return frozenset(self.figures) if "figures" in self.model_fields_set else frozenset()
 
     def margins(self) -> dict[str, Margin]:
         found = {}
@@ -86,47 +92,56 @@ class GateCase:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """The verdict with every case that went into it. `reasons` say why there can be no comparison."""
+    """The verdict with every case that went into it. `reasons` say why there can be no comparison, `required` names the
+    figures without which there is no green."""
 
     verdict: GateVerdict
     cases: tuple[GateCase, ...]
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
     alpha: float
+    required: frozenset[str] = frozenset()
+
+    @property
+    def lacking(self) -> tuple[GateCase, ...]:
+        """The cases of required figures that could not be tested."""
+        return tuple(
+            case for case in self.cases if case.outcome == "undecided" and case.comparison.spec.name in self.required
+        )
 
     @property
     def failed(self) -> tuple[GateCase, ...]:
         return tuple(case for case in self.cases if case.outcome == "failed")
 
 
-def judge_gate(compared: ComparisonSet, *, allow_unlike: bool = False) -> GateResult:
+def judge_gate(compared: ComparisonSet, *, allow_unlike: bool = False, required: Collection[str] = ()) -> GateResult:
     """The gate's verdict on comparisons that were made with `GateSpec.margins()` and restricted to its figures.
 
     Not comparable: another machine, workload, model, an unfinished or invalid run, or a level that is missing; unless
-    `allow_unlike`. Failed: a figure is slower beyond its margin, or is gone. Undecided: no figure could be tested.
+    `allow_unlike`. Failed: a figure is slower beyond its margin, or is gone. Undecided: no figure could be tested, or
+    one of `required` could not.
     """
     reasons = () if allow_unlike else (*compared.fatal, *compared.unmatched)
     notes = tuple(flag.text for flag in compared.flags if allow_unlike or not flag.fatal)
     if allow_unlike:
         notes = (*notes, *compared.unmatched)
     cases = tuple(_case(comparison) for comparison in compared.comparisons)
-    verdict: GateVerdict
+    result = GateResult("undecided", cases, reasons, notes, compared.alpha, frozenset(required))
     if reasons:
-        verdict = "not comparable"
-    elif any(case.outcome == "failed" for case in cases):
-        verdict = "failed"
-    elif any(case.outcome in ("passed", "improved") for case in cases):
-        verdict = "passed"
-    else:
-        verdict = "undecided"
-    return GateResult(verdict, cases, reasons, notes, compared.alpha)
+        return replace(result, verdict="not comparable")
+    if result.failed:
+        return replace(result, verdict="failed")
+    if not result.lacking and any(case.outcome in ("passed", "improved") for case in cases):
+        return replace(result, verdict="passed")
+    return result
 
 
 def confirmed(first: GateResult, again: GateResult) -> GateResult:
     """`first` in the light of a second measurement: what failed in both is still failed, what failed once is undecided.
 
     A second measurement that cannot be compared, or that says too little of a suspect, confirms nothing and excuses
-    nothing: unless another figure failed twice, there is then no verdict.
+    nothing: unless another figure failed twice, there is then no verdict. Neither is there where a required figure
+    could not be tested in the first.
     """
     if again.reasons:
         reason = f"Slower once, and the second measurement could not be compared: {again.reasons[0]}"
@@ -141,7 +156,7 @@ def confirmed(first: GateResult, again: GateResult) -> GateResult:
         excused = excused and outcome != "undecided"
         told = "too little of it the second time" if outcome == "undecided" else "not again"
         cases.append(replace(case, outcome="undecided", why=f"slower once and {told}: {case.why}"))
-    verdict: GateVerdict = "passed" if excused else "undecided"
+    verdict: GateVerdict = "passed" if excused and not first.lacking else "undecided"
     if any(case.outcome == "failed" for case in cases):
         verdict = "failed"
     return replace(first, verdict=verdict, cases=tuple(cases))

@@ -164,7 +164,8 @@ def gate(
         raise ConfigError(
             "--noise is what runs differ by; --against compares within one run, where that plays no part."
         )
-    result = judge_gate(_compared(side, other, against, spec, spreads), allow_unlike=allow_unlike)
+    compared = _compared(side, other, against, spec, spreads)
+    result = judge_gate(compared, allow_unlike=allow_unlike, required=spec.required)
     console = Console(markup=False, highlight=False)
     workload = confirm_ab or confirm
     if result.verdict == "failed" and workload is not None:
@@ -200,8 +201,8 @@ def _compared(
 
     margins = {name: margin for name, margin in spec.margins().items() if not only or name in only}
     if baseline is None:
-        return compare_engines(side, against, margins=margins, alpha=spec.alpha)
-    return compare_sides([side], baseline, margins=margins, spreads=spreads, alpha=spec.alpha)
+        return compare_engines(side, against, margins=margins, required=spec.required, alpha=spec.alpha)
+    return compare_sides([side], baseline, margins=margins, spreads=spreads, required=spec.required, alpha=spec.alpha)
 
 
 def _newest(store: str, side: Side, run: Path) -> Side:

@@ -46,7 +46,7 @@ def entry(
     """A request with stamps in ms since the origin; `tokens` are (when, how many) of its chunks."""
     chunks = list(tokens)
     engine, number = changes.get("engine", "a"), changes.get("round", 0)
-    request_id = f"{engine}-r{number}-{index:05d}"
+    request_id = f"{engine}-r{number}-{index:05d}" + (f"-{changes['level']}" if "level" in changes else "")
 
     def at(ms: float | None) -> int | None:
         return None if ms is None else ORIGIN_NS + round(ms * MS)

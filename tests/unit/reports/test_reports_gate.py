@@ -63,6 +63,27 @@ def test_junit_counts_what_failed_and_what_was_skipped() -> None:
     assert len(suite.findall(".//failure")) == 3
 
 
+def test_junit_has_the_shape_that_its_readers_expect() -> None:
+    # After the schema of Jenkins' JUnit plugin: what may stand where, what must be there, and that it adds up.
+    for flags in ((), (Flag("Hardware differs: cpu.", fatal=True),)):
+        suites = ElementTree.fromstring(gate_junit(judge_gate(made(flags=flags))))
+        assert suites.tag == "testsuites"
+        totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+        for suite in suites:
+            assert (suite.tag, bool(suite.get("name"))) == ("testsuite", True)
+            inside = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+            counted = {key: len(suite.findall(f"testcase/{tag}")) for key, tag in inside.items()}
+            assert {key: int(suite.get(key, -1)) for key in totals} == {"tests": len(suite), **counted}
+            for case in suite:
+                assert case.tag == "testcase"
+                assert case.get("name")
+                assert case.get("classname")
+                assert [part.tag in {"failure", "error", "skipped", "system-out"} for part in case] == [True]
+                assert case[0].tag == "system-out" or case[0].get("message")
+            totals = {key: count + int(suite.get(key, -1)) for key, count in totals.items()}
+        assert {key: int(suites.get(key, -1)) for key in totals} == totals
+
+
 def test_junit_says_why_nothing_was_compared() -> None:
     result = judge_gate(made(flags=(Flag("Hardware differs: cpu.", fatal=True),)))
     suites = ElementTree.fromstring(gate_junit(result))
@@ -88,6 +109,12 @@ def test_markdown_leads_with_the_verdict_and_what_failed() -> None:
     assert lines[2].startswith("- **TPOT p50**, new: a at closed 4: +10.0 %")
     tables = [line for line in lines if line.startswith("|")]
     assert {line.count(" | ") for line in tables} == {5}
+
+
+def test_markdown_names_a_figure_that_was_asked_for_and_not_tested() -> None:
+    result = judge_gate(made(), required={"ttft_p99", "ttft_p50"})
+    lines = [line for line in gate_markdown(result).splitlines() if "was asked for" in line]
+    assert lines == ["- **TTFT p99** was asked for and could not be tested: new: a needs 299 samples, has 50"]
 
 
 def test_a_row_says_how_much_and_how_sure() -> None:

@@ -78,7 +78,8 @@ def test_a_missing_figure_is_no_improvement(missing: str) -> None:
     found = judged(subject, baseline)
     assert found.verdict == "insufficient data"
     assert found.reason is not None
-    assert "has no TPOT p50" in found.reason
+    who = {"subject": "new has", "baseline": "old has", "both": "new and old have"}[missing]
+    assert found.reason == f"{who} no TPOT p50"
 
 
 def test_too_few_samples_say_what_they_need() -> None:
@@ -107,6 +108,16 @@ def test_a_zero_baseline_is_not_divided_by() -> None:
     assert judged(figure(5.0), figure(0.0, 0.0), TPOT).verdict == "insufficient data"
     goodput = FIGURE_BY_NAME["goodput"]
     assert judged(figure(5.0), figure(0.0, 0.0), goodput).ratio is None
+    assert judged(figure(0.0, 0.0), figure(0.0, 0.0), goodput).reason == "both have a figure of 0"
+
+
+@pytest.mark.parametrize("side", ["subject", "baseline"])
+def test_what_is_no_number_is_no_difference_shown_either(side: str) -> None:
+    # NaN compares as false with everything: it would pass every gate.
+    broken = figure(math.nan)
+    found = judged(broken, figure(10)) if side == "subject" else judged(figure(10), broken)
+    assert found.verdict == "insufficient data"
+    assert found.reason == f"{'new' if side == 'subject' else 'old'} has a figure of nan, so there is no ratio"
 
 
 def test_pairing_takes_out_what_rounds_did_to_both() -> None:

@@ -1,0 +1,60 @@
+"""The noise floor: what figures do while nothing changes, and the rounds that see through it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmbench.results.comparison_set import compare_sides
+from llmbench.results.errors import RunError
+from llmbench.results.gate import GateSpec, judge_gate
+from llmbench.results.noise import noise_floor, rounds_needed, run_spreads
+
+
+def test_noise_of_runs_that_are_alike(measured) -> None:
+    floor = noise_floor([measured(seed) for seed in range(3)], effects=(0.05, 0.2))
+    tpot = next(row for row in floor.rows if row.spec.name == "tpot_p50")
+    assert 0.002 < tpot.between_rounds < 0.008  # drawn with 0.004
+    assert tpot.between_runs is not None
+    assert tpot.between_runs < 0.004
+    assert tpot.rounds[0.2] == 4
+    assert floor.recommended(0.2).rounds is not None
+
+
+def test_a_figure_too_noisy_for_any_rounds_does_not_hide_what_the_others_take(measured) -> None:
+    floor = noise_floor([measured(seed) for seed in range(3)], effects=(0.05, 0.2))
+    rows = [replace(row, rounds={0.05: None, 0.2: None}) if row.spec.name == "ttft_p50" else row for row in floor.rows]
+    found = replace(floor, rows=tuple(rows)).recommended(0.2)
+    others = [rounds for row in rows if row.margin < 0.2 and (rounds := row.rounds[0.2]) is not None]
+    assert (found.rounds, found.too_noisy) == (max(others), ("TTFT p50",))
+
+
+def test_noise_of_unlike_runs_is_refused(measured) -> None:
+    with pytest.raises(RunError, match="is no repetition of"):
+        noise_floor([measured(1), measured(2, num=20)])
+
+
+def test_more_noise_takes_more_rounds_and_a_change_within_the_margin_never_shows() -> None:
+    rounds = [rounds_needed(0.1, 0.03, noise, 0.0, 0.005, 0.8) for noise in (0.001, 0.03, 0.06, 1.0)]
+    assert rounds[0] == 4
+    assert rounds[1] is not None
+    assert rounds[2] is not None
+    assert rounds[1] < rounds[2]
+    assert rounds[3] is None
+    assert rounds_needed(0.02, 0.03, 0.0, 0.0, 0.05, 0.8) is None
+
+
+def test_what_runs_differ_by_anyway_is_no_regression(measured) -> None:
+    # This rig is up to 6 % slower or faster from one run to the next, whatever is measured.
+    drifts = {1: 1.0, 2: 1.06, 3: 0.97, 4: 1.03}
+    runs = [measured(seed, itl=5 * drift, ttft=20 * drift) for seed, drift in drifts.items()]
+    subject = measured(9, itl=5 * 1.06, ttft=20 * 1.06)
+    margins = GateSpec().margins()
+    assert judge_gate(compare_sides([subject], runs[0], margins=margins)).verdict == "failed"
+    spreads = run_spreads(runs)
+    assert judge_gate(compare_sides([subject], runs[0], margins=margins, spreads=spreads)).verdict == "passed"
+    lost = measured(10, itl=15, ttft=60)
+    assert judge_gate(compare_sides([lost], runs[0], margins=margins, spreads=spreads)).verdict == "failed"
+    with pytest.raises(RunError, match="takes 3 runs or more"):
+        run_spreads(runs[:2])
