@@ -5,6 +5,7 @@ No host name, user name or address is recorded: results are made to be shared.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -150,8 +151,11 @@ def _gpus() -> list[JsonValue]:
 
 
 def _package_versions() -> dict[str, JsonValue]:
-    installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
+    versions: dict[str, JsonValue] = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _git_state(folder: Path) -> dict[str, JsonValue] | None:
