@@ -362,12 +362,9 @@ def _new_event_loop() -> tuple[asyncio.AbstractEventLoop, str]:
 def _no_collections() -> Iterator[None]:
     """No garbage collection inside: a full one stops every stamp for as long as it takes."""
     was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
         if was_enabled:
             gc.enable()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, Timeline, WireRequest
+from llmbench.harness import loadgen
 from llmbench.harness.conversation import Conversations
 from llmbench.harness.loadgen import Outgoing, StopFlag, run_load
 from llmbench.harness.plan import PlannedRequest
@@ -257,20 +258,27 @@ def test_turns_not_reached_when_stopped_are_unsent(serve: Any) -> None:
     assert report.num_unsent == 3
 
 
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are made ready, with a connection, 200 ms before they are due."""
+    monkeypatch.setattr(loadgen, "READY_AHEAD_NS", 200_000_000)
+
+
+@pytest.mark.usefixtures("early")
 def test_a_connection_closed_while_a_request_waits_on_it_is_replaced(serve: Any, load: Any) -> None:
-    # Requests are made ready, with a connection, up to 50 ms before they are due; this server hangs up after 10.
     def hang_up(peer: Any) -> None:
         peer.request()
         peer.answer(b"data: x\n\n")
-        peer.wait(0.01)
+        peer.wait(0.1)
 
     server = serve(hang_up)
-    _, done = load(server.endpoint, [0.0, 0.03, 0.06, 0.09])
+    _, done = load(server.endpoint, [0.0, 0.25, 0.5, 0.75])
     assert [timeline.failure for timeline in done.values()] == [None] * 4
     assert server.num_connections == 4
 
 
+@pytest.mark.usefixtures("early")
 def test_what_was_ready_when_the_load_was_stopped_was_never_sent(serve: Any, load: Any) -> None:
     stop = StopFlag()
-    report, done = load(serve(answer_all).endpoint, [0.0, 0.03, 0.04], stop=stop, on_done=lambda *_: stop.set())
+    report, done = load(serve(answer_all).endpoint, [0.0, 0.18, 0.19], stop=stop, on_done=lambda *_: stop.set())
     assert (list(done), report.num_unsent) == (["0"], 2)
