@@ -130,11 +130,12 @@ class WireRequest:
 class Timeline:
     """What the transport saw of one request, in the order it happened. A stamp that never came is None.
 
-    `due_ns` is when the schedule wanted the request sent, `connect_ns` when a connected socket was at hand (reused or
-    new), `sent_ns` when its bytes had been handed to the kernel, `first_byte_ns` when the first byte of the answer was
-    there. `chunk_ns[i]` stamps the return of the read that delivered `chunk_bytes[i]`: body bytes with HTTP chunk
-    framing removed, one entry per read, however many server events it carried; by gRPC and WebSocket one message.
-    `end_ns` is when the answer was complete or given up.
+    `due_ns` is when the schedule wanted the request sent, `begun_ns` when the load generator began to connect or, where
+    it was connected, to send, `connect_ns` when a connected socket was at hand (reused or new), `sent_ns` when its
+    bytes had been handed to the kernel, `first_byte_ns` when the first byte of the answer was there. `chunk_ns[i]`
+    stamps the return of the read that delivered `chunk_bytes[i]`: body bytes with HTTP chunk framing removed, one entry
+    per read, however many server events it carried; by gRPC and WebSocket one message. `end_ns` is when the answer was
+    complete or given up.
 
     `arrival_ns[i]`, where the platform tells, is when the network stack received the last byte of `chunk_bytes[i]`; it
     is the truer stamp, and `chunk_ns[i]` minus it is how late the reader was. `coalesced[i]` says that several network
@@ -160,6 +161,12 @@ class Timeline:
     attempt: int = 1
     first_due_ns: int | None = None
     retry_due_ns: int | None = None
+    begun_ns: int | None = None
+
+    @property
+    def connecting_ns(self) -> int:
+        """What of the time between due and sent went into connecting, which takes as long as the server likes."""
+        return 0 if self.begun_ns is None or self.connect_ns is None else self.connect_ns - self.begun_ns
 
     def stamp_ns(self, chunk: int) -> int:
         """When chunk `chunk` arrived, by the truest clock that saw it."""

@@ -72,7 +72,7 @@ class Exchange:
         if connection is None or not connection.is_open:  # the server may have closed it while it waited
             connection = self._connection = self._connect(self._endpoint)
         self.reader.several_segments = connection.several_segments
-        now_ns = perf_counter_ns()
+        now_ns = self.timeline.begun_ns = perf_counter_ns()
         self._deadline.begin(now_ns)
         if connection.is_open:
             connection.take(self)

@@ -46,7 +46,7 @@ def measured_offset(ask: Callable[[], int], now_ns: Callable[[], int] = perf_cou
 def shift(timeline: Timeline, by_ns: int) -> None:
     """Move every stamp of `timeline`, in place, onto a clock that is ahead by `by_ns`."""
     timeline.due_ns += by_ns
-    for name in ("first_due_ns", "connect_ns", "sent_ns", "first_byte_ns", "end_ns", "retry_due_ns"):
+    for name in ("first_due_ns", "begun_ns", "connect_ns", "sent_ns", "first_byte_ns", "end_ns", "retry_due_ns"):
         stamp_ns = getattr(timeline, name)
         if stamp_ns is not None:
             setattr(timeline, name, stamp_ns + by_ns)

@@ -74,5 +74,6 @@ def to_records(
         output_sha256=hashlib.sha256(answer.text.encode()).hexdigest() if failure is None else None,
         attempt=timeline.attempt,
         attempt_due_ns=None if timeline.attempt == 1 else timeline.due_ns,
+        begun_ns=timeline.begun_ns,
     )
     return Decoded(record, chunks, answer.text)

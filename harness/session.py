@@ -283,7 +283,8 @@ class _Session:
             self._saw_broken_connections = True
         if timeline.sent_ns is not None and timeline.attempt == 1 and request_id in self._scheduled:
             self._due_ns.append(timeline.due_ns)
-            self._sent_ns.append(timeline.sent_ns)
+            # How fast a server accepts is not the instrument's doing.
+            self._sent_ns.append(timeline.sent_ns - timeline.connecting_ns)
         self._recorder.send(Answered(request_id, timeline))
 
     def _arrival_fit(self, trial: Trial) -> ArrivalManifest | None:

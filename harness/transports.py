@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
+from time import perf_counter_ns
 from typing import Protocol, get_args
 
 from llmbench.engines.wire import Endpoint, Timeline, Transport, WireRequest
@@ -85,7 +86,7 @@ class Transports:
             return self._http.prepare(wire, timeline, on_done)
         transport = {"websocket": self._websocket, "hub": self._hub, "grpc": self._grpc}[wire.transport]
         assert transport is not None
-        return _Unprepared(partial(transport.start, wire, timeline, lambda call: on_done()))
+        return _Unprepared(timeline, partial(transport.start, wire, timeline, lambda call: on_done()))
 
     def close(self) -> None:
         """Close connections that are idle, and calls that nobody waits for. The loop must not be running."""
@@ -98,11 +99,13 @@ class Transports:
 class _Unprepared:
     """A request of a transport that does everything when it starts."""
 
-    def __init__(self, start: Callable[[], UnderWay]) -> None:
+    def __init__(self, timeline: Timeline, start: Callable[[], UnderWay]) -> None:
+        self._timeline = timeline
         self._start = start
         self._call: UnderWay | None = None
 
     def go(self) -> None:
+        self._timeline.begun_ns = perf_counter_ns()
         self._call = self._start()
 
     def cancel(self, reason: str) -> None:

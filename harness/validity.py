@@ -41,8 +41,9 @@ def judge(
     """Findings per engine, in the order of `engines`, which says of each whether it can be held to a length; warm-up
     requests are not judged.
 
-    Invalid: no successful request; p99 of sent − due above SEND_LAG_BUDGET_NS; more than MAX_WRONG_LENGTH_SHARE of the
-    answers of another length than asked (a flag where there are fewer, or the engine cannot be held to it).
+    Invalid: no successful request; p99 of sent − due, connecting left out, above SEND_LAG_BUDGET_NS; more than
+    MAX_WRONG_LENGTH_SHARE of the answers of another length than asked (a flag where there are fewer, or the engine
+    cannot be held to it).
     `lag_matters` is false where the workload bounds the requests in flight: those beyond are meant to wait.
     `exact_lengths` is false where answers may end when they like. `constant_load` says that requests come at one rate
     whatever the engine does: answers that came ever later are then a flag.
@@ -134,16 +135,24 @@ def _judge_engine(engine: str, asked: list[RequestRecord], lag_matters: bool) ->
     if not succeeded:
         kinds = ", ".join(sorted({record.error_kind or "unknown" for record in asked}))
         yield Finding(f"{engine}: none of {len(asked)} requests succeeded ({kinds}).", invalid=True)
-    # Of the attempt: the waits before it were asked for.
-    lags_ns = [
-        record.sent_ns - (record.attempt_due_ns or record.due_ns) for record in asked if record.sent_ns is not None
-    ]
+    lags_ns = [_own_lag_ns(record) for record in asked if record.sent_ns is not None]
     if lag_matters and lags_ns and (p99_ns := percentile_ns(lags_ns, 0.99)) > SEND_LAG_BUDGET_NS:
         yield Finding(
             f"{engine}: requests were sent late, p99 {p99_ns / 1e6:.1f} ms after they were due (budget "
-            f"{SEND_LAG_BUDGET_NS / 1e6:.0f} ms, n = {len(lags_ns)}): this machine could not keep the schedule.",
+            f"{SEND_LAG_BUDGET_NS / 1e6:.0f} ms, n = {len(lags_ns)}, connecting left out): this machine could not "
+            "keep the schedule.",
             invalid=True,
         )
+
+
+def _own_lag_ns(record: RequestRecord) -> int:
+    """How late the instrument sent an attempt: without the wait before it, which was asked for, and without connecting,
+    which takes as long as the server and the way there take."""
+    assert record.sent_ns is not None
+    connecting_ns = 0
+    if record.begun_ns is not None and record.connect_ns is not None:
+        connecting_ns = record.connect_ns - record.begun_ns
+    return record.sent_ns - (record.attempt_due_ns or record.due_ns) - connecting_ns
 
 
 def _judge_lengths(engine: str, asked: list[RequestRecord], keeps_lengths: bool) -> Iterable[Finding]:

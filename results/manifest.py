@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from llmbench.results.errors import RunError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 FinalStatus = Literal["complete", "interrupted", "failed"]
 StoredStatus = Literal["running", "complete", "interrupted", "failed"]
@@ -215,6 +215,8 @@ Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 UPGRADES: Mapping[int, Upgrade] = {
     # Version 2 has attempts: columns of the tables (schema.upgraded_requests), and nothing in the manifest.
     1: dict,
+    # Version 3 has begun_ns, another column of these.
+    2: dict,
 }
 
 

@@ -286,7 +286,12 @@ METRICS: tuple[MetricSpec, ...] = (
     SampleMetric("e2e", "E2E", "ms", "lower", "end − due", _latency("due_ns", "end_ns")),
     SampleMetric("e2e_send", "E2E from send", "ms", "lower", "end − sent", _latency("sent_ns", "end_ns")),
     SampleMetric(
-        "send_lag", "send lag", "ms", None, "sent − due of the attempt: the instrument's delay, or a slot's", _send_lag
+        "send_lag",
+        "send lag",
+        "ms",
+        None,
+        "sent − due of the attempt: the instrument's delay, a slot's, or connecting",
+        _send_lag,
     ),
     SampleMetric("prompt_tokens", "prompt", "tokens", None, "tokens of each prompt", _count("prompt_tokens")),
     SampleMetric("output_tokens", "output", "tokens", None, "tokens of each answer", _count("output_tokens")),

@@ -13,8 +13,9 @@ class RequestRecord:
     """One request as measured. A stamp that never came, or a count nobody gave, is None; a failed request is a row.
 
     `request_id` is unique within a run. `level` names the load level, `round` counts from 0. `due_ns` is when the
-    schedule wanted the request sent; `connect_ns` when a connected socket was at hand; `sent_ns` when its bytes were
-    with the kernel; `first_token_ns` and `last_token_ns` stamp the first and last chunk with generated content.
+    schedule wanted the request sent; `begun_ns` when the load generator began to connect or, where it was connected, to
+    send; `connect_ns` when a connected socket was at hand; `sent_ns` when its bytes were with the kernel;
+    `first_token_ns` and `last_token_ns` stamp the first and last chunk with generated content.
 
     A request that was sent again after a failure has a row for each `attempt`, with the same engine, level, round and
     index, and the last one decides what became of it. `due_ns` is that of the first attempt in all of them, and
@@ -46,6 +47,7 @@ class RequestRecord:
     output_sha256: str | None
     attempt: int = 1
     attempt_due_ns: int | None = None
+    begun_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,14 @@ REQUEST_COLUMNS = (
     Column("error_kind", "string", "", "kind of failure, from a fixed list"),
     Column("error", "string", "", "the failure in a sentence"),
     Column("output_sha256", "string", "", "sha256 of the answer's text in UTF-8, hex"),
-    # Behind the others: rows of schema version 1 end before them.
+    # Rows of schema version 1 end before these.
     Column("attempt", "int32", "", "how often the request had been sent, this time included", nullable=False),
     Column("attempt_due_ns", "int64", _NS, "when this attempt was to be sent; null where that is due_ns"),
+    # Those of version 2 before this one.
+    Column("begun_ns", "int64", _NS, "when the load generator began to connect or, where it was connected, to send"),
 )
-_NUM_COLUMNS_OF_VERSION_1 = len(REQUEST_COLUMNS) - 2
+# Of each column that version 1 did not have, what a row without it holds.
+_ADDED = {"attempt": 1, "attempt_due_ns": None, "begun_ns": None}
 
 # Not part of a record: it finds a request's rows in chunks.parquet without reading a single id.
 NUM_CHUNKS = Column("num_chunks", "int32", "rows", "rows of this request in chunks.parquet", nullable=False)
@@ -81,19 +84,21 @@ def request_schema() -> pa.Schema:
 
 def upgraded_row(row: list[Any]) -> list[Any]:
     """A request's values in the order of REQUEST_COLUMNS, of a row that may be of an older schema version."""
-    return [*row, 1, None] if len(row) == _NUM_COLUMNS_OF_VERSION_1 else row
+    missing = [column.name for column in REQUEST_COLUMNS[len(row) :]]
+    return [*row, *(_ADDED[name] for name in missing)]
 
 
 def upgraded_requests(table: pa.Table) -> pa.Table:
     """`requests.parquet` of any schema version with the columns of this one."""
     import pyarrow as pa
 
-    if "attempt" in table.column_names:
+    schema = request_schema()
+    if table.column_names == schema.names:
         return table
-    missing = {"attempt": pa.repeat(pa.scalar(1, pa.int32()), len(table)), "attempt_due_ns": pa.nulls(len(table))}
-    names = request_schema().names
-    columns = [missing[name] if name in missing else table.column(name) for name in names]
-    return pa.table(columns, names=names).cast(request_schema())
+    held = {name: table.column(name) for name in table.column_names}
+    missing = {name: value for name, value in _ADDED.items() if name not in held}
+    held |= {name: pa.repeat(pa.scalar(value, schema.field(name).type), len(table)) for name, value in missing.items()}
+    return pa.table([held[name] for name in schema.names], names=schema.names).cast(schema)
 
 
 def chunk_schema() -> pa.Schema:

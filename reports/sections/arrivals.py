@@ -101,7 +101,7 @@ def _lag(material: Material, members: list[Samples]) -> Figure | None:
     worst = "; ".join(f"{engine} at most {digits(float(curve.x[-1]))} ms" for engine, curve in found if curve.x.size)
     return Figure(
         title="Send lag",
-        reading="Sent − due, all rounds: the instrument's own delay, or the wait for a free slot.",
+        reading="Sent − due, all rounds: the instrument's own delay, the wait for a free slot, or connecting.",
         alt=f"Distribution of the send lag: {worst}.",
         traces=[
             line(

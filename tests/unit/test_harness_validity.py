@@ -56,6 +56,14 @@ def test_one_late_request_in_a_hundred_is_within_the_budget_and_two_are_not() ->
     assert "p99 9.0 ms" in finding.text
 
 
+def test_a_server_that_is_slow_to_accept_does_not_make_the_schedule_late() -> None:
+    begun = replace(GOOD, begun_ns=GOOD.due_ns + MS, connect_ns=GOOD.due_ns + 51 * MS, sent_ns=GOOD.due_ns + 52 * MS)
+    assert judge([begun] * 10, A) == []
+    late = replace(begun, begun_ns=GOOD.due_ns + 9 * MS)
+    [finding] = judge([late] * 10, A)
+    assert "p99 10.0 ms after they were due (budget 5 ms, n = 10, connecting left out)" in finding.text
+
+
 def test_a_queue_that_grows_at_a_constant_load_is_a_flag_of_its_trial() -> None:
     def answered(index: int, wait_ms: int, level: str) -> RequestRecord:
         due_ns = index * MS

@@ -81,7 +81,7 @@ def test_messages_come_stamped_and_as_they_were_sent(serve) -> None:
         assert timeline.failure is None
         assert timeline.chunk_bytes == [b"0", b"1", b"2"]
         assert timeline.headers == [("content-type", "application/grpc")]
-        stamps = [timeline.due_ns, timeline.connect_ns, timeline.sent_ns, timeline.first_byte_ns]
+        stamps = [timeline.due_ns, timeline.begun_ns, timeline.connect_ns, timeline.sent_ns, timeline.first_byte_ns]
         stamps += [*timeline.chunk_ns[1:], timeline.end_ns]
         assert stamps == sorted(stamps)
     assert asked == [(b"question", "Bearer secret")] * 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,30 @@ def test_trusted_where_the_endpoint_names_it(port: int, load: Any, authority: Au
     assert [timeline.failure for timeline in done.values()] == [None] * 3
     assert b"".join(done["0"].chunk_bytes) == b"onetwo"
     assert report.instrument.clock == "user space"
+
+
+def test_a_slow_handshake_is_in_the_latency_and_not_laid_to_the_load_generator(
+    serve: Any, load: Any, authority: Authority
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.server)
+
+    class Slow:
+        def wrap_socket(self, sock: Any, server_side: bool) -> ssl.SSLSocket:
+            time.sleep(0.2)
+            return context.wrap_socket(sock, server_side=server_side)
+
+    def talk(peer: Any) -> None:
+        while peer.request():
+            peer.answer(b"one")
+
+    port = serve(talk, tls=Slow()).endpoint.port
+    _, done = load(Endpoint("localhost", port, tls=True, tls_ca=str(authority.ca)), [0.0, 0.6])
+    first, second = done["0"], done["1"]
+    assert first.sent_ns - first.due_ns >= 200_000_000
+    assert first.connecting_ns >= 200_000_000
+    assert first.sent_ns - first.due_ns - first.connecting_ns < 100_000_000
+    assert second.connecting_ns == 0, "the connection was kept"
 
 
 def test_the_system_does_not_trust_it(port: int, load: Any) -> None:

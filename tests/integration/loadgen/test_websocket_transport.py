@@ -119,7 +119,8 @@ def test_a_message_is_a_chunk(ask: Any) -> None:
 
     timeline = ask(answer)
     assert timeline.failure is None
-    assert timeline.due_ns <= timeline.connect_ns < timeline.sent_ns < timeline.first_byte_ns <= timeline.end_ns
+    assert timeline.due_ns <= timeline.begun_ns < timeline.connect_ns < timeline.sent_ns
+    assert timeline.sent_ns < timeline.first_byte_ns <= timeline.end_ns
     assert timeline.chunk_bytes == [TOKEN.encode(), LAST.encode(), b"[DONE]"]
     assert timeline.chunk_ns[1] - timeline.chunk_ns[0] >= 40_000_000
     body, request = heard

@@ -36,6 +36,7 @@ def test_every_stamp_moves_and_missing_ones_stay_missing() -> None:
     timeline = Timeline(
         due_ns=1,
         first_due_ns=0,
+        begun_ns=1,
         retry_due_ns=20,
         sent_ns=2,
         end_ns=9,
@@ -45,6 +46,6 @@ def test_every_stamp_moves_and_missing_ones_stay_missing() -> None:
         coalesced=[False] * 2,
     )
     shift(timeline, 100)
-    assert (timeline.first_due_ns, timeline.retry_due_ns) == (100, 120)
+    assert (timeline.first_due_ns, timeline.begun_ns, timeline.retry_due_ns) == (100, 101, 120)
     assert (timeline.due_ns, timeline.connect_ns, timeline.sent_ns, timeline.first_byte_ns) == (101, None, 102, None)
     assert (timeline.chunk_ns, timeline.arrival_ns, timeline.end_ns) == ([104, 106], [None, 105], 109)

@@ -65,22 +65,24 @@ def test_without_a_policy_nothing_is_said(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("finish", [True, False])
-def test_a_run_of_schema_version_1_is_read(make_run: MakeRun, finish: bool) -> None:
+@pytest.mark.parametrize(("version", "later"), [(1, ["attempt", "attempt_due_ns", "begun_ns"]), (2, ["begun_ns"])])
+def test_a_run_of_an_older_schema_is_read(make_run: MakeRun, finish: bool, version: int, later: list[str]) -> None:
     made = make_run([entry(0), entry(1, due=100, tokens=[(110, 1), (120, 1)])], finish=finish)
     manifest = made.path / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 1}))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": version}))
     if finish:
         table = pq.read_table(made.path / "requests.parquet")
-        pq.write_table(table.drop_columns(["attempt", "attempt_due_ns"]), made.path / "requests.parquet")
+        pq.write_table(table.drop_columns(later), made.path / "requests.parquet")
     else:
         journal = made.path / "journal.jsonl"
         entries = [json.loads(line) for line in journal.read_text().splitlines()]
-        journal.write_text("".join(json.dumps([row[:-2], chunks]) + "\n" for row, chunks in entries))
+        journal.write_text("".join(json.dumps([row[: -len(later)], chunks]) + "\n" for row, chunks in entries))
     run = Run.open(made.path)
     assert run.requests.schema.equals(made.requests.schema)
     assert run.requests["attempt"].to_pylist() == [1, 1]
+    assert run.requests["begun_ns"].to_pylist() == [None, None]
     assert values_of(only(run), "ttft").values.tolist() == [10, 10]
-    assert run.manifest.schema_version == 2
+    assert run.manifest.schema_version == 3
 
 
 def test_what_is_drawn_over_time_has_every_attempt(make_run: MakeRun) -> None:

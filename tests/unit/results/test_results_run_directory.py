@@ -178,7 +178,7 @@ def test_logs_stay_in_the_directory_and_apart(tmp_path: Path) -> None:
         ("[]", "holds no JSON object"),
         ("{}", "has no schema_version"),
         ('{"schema_version": 99}', "pip install --upgrade llmbench"),
-        ('{"schema_version": 1, "run_id": 5}', "does not hold what a manifest of version 2 holds"),
+        ('{"schema_version": 1, "run_id": 5}', "does not hold what a manifest of version 3 holds"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_says_why(tmp_path: Path, text: str, complaint: str) -> None:
