@@ -13,9 +13,10 @@ from time import perf_counter_ns
 from typing import Protocol
 
 from llmbench.engines.wire import Failure, FailureKind
+from llmbench.harness.chunk_log import ChunkLog
 from llmbench.harness.packet_clock import Flow, PacketClock
 from llmbench.harness.read_poller import ReadPoller
-from llmbench.harness.wall_offset import MAX_WAIT_NS, WallOffset
+from llmbench.harness.wall_offset import WallOffset
 
 READ_BYTES = 64 * 1024
 
@@ -34,6 +35,11 @@ Address = tuple[int, AddressOfFamily]
 
 class Reader(Protocol):
     """What takes the bytes of an answer as they are read."""
+
+    @property
+    def log(self) -> ChunkLog | None:
+        """Where whole HTTP chunks may go instead of to `feed`, while it is between frames; None for nowhere."""
+        ...
 
     def feed(self, data: bytes, read_ns: int, arrival_ns: int | None = None) -> bool:
         """True once the answer is complete or has failed; then feed no more."""
@@ -129,10 +135,14 @@ class Connection:
 
     def take(self, listener: Listener) -> None:
         """Serve `listener` from now on; the connection is open and idle."""
+        assert self._socket is not None
         self._listener, self._reader = listener, listener.reader
+        self._poller.expect(self._socket.fileno(), listener.reader.log)
 
     def release(self) -> None:
         """Idle from now on."""
+        assert self._socket is not None
+        self._poller.expect(self._socket.fileno(), None)
         self._listener = self._reader = None
 
     def send(self, payload: bytes) -> None:
@@ -231,7 +241,8 @@ class Connection:
         now_ns = perf_counter_ns()
         if self._packet_clock is not None:
             self.flow = self._packet_clock.watch(self._socket.getsockname()[1], self._socket.getpeername()[1])
-        self._poller.add(self._socket.fileno(), self._on_readable)
+        self._poller.add(self._socket.fileno(), self)
+        self._poller.expect(self._socket.fileno(), self._listener.reader.log)
         self._listener.connected(now_ns)
 
     def _write(self) -> None:
@@ -259,8 +270,9 @@ class Connection:
         if self._listener is not None:
             self._listener.sent(now_ns)
 
-    def _on_readable(self) -> None:
-        # The hot path: once per chunk, so a call that can be spared is.
+    def on_readable(self) -> None:
+        """Read once."""
+        # The hot path where reads are made in Python: once per chunk, so a call that can be spared is.
         arrival_ns = None
         wall_offset = self._wall_offset
         try:
@@ -272,19 +284,35 @@ class Connection:
                 read_ns = perf_counter_ns()
                 if ancillary:
                     seconds, nanoseconds = _unpack_timespec(ancillary[0][2])
-                    arrival_ns = seconds * 1_000_000_000 + nanoseconds - wall_offset.offset_ns
-                    if not 0 <= read_ns - arrival_ns <= MAX_WAIT_NS:
-                        arrival_ns = wall_offset.doubted(arrival_ns, read_ns)
+                    arrival_ns = wall_offset.arrival_ns(seconds * 1_000_000_000 + nanoseconds, read_ns)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._fail(FailureKind.TRUNCATED, f"The connection broke before the answer was whole: {error}.")
+            self.on_read_error(error)
             return
         self._num_reads += 1
         if len(data) == READ_BYTES:
-            self._surplus = None  # a full buffer may have cut a segment in two, which then counts as two reads
             assert self._socket is not None
             self._poller.again(self._socket.fileno())
+        self._take_read(data, read_ns, arrival_ns)
+
+    def on_read(self, data: bytes, read_ns: int, wall_ns: int | None, num_reads: int) -> None:
+        """The poller has read `data`, and has read `num_reads` times."""
+        if self._socket is None:
+            return
+        self._num_reads = num_reads
+        arrival_ns = None
+        if wall_ns is not None and self._wall_offset is not None:
+            arrival_ns = self._wall_offset.arrival_ns(wall_ns, read_ns)
+        self._take_read(data, read_ns, arrival_ns)
+
+    def on_read_error(self, error: OSError) -> None:
+        """Reading has failed."""
+        self._fail(FailureKind.TRUNCATED, f"The connection broke before the answer was whole: {error}.")
+
+    def _take_read(self, data: bytes, read_ns: int, arrival_ns: int | None) -> None:
+        if len(data) == READ_BYTES:
+            self._surplus = None  # a full buffer may have cut a segment in two, which then counts as two reads
         reader = self._reader
         if reader is None:
             self._drop_idle()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 
 from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline
+from llmbench.harness.chunk_log import ChunkLog
 from llmbench.harness.connection import Connection
 from llmbench.harness.deadline import Deadline
 from llmbench.harness.packet_clock import PacketClock, RawReader
@@ -39,6 +40,7 @@ class Exchange:
         timeline: Timeline,
         timeouts: TimeoutSpec,
         packet_clock: PacketClock | None,
+        log: ChunkLog,
         on_done: Callable[[], None],
         connect: Callable[[Endpoint], Connection],
         keep: Callable[[Connection, Endpoint], None],
@@ -50,7 +52,7 @@ class Exchange:
         self._keep = keep
         self._connection: Connection | None = None
         self._packet_clock = packet_clock
-        self.reader = ResponseReader(timeline) if packet_clock is None else RawReader(timeline)
+        self.reader = ResponseReader(timeline, log=log) if packet_clock is None else RawReader(timeline)
         self._endpoint = endpoint
         self._obstacle: Failure | None = None
         self._deadline = Deadline(loop, timeline, timeouts, self._last_body_ns, self.broken)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from llmbench.engines.wire import Endpoint, Failure, Timeline, WireRequest
+from llmbench.harness.chunk_log import ChunkLog, PythonChunkLog
 from llmbench.harness.connection import Address, Connection
+from llmbench.harness.epoll_reads import EpollReads
 from llmbench.harness.exchange import Exchange
+from llmbench.harness.native_reads import NativeReads, chosen_reader
 from llmbench.harness.packet_clock import PacketClock
-from llmbench.harness.read_poller import create_read_poller
+from llmbench.harness.read_poller import LoopPoller, ReadPoller, Reads, RestingPoller, nothing_due
 from llmbench.harness.resolution import resolve
+from llmbench.harness.response_reader import MAX_BODY_BYTES
 from llmbench.harness.tls_connection import TlsConnection
 from llmbench.harness.trust import tls_context
 from llmbench.harness.unix_connection import UnixConnection
@@ -24,8 +30,10 @@ class HttpTransport:
 
     Nothing is ever sent twice: a connection that the server has closed is noticed before it is used again, and one that
     breaks after that fails its request. With `wall_offset`, plain TCP connections carry the kernel's receive stamps,
-    and `before_read` is called before each of their reads; with `packet_clock`, they carry those of every segment.
-    Raises ConfigError for authorities that cannot be read.
+    and `before_read` is called before they are read, and again once the instant that it gave has passed; with
+    `packet_clock`, they carry those of every segment. Raises ConfigError for authorities that cannot be read.
+
+    `reader` says what reads them: native, or python.
     """
 
     def __init__(
@@ -35,13 +43,26 @@ class HttpTransport:
         timeouts: TimeoutSpec,
         wall_offset: WallOffset | None,
         packet_clock: PacketClock | None = None,
-        before_read: Callable[[], None] | None = None,
+        before_read: Callable[[], int] = nothing_due,
     ) -> None:
         self._loop = loop
         self._timeouts = timeouts
         self._wall_offset = wall_offset
         self._packet_clock = packet_clock
-        self._poller = create_read_poller(loop, wall_offset is not None, before_read)
+        self._new_log: Callable[[], ChunkLog] = PythonChunkLog
+        self._poller: ReadPoller = LoopPoller(loop)
+        self.reader = "python"
+        # Only what the kernel stamps may be read late.
+        if wall_offset is not None and sys.platform == "linux":
+            native = chosen_reader()
+            reads: Reads
+            if native is None:
+                reads = EpollReads(before_read)
+            else:
+                reads = NativeReads(native, wall_offset, before_read)
+                self._new_log = partial(native.ChunkLog, MAX_BODY_BYTES)
+                self.reader = "native"
+            self._poller = RestingPoller(loop, reads)
         self._tls_contexts: dict[Endpoint, ssl.SSLContext] = {}
         self._addresses: dict[Endpoint, list[Address] | Failure] = {}
         self._idle: dict[Endpoint, list[Connection]] = {}
@@ -58,7 +79,8 @@ class HttpTransport:
         endpoint = request.endpoint
         clock = self._packet_clock if endpoint.is_plain_tcp else None
         pool = (self._connection, self._keep)
-        exchange = Exchange(self._loop, endpoint, request.payload, timeline, self._timeouts, clock, on_done, *pool)
+        log = self._new_log()
+        exchange = Exchange(self._loop, endpoint, request.payload, timeline, self._timeouts, clock, log, on_done, *pool)
         addresses = self._addresses[endpoint]
         exchange.prepare(addresses if isinstance(addresses, Failure) else self._idle_connection(endpoint))
         return exchange

@@ -26,6 +26,7 @@ from llmbench.harness.lag_samples import LagSamples
 from llmbench.harness.packet_clock import PacketClock
 from llmbench.harness.packet_ring import PacketRing
 from llmbench.harness.priority import foremost
+from llmbench.harness.read_poller import NEVER_NS
 from llmbench.harness.retries import Retries
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.transports import Ready, Transports
@@ -180,6 +181,7 @@ class _Load:
                 event_loop=loop_name,
                 scheduling=scheduling,
                 clock=self._clock_name(),
+                reader=self._transport.reader,
                 loop_lag=self._probe.lags.manifest(),
                 send_lag=self._send_lags.manifest(),
                 client_lag=self._client_lags.manifest(),
@@ -230,10 +232,14 @@ class _Load:
         self._set_alarm()
         self._end_if_done()
 
-    def _send_first(self) -> None:
-        """Send what is due, or soon is, before time is spent on answers: these have their stamps from the kernel."""
+    def _send_first(self) -> int:
+        """Send what is due, or soon is, before time is spent on answers: these have their stamps from the kernel.
+
+        The instant at which this is to be called again.
+        """
         if self._ready and self._ready[0][0] <= perf_counter_ns() + AHEAD_NS:
             self._fill()
+        return self._ready[0][0] - AHEAD_NS if self._ready else NEVER_NS
 
     def _may_prepare(self, now_ns: int, first_ns: int | None) -> bool:
         """Whether the agenda's next is to be made ready now; `first_ns` is when the first that is ready is due."""

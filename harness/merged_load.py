@@ -31,6 +31,7 @@ def merged(reports: Sequence[LoadReport], lost_workers: Sequence[str], start_ns:
         instrument=InstrumentManifest(
             event_loop=_all(worker.event_loop for worker in workers),
             scheduling=_all(worker.scheduling or "unknown" for worker in workers),
+            reader=_all(worker.reader or "unknown" for worker in workers),
             clock=_all(worker.clock for worker in workers),
             loop_lag=lags.loop.manifest(),
             send_lag=lags.send.manifest(),

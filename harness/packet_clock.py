@@ -26,6 +26,10 @@ class RawReader(ResponseReader):
         self.raw: list[bytes] = []
         self.read_ns: list[int] = []
 
+    @property
+    def log(self) -> None:
+        """None: every read is wanted as it came."""
+
     def feed(self, data: bytes, read_ns: int, arrival_ns: int | None = None) -> bool:
         self.raw.append(data)
         self.read_ns.append(read_ns)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import select
-import sys
-from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Protocol
 
 from llmbench.harness.alarm import create_alarm
+from llmbench.harness.chunk_log import ChunkLog
 
 # Of 25,600 chunks a second (`tests/benchmarks/load_generator.py`, on a busy 2-core machine), a million cost the load
 # generator 28 s of processor time when it woke up for each, 19 s when it rested for half a millisecond and 16 s for a
@@ -22,21 +20,40 @@ WINDOW_NS = 10_000_000
 # When more than this share of the reads of a window did bring several segments, nothing rests for a while.
 MAX_COALESCED_SHARE = 0.01
 PROMPT_NS = 1_000_000_000
+# An instant that no run lives to see.
+NEVER_NS = 2**62
 
 
-if sys.platform == "linux":
-    _EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+def nothing_due() -> int:
+    """What `before_read` gives where there is nothing to do between reads."""
+    return NEVER_NS
+
+
+class Readable(Protocol):
+    """What is told of the reads of one socket: either that it can be read, or what a read has given."""
+
+    def on_readable(self) -> None: ...
+
+    def on_read(self, data: bytes, read_ns: int, wall_ns: int | None, num_reads: int) -> None:
+        """`wall_ns` is the kernel's stamp in CLOCK_REALTIME, where it gave one; this was read `num_reads` of it."""
+        ...
+
+    def on_read_error(self, error: OSError) -> None: ...
 
 
 class ReadPoller(Protocol):
-    """Calls back whenever a file descriptor has something to read."""
+    """Reads sockets, or has them read, whenever they have something to read."""
 
-    def add(self, fd: int, callback: Callable[[], None]) -> None: ...
+    def add(self, fd: int, readable: Readable) -> None: ...
 
     def remove(self, fd: int) -> None: ...
 
     def again(self, fd: int) -> None:
-        """Call back even if nothing more arrives: a read has left something behind."""
+        """Read once more even if nothing more arrives: a read has left something behind."""
+        ...
+
+    def expect(self, fd: int, log: ChunkLog | None) -> None:
+        """Whole HTTP chunks may go to `log` while it is between frames, untold; with None every read is told."""
         ...
 
     def note_coalesced(self) -> None:
@@ -46,14 +63,30 @@ class ReadPoller(Protocol):
     def close(self) -> None: ...
 
 
-def create_read_poller(
-    loop: asyncio.AbstractEventLoop, may_rest: bool, before_read: Callable[[], None] | None = None
-) -> ReadPoller:
-    """`may_rest` where it does no harm to read late, because something else stamps the chunks; then `before_read` is
-    called before each read, and may take its time."""
-    if may_rest and sys.platform == "linux":
-        return RestingPoller(loop, before_read)
-    return LoopPoller(loop)
+class Reads(Protocol):
+    """Sockets that are read all in one go. Its file descriptor can be read while there is something to poll."""
+
+    def fileno(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def add(self, fd: int, readable: Readable) -> None: ...
+
+    def remove(self, fd: int) -> None: ...
+
+    def again(self, fd: int) -> None: ...
+
+    def expect(self, fd: int, log: ChunkLog | None) -> None: ...
+
+    def poll(self) -> int:
+        """How many sockets have something to read now."""
+        ...
+
+    def drain(self) -> None:
+        """Read those."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class LoopPoller:
@@ -62,14 +95,17 @@ class LoopPoller:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
-    def add(self, fd: int, callback: Callable[[], None]) -> None:
-        self._loop.add_reader(fd, callback)
+    def add(self, fd: int, readable: Readable) -> None:
+        self._loop.add_reader(fd, readable.on_readable)
 
     def remove(self, fd: int) -> None:
         self._loop.remove_reader(fd)
 
     def again(self, fd: int) -> None:
         pass  # it does so anyway
+
+    def expect(self, fd: int, log: ChunkLog | None) -> None:
+        pass
 
     def note_coalesced(self) -> None:
         pass
@@ -79,60 +115,38 @@ class LoopPoller:
 
 
 class RestingPoller:
-    """An epoll set of its own, which the event loop watches as one file descriptor, or not while the poller rests.
+    """`reads`, which the event loop watches as one file descriptor, or not while the poller rests.
 
-    Only reading rests: what is due to be sent has its own alarm. The set is edge-triggered: what arrives is told once,
-    and the kernel is spared to ask every socket a second time whether it has been emptied.
+    For sockets that do no harm when they are read late, because something else stamps what arrives. Only reading rests:
+    what is due to be sent has its own alarm.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, before_read: Callable[[], None] | None = None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reads: Reads) -> None:
         self._loop = loop
-        self._before_read = before_read
-        self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._reads = reads
+        self.add, self.remove, self.again, self.expect = reads.add, reads.remove, reads.again, reads.expect
         self._alarm = create_alarm(loop, self._serve)
         self._rests = False
         self._num_reads = 0
         self._num_coalesced = 0
         self._window_ns = perf_counter_ns()
         self._prompt_until_ns = 0
-        loop.add_reader(self._epoll.fileno(), self._serve)
-
-    def add(self, fd: int, callback: Callable[[], None]) -> None:
-        self._callbacks[fd] = callback
-        self._epoll.register(fd, _EDGES)
-
-    def remove(self, fd: int) -> None:
-        if self._callbacks.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
-    def again(self, fd: int) -> None:
-        if fd in self._callbacks:
-            self._epoll.modify(fd, _EDGES)
+        loop.add_reader(reads.fileno(), self._serve)
 
     def note_coalesced(self) -> None:
         self._num_coalesced += 1
 
     def close(self) -> None:
         self._alarm.close()
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
+        self._loop.remove_reader(self._reads.fileno())
+        self._reads.close()
 
     def _serve(self) -> None:
-        callbacks, before_read = self._callbacks, self._before_read
-        ready = self._epoll.poll(0)
+        num_ready = self._reads.poll()
         try:
-            for fd, events in ready:
-                # Gone if an earlier one of them closed it; if its number was given anew, a read finds nothing.
-                callback = callbacks.get(fd)
-                if callback is not None:
-                    if before_read is not None:
-                        before_read()
-                    callback()
-                    if events != select.EPOLLIN:  # the end of the stream stands behind what was read
-                        self.again(fd)
+            self._reads.drain()
         finally:
-            self._num_reads += len(ready)
+            self._num_reads += num_ready
             now_ns = perf_counter_ns()
             if now_ns - self._window_ns >= WINDOW_NS:
                 self._choose(now_ns)
@@ -147,12 +161,12 @@ class RestingPoller:
         reads_per_rest = reads_per_s * REST_NS / 1e9
         rests = (
             reads_per_s >= MIN_READS_PER_S
-            and reads_per_rest * MIN_RESTS_APART <= len(self._callbacks)
+            and reads_per_rest * MIN_RESTS_APART <= len(self._reads)
             and now_ns >= self._prompt_until_ns
         )
         if rests and not self._rests:
-            self._loop.remove_reader(self._epoll.fileno())
+            self._loop.remove_reader(self._reads.fileno())
         elif self._rests and not rests:
-            self._loop.add_reader(self._epoll.fileno(), self._serve)
+            self._loop.add_reader(self._reads.fileno(), self._serve)
         self._rests = rests
         self._num_reads, self._num_coalesced, self._window_ns = 0, 0, now_ns

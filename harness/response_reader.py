@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import httptools
 
 from llmbench.engines.wire import Failure, FailureKind, Timeline
+from llmbench.harness.chunk_log import ChunkLog, PythonChunkLog
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
@@ -50,23 +50,20 @@ class ResponseReader:
     Interim answers (1xx) are skipped. Only a body whose length nobody declared may end with the connection: any other
     that does is TRUNCATED, and bytes that are no answer are MALFORMED. `several_segments` is asked, when one read
     carried more than one frame, whether the network delivered it in more than one piece. The chunks are in `timeline`
-    once the answer has ended or the reader was closed.
+    once the answer has ended or the reader was closed; until then in `log`, by default one in Python.
     """
 
-    # Per chunk of each of hundreds of streams, what is touched here has to come from memory: so slots, and one list for
-    # all that is kept of a read, instead of one for each column of the timeline.
     __slots__ = (
-        "_body_bytes",
         "_declared_length",
         "_feed_data",
         "_finished",
         "_frame_ended",
         "_head_bytes",
         "_head_complete",
+        "_log",
         "_num_own_parts",
         "_parser",
         "_parts",
-        "_reads",
         "is_reusable",
         "on_body",
         "on_chunk_complete",
@@ -75,12 +72,13 @@ class ResponseReader:
         "timeline",
     )
 
-    def __init__(self, timeline: Timeline, several_segments: Callable[[], bool] = _always) -> None:
+    def __init__(
+        self, timeline: Timeline, several_segments: Callable[[], bool] = _always, log: ChunkLog | None = None
+    ) -> None:
         self.timeline = timeline
         self.is_reusable = False
         self.several_segments = several_segments
-        # Of each read with a body: read_ns, arrival_ns, body, coalesced.
-        self._reads: list[Any] = []
+        self._log: ChunkLog = PythonChunkLog() if log is None else log
         self._parts: list[bytes] = []
         # httptools looks its callbacks up once: a list's own append costs no Python frame per HTTP chunk.
         self.on_body = self._parts.append
@@ -89,7 +87,6 @@ class ResponseReader:
         self.on_chunk_header = self._frame_ended.clear
         self.on_chunk_complete = partial(self._frame_ended.append, None)
         self._num_own_parts = 0
-        self._body_bytes = 0
         self._head_bytes = 0
         self._head_complete = False
         self._declared_length = False
@@ -100,7 +97,12 @@ class ResponseReader:
     @property
     def last_body_ns(self) -> int | None:
         """When the last read with a body returned."""
-        return self._reads[-4] if self._reads else None
+        return self._log.last_read_ns
+
+    @property
+    def log(self) -> ChunkLog | None:
+        """Where whole HTTP chunks may go instead of to `feed`, while it is between frames."""
+        return self._log
 
     def feed(self, data: bytes, read_ns: int, arrival_ns: int | None = None) -> bool:
         """True once the answer is complete or has failed; then feed no more.
@@ -113,10 +115,8 @@ class ResponseReader:
         if self._frame_ended:
             begins, start = _WHOLE_FRAMES[len(data)]
             if data.startswith(begins) and data.endswith(b"\r\n"):
-                body = data[start:-2]
-                self._reads += (read_ns, arrival_ns, body, False)
-                self._body_bytes += len(body)
-                if self._body_bytes <= MAX_BODY_BYTES:
+                self._log.append(read_ns, arrival_ns, data[start:-2], False)
+                if self._log.num_bytes <= MAX_BODY_BYTES:
                     return False
                 self._end(read_ns, Failure(FailureKind.MALFORMED, _TOO_LONG))
                 return True
@@ -142,10 +142,8 @@ class ResponseReader:
         if parts:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
-            reads = self._reads
-            reads += (read_ns, arrival_ns, body, coalesced)
-            self._body_bytes += len(body)
-            if self._body_bytes > MAX_BODY_BYTES:
+            self._log.append(read_ns, arrival_ns, body, coalesced)
+            if self._log.num_bytes > MAX_BODY_BYTES:
                 problem = problem or _TOO_LONG
         if self._finished:
             # The answer is whole, whatever followed it; but a server that goes on talking is not asked again.
@@ -155,6 +153,7 @@ class ResponseReader:
         if problem is not None:
             self._end(read_ns, Failure(FailureKind.MALFORMED, problem))
             return True
+        self._log.between_frames = bool(self._frame_ended)
         return False
 
     def end_of_stream(self, read_ns: int) -> None:
@@ -162,18 +161,18 @@ class ResponseReader:
         if self._head_complete and not self._declared_length:
             self._end(read_ns, None)
             return
-        received = f"after {self._body_bytes} bytes of the body" if self._head_complete else "before its head was whole"
+        num_bytes = self._log.num_bytes
+        received = f"after {num_bytes} bytes of the body" if self._head_complete else "before its head was whole"
         if self.timeline.first_byte_ns is None:
             received = "before its first byte"
         self._end(read_ns, Failure(FailureKind.TRUNCATED, f"The server closed the connection {received}."))
 
     def close(self) -> None:
         """Hand over the chunks so far, and feed no more; closing twice is fine."""
-        reads, self._reads = self._reads, []
-        if reads:
-            timeline = self.timeline
-            timeline.chunk_ns, timeline.arrival_ns = reads[0::4], reads[1::4]
-            timeline.chunk_bytes, timeline.coalesced = reads[2::4], reads[3::4]
+        log, timeline = self._log, self.timeline
+        log.between_frames = False
+        if log.last_read_ns is not None:
+            timeline.chunk_ns, timeline.arrival_ns, timeline.chunk_bytes, timeline.coalesced = log.take()
         # The parser holds this object in a cycle, which no garbage collector breaks during a run.
         self._parser = None
         self._feed_data = _refuse

@@ -44,7 +44,7 @@ class TlsConnection(Connection):
 
     def _on_connected(self) -> None:
         assert self._socket is not None
-        self._poller.add(self._socket.fileno(), self._on_readable)
+        self._poller.add(self._socket.fileno(), self)
         self._shake_hands()
 
     def _on_sent(self, now_ns: int) -> None:
@@ -76,7 +76,7 @@ class TlsConnection(Connection):
             # Behind whatever of the request the kernel has not taken yet.
             super().send(bytes(self._unsent) + self._outgoing.read())
 
-    def _on_readable(self) -> None:
+    def on_readable(self) -> None:
         assert self._socket is not None
         try:
             data = self._recv(READ_BYTES)

@@ -12,6 +12,7 @@ from llmbench.engines.wire import Endpoint, Timeline, Transport, WireRequest
 from llmbench.harness.errors import MissingExtraError
 from llmbench.harness.http_transport import HttpTransport
 from llmbench.harness.packet_clock import PacketClock
+from llmbench.harness.read_poller import nothing_due
 from llmbench.harness.wall_offset import WallOffset
 from llmbench.workloads.spec import TimeoutSpec
 
@@ -45,7 +46,7 @@ class Transports:
         timeouts: TimeoutSpec,
         wall_offset: WallOffset | None,
         packet_clock: PacketClock | None,
-        before_read: Callable[[], None] | None = None,
+        before_read: Callable[[], int] = nothing_due,
     ) -> None:
         endpoints: dict[str, set[Endpoint]] = {name: set() for name in get_args(Transport)}
         for wire in wires:
@@ -87,6 +88,11 @@ class Transports:
         transport = {"websocket": self._websocket, "hub": self._hub, "grpc": self._grpc}[wire.transport]
         assert transport is not None
         return _Unprepared(timeline, partial(transport.start, wire, timeline, lambda call: on_done()))
+
+    @property
+    def reader(self) -> str:
+        """What reads the sockets of HTTP: native, or python."""
+        return self._http.reader
 
     def close(self) -> None:
         """Close connections that are idle, and calls that nobody waits for. The loop must not be running."""

@@ -31,8 +31,11 @@ class WallOffset:
                 narrowest_ns = after_ns - before_ns
                 self.offset_ns = wall_ns - (before_ns + after_ns) // 2
 
-    def doubted(self, arrival_ns: int, read_ns: int) -> int | None:
-        """What to make of an arrival that lies after its read, or too long before it; None when it is wrong."""
+    def arrival_ns(self, wall_ns: int, read_ns: int) -> int | None:
+        """A kernel's stamp on the clock of its read; None when it lies after that read, or too long before it."""
+        arrival_ns = wall_ns - self.offset_ns
+        if 0 <= read_ns - arrival_ns <= MAX_WAIT_NS:
+            return arrival_ns
         if read_ns < arrival_ns <= read_ns + MAX_AHEAD_NS:
             return read_ns
         self.sample()

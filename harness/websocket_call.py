@@ -80,6 +80,10 @@ class WebSocketCall:
     def reader(self) -> WebSocketCall:
         return self
 
+    @property
+    def log(self) -> None:
+        """None: what arrives are no HTTP chunks."""
+
     def connected(self, now_ns: int) -> None:
         endpoint = self._request.endpoint
         key = endpoint.api_key

@@ -46,7 +46,8 @@ class InstrumentManifest(_Frozen):
     how long a chunk lay in the kernel before it was read, over the chunks for which both stamps are known; of the
     `num_chunks` read, `num_coalesced` came in one read with the segments before them. `cpu_s`: CPU seconds spent by the
     harness's process between the trial's start and end. `clock` names what stamped the chunks. `scheduling` is
-    `realtime` where the system let the load generator run before other work, else `ordinary`.
+    `realtime` where the system let the load generator run before other work, else `ordinary`. `reader` is `native`
+    where the compiled reader read the sockets of HTTP, else `python`.
 
     Where several processes sent the requests, `workers` has each one's own figures; the delays beside it are quantiles
     of all their samples together, counts and `cpu_s` their sums. `clock_error_ns` bounds how far their stamps may lie
@@ -62,6 +63,7 @@ class InstrumentManifest(_Frozen):
     num_coalesced: int | None = None
     cpu_s: float | None = None
     scheduling: str | None = None
+    reader: str | None = None
     workers: tuple[InstrumentManifest, ...] = ()
     clock_error_ns: int | None = None
 

@@ -42,6 +42,7 @@ def _view(material: Material) -> View | None:
         "event_loops": sorted({instrument.event_loop for instrument in instruments}),
         "stamps": sorted({instrument.clock for instrument in instruments}),
         "schedulings": sorted({instrument.scheduling or "unknown" for instrument in instruments}),
+        "readers": sorted({instrument.reader for instrument in instruments if instrument.reader is not None}),
         "rows": list(_rows(trials)),
         "calibration": [_calibration_row(level) for level in material.manifest.calibration],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def test_every_shipped_workload_template_and_type_marker_is_in_the_wheel(wheel_n
     data = [*(ROOT / "workloads").glob("*.yaml"), *(ROOT / "reports/templates").glob("*")]
     expected = {in_wheel(path) for path in data} | {"llmbench/py.typed"}
     assert expected <= wheel_names, expected - wheel_names
+
+
+def test_the_compiled_reader_and_its_types_are_in_the_wheel_where_there_is_a_compiler(wheel_names: set[str]) -> None:
+    assert "llmbench/harness/native_reader.pyi" in wheel_names
+    if sys.platform != "linux" or shutil.which(sysconfig.get_config_var("CC").split()[0]) is None:
+        pytest.skip("no C compiler, or no Linux")
+    assert f"llmbench/harness/native_reader{sysconfig.get_config_var('EXT_SUFFIX')}" in wheel_names
 
 
 def test_nothing_else_is_in_the_wheel(wheel_names: set[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("engines", "harness", "reference_engine", "reports", "results", "workloads")
 
 
-def setuptools_config() -> dict[str, object]:
+def setuptools_config() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
@@ -32,3 +33,11 @@ def test_every_listed_package_has_an_init() -> None:
 def test_package_dir_maps_each_room_to_its_folder() -> None:
     mapping = setuptools_config()["package-dir"]
     assert mapping == {"llmbench": "harness/_llmbench", **{f"llmbench.{room}": room for room in ROOMS}}
+
+
+def test_every_c_file_of_the_compiled_reader_is_listed_and_a_build_without_it_is_no_failure() -> None:
+    (extension,) = setuptools_config()["ext-modules"]
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "harness/csrc").iterdir()}
+    assert {*extension["sources"], *extension["depends"]} == sources
+    assert extension["optional"] is True
+    assert (ROOT / "harness/native_reader.pyi").exists()

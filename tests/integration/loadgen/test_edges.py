@@ -12,8 +12,11 @@ import pytest
 
 from llmbench.engines.wire import Failure, Timeline
 from llmbench.harness.connection import READ_BYTES, Connection
-from llmbench.harness.read_poller import RestingPoller
+from llmbench.harness.epoll_reads import EpollReads
+from llmbench.harness.native_reads import NativeReads, chosen_reader
+from llmbench.harness.read_poller import RestingPoller, nothing_due
 from llmbench.harness.response_reader import ResponseReader
+from llmbench.harness.wall_offset import WallOffset
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
@@ -41,10 +44,20 @@ class Waiting:
         self._loop.stop()
 
 
-def answer_to(payload: bytes, then_close: bool) -> Timeline:
+@pytest.fixture(params=["native", "python"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.delenv("LLMBENCH_READER", raising=False)
+    if request.param == "native" and chosen_reader() is None:
+        pytest.skip("the compiled reader was not built")
+    return str(request.param)
+
+
+def answer_to(payload: bytes, reader: str, then_close: bool) -> Timeline:
     """What becomes of `payload`, sent by a server as soon as it is connected."""
     loop = asyncio.new_event_loop()
-    poller = RestingPoller(loop)
+    native = chosen_reader()
+    reads = EpollReads(nothing_due) if reader == "python" else NativeReads(native, WallOffset(), nothing_due)
+    poller = RestingPoller(loop, reads)
     over = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -73,15 +86,16 @@ def answer_to(payload: bytes, then_close: bool) -> Timeline:
     return request.timeline
 
 
-def test_a_close_behind_the_data_is_seen() -> None:
-    timeline = answer_to(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", then_close=True)
+def test_a_close_behind_the_data_is_seen(reader: str) -> None:
+    timeline = answer_to(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", reader, then_close=True)
     assert timeline.failure is None
     assert b"".join(timeline.chunk_bytes) == b"until the end"
 
 
-def test_more_than_one_read_holds_is_read_to_its_end() -> None:
+def test_more_than_one_read_holds_is_read_to_its_end(reader: str) -> None:
     body = b"x" * (3 * READ_BYTES)
-    timeline = answer_to(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body), then_close=False)
+    payload = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    timeline = answer_to(payload, reader, then_close=False)
     assert timeline.failure is None
     assert timeline.end_ns is not None
     assert b"".join(timeline.chunk_bytes) == body

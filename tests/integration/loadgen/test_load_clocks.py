@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from llmbench.engines.wire import Endpoint, Timeline, WireRequest
 from llmbench.harness import loadgen
 from llmbench.harness.connection import Connection
+from llmbench.harness.epoll_reads import EpollReads
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.loadgen import Outgoing, StopFlag, run_load
+from llmbench.harness.native_reads import NativeReads
 from llmbench.workloads.spec import TimeoutSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernel stamps are Linux's")
@@ -55,15 +58,20 @@ def load_with_a_pause(
     endpoint: Endpoint, clock: Any, monkeypatch: pytest.MonkeyPatch, num_requests: int = 1
 ) -> tuple[Any, list[Timeline]]:
     """A load whose process does nothing for a time that spans several chunks, each time that the first one is read."""
-    read = Connection._on_readable
     pauses = itertools.count()
 
-    def read_and_pause(connection: Connection) -> None:
-        read(connection)
-        if next(pauses) % 5 == 1:
-            time.sleep(4 * GAP_S)
+    def pausing(read: Callable[[Any], None]) -> Callable[[Any], None]:
+        def read_and_pause(owner: Any) -> None:
+            read(owner)
+            if next(pauses) % 5 == 1:
+                time.sleep(4 * GAP_S)
 
-    monkeypatch.setattr(Connection, "_on_readable", read_and_pause)
+        return read_and_pause
+
+    if clock == "user":
+        monkeypatch.setattr(Connection, "on_readable", pausing(Connection.on_readable))
+    for reads in (EpollReads, NativeReads):
+        monkeypatch.setattr(reads, "drain", pausing(reads.drain))
     payload = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"
     done: list[Timeline] = []
     report = run_load(

@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from llmbench.harness import read_poller
-from llmbench.harness.read_poller import LoopPoller, RestingPoller, create_read_poller
+from llmbench.harness import epoll_reads, read_poller
+from llmbench.harness.epoll_reads import EpollReads
+from llmbench.harness.read_poller import RestingPoller, nothing_due
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
@@ -35,7 +35,7 @@ class FakeAlarm:
 
 
 class FakeEpoll:
-    """Every registered file descriptor is ready `ready` times over at each poll."""
+    """The first `num_ready` of the registered file descriptors are ready at each poll."""
 
     def __init__(self) -> None:
         self.fds: list[int] = []
@@ -57,6 +57,19 @@ class FakeEpoll:
         pass
 
 
+class Told:
+    """Calls back when it is told to read."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.on_readable = callback
+
+    def on_read(self, data: bytes, read_ns: int, wall_ns: int | None, num_reads: int) -> None:
+        raise AssertionError
+
+    def on_read_error(self, error: OSError) -> None:
+        raise AssertionError
+
+
 class Rig:
     """A poller of `num_streams` streams on a manual clock."""
 
@@ -65,11 +78,11 @@ class Rig:
         self.alarm, self.epoll, self.loop = FakeAlarm(), FakeEpoll(), FakeLoop()
         monkeypatch.setattr(read_poller, "perf_counter_ns", lambda: self.now_ns)
         monkeypatch.setattr(read_poller, "create_alarm", lambda loop, callback: self.alarm)
-        monkeypatch.setattr(read_poller.select, "epoll", lambda: self.epoll)
-        self.poller = RestingPoller(self.loop)  # type: ignore[arg-type]
+        monkeypatch.setattr(epoll_reads.select, "epoll", lambda: self.epoll)
+        self.poller = RestingPoller(self.loop, EpollReads(nothing_due))  # type: ignore[arg-type]
         self.num_calls = 0
         for fd in range(num_streams):
-            self.poller.add(fd, self._count)
+            self.poller.add(fd, Told(self._count))
 
     def _count(self) -> None:
         self.num_calls += 1
@@ -111,8 +124,8 @@ def test_stops_resting_when_segments_coalesce(monkeypatch: pytest.MonkeyPatch) -
 def test_a_stream_closed_by_an_earlier_one_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(monkeypatch, num_streams=0)
     called: list[str] = []
-    rig.poller.add(1, lambda: (called.append("first"), rig.poller.remove(2))[0])
-    rig.poller.add(2, lambda: called.append("second"))
+    rig.poller.add(1, Told(lambda: (called.append("first"), rig.poller.remove(2))[0]))
+    rig.poller.add(2, Told(lambda: called.append("second")))
     rig.run(reads_per_ms=2, num_ms=1)
     assert called == ["first"]
     rig.poller.remove(2)  # again
@@ -125,14 +138,9 @@ def test_a_callback_that_raises_does_not_stop_the_reading(monkeypatch: pytest.Mo
     def fail() -> None:
         raise RuntimeError
 
-    rig.poller.remove(0)
-    rig.epoll.fds.insert(0, 0)
-    rig.poller._callbacks[0] = fail
+    for fd in range(256):
+        rig.poller.remove(fd)
+        rig.poller.add(fd, Told(fail))
     with pytest.raises(RuntimeError):
         rig.run(reads_per_ms=25, num_ms=1)
     assert rig.alarm.set_ns[-1] == rig.now_ns + read_poller.REST_NS
-
-
-def test_user_space_stamps_never_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop: Any = FakeLoop()
-    assert isinstance(create_read_poller(loop, may_rest=False), LoopPoller)
