@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -76,8 +77,8 @@ def record(folder: Path, wanted: dict[str, int], seconds: float) -> None:
         if missing[kind] >= 1:
             return
         path = folder / f"{kind}-{len(list(folder.glob(f'{kind}-*'))):03d}"
-        seed = len(list(folder.glob("*-[0-9][0-9][0-9]")))
         first, following = KINDS[kind]
+        seed = secrets.randbelow(10**9)
         timing = f"ttft_ms: {first * TTFT_MS:g}, itl_ms: {following * ITL_MS:g}, {NOISE}, seed: {seed}"
         override = f"engines.simulated.settings={{{timing}}}"
         command = [sys.executable, "-m", "llmbench", "run", str(folder / "workload.yaml"), "--set", override]
