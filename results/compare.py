@@ -126,7 +126,7 @@ def compare(
     matching = ours.influence is not None and theirs.influence is not None and paired
     error, freedom = _combined(ours, theirs, matching)
     if spread is not None and spread.deviation > 0:
-        error, freedom = _welch((error, freedom), (math.sqrt(2) * spread.deviation, spread.freedom))
+        error, freedom = welch((error, freedom), (math.sqrt(2) * spread.deviation, spread.freedom))
     effect = math.log(ours.value / theirs.value)
     reach = student_t((1 + CONFIDENCE) / 2, freedom) * error
     beyond = abs(effect) - math.log1p(margin.of(theirs.value))
@@ -186,10 +186,10 @@ def _combined(ours: Figure, theirs: Figure, paired: bool) -> tuple[float, float]
         assert theirs.influence is not None
         if len(ours.influence) == len(theirs.influence):
             return math.sqrt(float(((ours.influence - theirs.influence) ** 2).sum())), min(ours.freedom, theirs.freedom)
-    return _welch((ours.log_error, ours.freedom), (theirs.log_error, theirs.freedom))
+    return welch((ours.log_error, ours.freedom), (theirs.log_error, theirs.freedom))
 
 
-def _welch(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+def welch(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
     """The error of the sum of two independent errors of unlike size, each with its degrees of freedom (Welch 1947)."""
     variances = one[0] ** 2, other[0] ** 2
     total = sum(variances)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmbench.results.compare import ALPHA, POWER, Margin, Spread
+from llmbench.results.compare import ALPHA, POWER, Margin, Spread, welch
 from llmbench.results.errors import RunError
 from llmbench.results.figures import FIGURE_BY_NAME, Figure, FigureSpec
 from llmbench.results.matching import Side, match
@@ -129,16 +129,18 @@ def run_spreads(runs: Sequence[Side]) -> dict[tuple[str, str, str], Spread]:
 
 
 def rounds_needed(
-    effect: float, margin: float, between_rounds: float, between_runs: float, alpha: float, power: float
+    effect: float, margin: float, between_rounds: float, between_runs: Spread | None, alpha: float, power: float
 ) -> int | None:
     """Rounds on each side that show a relative change of `effect` beyond `margin` with probability `power`, in a test
-    at level `alpha`; at least MIN_ROUNDS, None if MAX_ROUNDS are too few or the effect is within the margin."""
+    at level `alpha` that knows `between_runs`, as `gate --noise` does; at least MIN_ROUNDS, None if MAX_ROUNDS are too
+    few or the effect is within the margin."""
     room = math.log1p(effect) - math.log1p(margin)
     if room <= 0:
         return None
     for rounds in range(MIN_ROUNDS, MAX_ROUNDS + 1):
-        freedom = rounds - 1
-        error = math.sqrt(2 * (between_rounds**2 / rounds + between_runs**2))
+        error, freedom = math.sqrt(2 / rounds) * between_rounds, float(rounds - 1)
+        if between_runs is not None:
+            error, freedom = welch((error, freedom), (math.sqrt(2) * between_runs.deviation, between_runs.freedom))
         if (student_t(1 - alpha / 2, freedom) + student_t(power, freedom)) * error <= room:
             return rounds
     return None
@@ -180,11 +182,12 @@ def _row(
     between_rounds = math.sqrt(variance)
     # The noise floor is itself known from few rounds: rounds for what it may well be, not for the estimate.
     cautious = between_rounds * math.sqrt(freedom / float(chdtri(freedom, CAUTION)))
-    between_runs = None
+    between_runs, spread = None, None
     if len(figures) >= 2:
         observed = float(np.var([math.log(figure.value) for figure in figures], ddof=1))
         explained = between_rounds**2 * float(np.mean([1 / figure.num_rounds for figure in figures]))
         between_runs = math.sqrt(max(0.0, observed - explained))
+        spread = Spread(between_runs, len(figures) - 1)
     value = float(np.median([figure.value for figure in figures]))
     margin = Margin(spec.relative, spec.absolute).of(value)
     return NoiseRow(
@@ -197,7 +200,5 @@ def _row(
         margin=margin,
         between_rounds=between_rounds,
         between_runs=between_runs,
-        rounds={
-            effect: rounds_needed(effect, margin, cautious, between_runs or 0.0, alpha, power) for effect in effects
-        },
+        rounds={effect: rounds_needed(effect, margin, cautious, spread, alpha, power) for effect in effects},
     )

@@ -9,7 +9,8 @@ come 5 % or whose first token comes 10 % later are gated against the newest vali
 not decide, as the run was invalid, is counted and measured again.
 
 What is done is kept in FOLDER, so that `--seconds 280` measures a part and the next call goes on. The table says how
-many runs were valid, how many gates red, and what load the machine had; `--show` prints it and measures nothing.
+many runs were valid, how many gates red, and what load the machine had; `--show` prints it and measures nothing, and
+`--pairs` judges each plain run by each other one, without a second look.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any
+
+from llmbench.results.baseline import open_side
+from llmbench.results.comparison_set import compare_sides
+from llmbench.results.gate import GateSpec, judge_gate
+from llmbench.results.noise import run_spreads
 
 LLMBENCH = (sys.executable, "-m", "llmbench")
 NUM_NOISE = 5
@@ -148,6 +155,19 @@ def show(session: Session) -> None:
             )
 
 
+def show_pairs(session: Session) -> None:
+    """How many ordered pairs of the plain runs that are no noise runs are red at the first look."""
+    sides = [open_side(path) for path in session.plain()]
+    spreads = run_spreads(sides[: session.num_noise]) if session.num_noise else None
+    margins = GateSpec().margins()
+    pairs = list(permutations(sides[session.num_noise :], 2))
+    results = [judge_gate(compare_sides([one], other, margins=margins, spreads=spreads)) for one, other in pairs]
+    red = [result for result in results if result.verdict == "failed"]
+    blamed = Counter(case.comparison.spec.title for result in red for case in result.failed)
+    print(f"{len(red)} of {len(pairs)} ordered pairs of plain runs are red at the first look")
+    print(", ".join(f"{title} in {number}" for title, number in blamed.most_common()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -155,9 +175,13 @@ def main() -> None:
     parser.add_argument("--slower", type=int, default=10, help="of each kind; default 10")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so long; default none")
     parser.add_argument("--turns", action="store_true", help="suspects again with the baseline, turn by turn")
+    parser.add_argument("--pairs", action="store_true", help="judge all pairs of plain runs; measures nothing")
     parser.add_argument("--show", action="store_true", help="print the table alone")
     options = parser.parse_args()
     session = Session(options.folder, options.turns)
+    if options.pairs:
+        show_pairs(session)
+        return
     if not options.show:
         begun = time.monotonic()
         for _ in steps(session, options.alike, options.slower):

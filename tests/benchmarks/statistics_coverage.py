@@ -2,7 +2,8 @@
 
     python tests/benchmarks/statistics_coverage.py > coverage.md
 
-Prints the Markdown tables of docs/statistics.md; seeded, about five minutes on two cores. Intervals, comparisons and
+Prints the Markdown tables of docs/statistics.md and draws docs/power.svg (as power.svg in the folder where it is
+called); seeded, about ten minutes on two cores. Intervals, comparisons and
 gate are the production code. Noise is log-normal and autocorrelated from request to request (AR(1) with coefficient
 φ), with a shift per round on top; its quantiles are known in closed form.
 """
@@ -24,12 +25,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import signal, stats
 
-from llmbench.results.comparison_set import compare_sides
+from llmbench.results.comparison_set import Spreads, compare_sides
 from llmbench.results.figures import Figure
 from llmbench.results.gate import GateSpec, judge_gate
 from llmbench.results.manifest import ClockManifest, EngineManifest, Manifest
 from llmbench.results.matching import Side, side_of
-from llmbench.results.noise import noise_floor
+from llmbench.results.noise import noise_floor, run_spreads
 from llmbench.results.run import Run
 from llmbench.results.schema import chunk_schema, request_schema
 from llmbench.results.statistics import estimate_mean, estimate_quantile, order
@@ -128,10 +129,21 @@ def _share(covered: int, given: int, total: int) -> str:
     return shown if given == total else f"{shown} ({100 * given / total:.0f} % given)"
 
 
-def made_side(generator: np.random.Generator, folder: Path, rounds: int, num: int, phi: float, tail: float = 0) -> Side:
-    """A stored run of an engine with TTFT 40 ms and ITL 10 ms; 3 % of the requests wait `tail` ms more."""
+def made_side(
+    generator: np.random.Generator,
+    folder: Path,
+    rounds: int,
+    num: int,
+    phi: float,
+    tail: float = 0,
+    between_runs: float = 0,
+) -> Side:
+    """A stored run of an engine with TTFT 40 ms and ITL 10 ms; 3 % of the requests wait `tail` ms more. The pace of
+    whole runs has a relative deviation of `between_runs`."""
     num_tokens, total = 16, rounds * num
     shift = np.repeat(generator.normal(0, 0.005, rounds), num)
+    if between_runs:
+        shift += generator.normal(0, between_runs)
     ttft = 40 * np.exp(0.15 * autocorrelated(generator, (rounds, num), phi).ravel() + shift)
     ttft += tail * (generator.random(total) < 0.03)
     pace = 10 * np.exp(0.02 * autocorrelated(generator, (rounds, num), phi).ravel() + shift)
@@ -204,35 +216,61 @@ def slowed(side: Side, prefixes: tuple[str, ...], factor: float) -> Side:
     return replace(side, measured=(replace(measured, figures=figures),))
 
 
-def failed_figures(subject: Side, baseline: Side) -> set[str]:
-    result = judge_gate(compare_sides([subject], baseline, margins=GateSpec().margins()))
+def failed_figures(subject: Side, baseline: Side, spreads: Spreads | None = None) -> set[str]:
+    result = judge_gate(compare_sides([subject], baseline, margins=GateSpec().margins(), spreads=spreads))
     assert not result.reasons, result.reasons
     return {case.comparison.spec.name for case in result.failed}
 
 
+EFFECTS = (0.0, 0.01, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2)
+SLOWED = (("TPOT and ITL", ("tpot", "itl"), {"tpot_p50"}), ("TTFT", ("ttft",), {"ttft_p50"}))
+
+
 def print_power(num_pairs: int = 200) -> None:
-    effects = (0.0, 0.01, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2)
-    print("\n| rounds × requests | slower | " + " | ".join(f"+{100 * effect:g} %" for effect in effects) + " |")
-    print("|" + " --- |" * (2 + len(effects)))
+    print("\n| rounds × requests | slower | " + " | ".join(f"+{100 * effect:g} %" for effect in EFFECTS) + " |")
+    print("|" + " --- |" * (2 + len(EFFECTS)))
     generator = np.random.default_rng(12)
-    for rounds, num in ((4, 60), (6, 60), (8, 60), (12, 60)):
+    curves: dict[str, dict[str, list[float]]] = {title: {} for title, _, _ in SLOWED}
+    for rounds, num in ((4, 60), (6, 60), (8, 60), (12, 60), (24, 60)):
         with TemporaryDirectory() as temporary:
             folder = Path(temporary) / "run"
             sides = [made_side(generator, folder, rounds, num, phi=0.5) for _ in range(2 * num_pairs)]
         pairs = list(zip(sides[::2], sides[1::2], strict=True))
-        for title, prefixes, sought in (
-            ("TPOT and ITL", ("tpot", "itl"), {"tpot_p50"}),
-            ("TTFT", ("ttft",), {"ttft_p50"}),
-        ):
-            cells = []
-            for effect in effects:
+        for title, prefixes, sought in SLOWED:
+            shares = []
+            for effect in EFFECTS:
                 alarms = [
                     failed_figures(slowed(subject, prefixes, 1 + effect), baseline) for subject, baseline in pairs
                 ]
                 # Without an effect: a false alarm of any figure. With one: the figure that was slowed is found.
-                hits = sum(bool(found & sought) if effect else bool(found) for found in alarms)
-                cells.append(f"{100 * hits / num_pairs:.1f} %")
+                shares.append(sum(bool(found & sought) if effect else bool(found) for found in alarms) / num_pairs)
+            curves[title][f"{rounds} × {num}"] = shares
+            cells = [f"{100 * share:.1f} %" for share in shares]
             print(f"| {rounds} × {num} | {title} | " + " | ".join(cells) + " |", flush=True)
+    draw_power(curves, Path("power.svg"))
+
+
+def draw_power(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """The table above as curves, one picture for each figure that was slowed."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import PercentFormatter
+
+    mpl.rcParams["svg.fonttype"] = "none"
+    mpl.rcParams["svg.hashsalt"] = "power"  # the same curves give the same file
+    canvas = Canvas(figsize=(9, 3.6), layout="constrained", facecolor="white")
+    for axes, (title, by_rounds) in zip(canvas.subplots(1, 2, sharey=True), curves.items(), strict=True):
+        for (rounds, shares), marker in zip(by_rounds.items(), "osD^v", strict=True):
+            axes.plot(EFFECTS, shares, marker=marker, markersize=4, label=rounds)
+        axes.axvline(0.03, color="grey", linestyle=":")
+        axes.axhline(0.95, color="grey", linestyle="--")
+        axes.set_title(f"{title} p50", loc="left", fontsize=11)
+        axes.set_xlabel("slower by (dotted: the margin)")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    canvas.axes[0].set_ylabel("found in (dashed: 95 %)")
+    canvas.axes[1].legend(title="rounds × requests", frameon=False, fontsize=9, loc="lower right")
+    canvas.savefig(path, metadata={"Date": None})
 
 
 def print_tail_power(num_pairs: int = 60) -> None:
@@ -256,24 +294,47 @@ def _tail_alarms(
             yield failed_figures(made_side(generator, folder, rounds, num, phi=0.5, tail=tail), baseline)
 
 
-def print_recommended(num_pairs: int = 100) -> None:
-    print("\n| sought | noise floor from | recommended rounds at 95 % power | found |")
-    print("| --- | --- | --- | --- |")
-    generator = np.random.default_rng(14)
+def print_recommended(num_floors: int = 20, num_pairs: int = 10) -> None:
+    """Each row: noise floors from five runs each, and with the rounds that each recommends, pairs of runs gated."""
+    print("\n| sought | runs differ by | gate | recommended rounds: median, least to most | none would do | found |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    cases = [(sought, between) for between in (0.0, 0.005) for sought in range(len(SLOWED))]
+    with ProcessPoolExecutor(JOBS) as pool:
+        for row in pool.map(recommended_row, cases, [num_floors] * len(cases), [num_pairs] * len(cases)):
+            print(row, flush=True)
+
+
+def recommended_row(case: tuple[int, float], num_floors: int, num_pairs: int) -> str:
+    place, between = case
+    _, prefixes, [sought] = SLOWED[place]
+    effect = (0.05, 0.1)[place]
+    generator = np.random.default_rng([14, place, round(1000 * between)])
+    recommended: list[int] = []
+    hits = 0
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "run"
-        repeated = [made_side(generator, folder, 8, 60, phi=0.5) for _ in range(5)]
-        for prefixes, sought, effect in ((("tpot", "itl"), "tpot_p50", 0.05), (("ttft",), "ttft_p50", 0.1)):
+
+        def run(rounds: int) -> Side:
+            return made_side(generator, Path(temporary) / "run", rounds, 60, phi=0.5, between_runs=between)
+
+        for _ in range(num_floors):
+            repeated = [run(8) for _ in range(5)]
             floor = noise_floor(repeated, effects=(effect,), power=0.95)
             row = next(each for each in floor.rows if each.spec.name == sought)
             rounds = row.rounds[effect]
-            assert rounds is not None
-            hits = 0
+            if rounds is None:
+                continue
+            recommended.append(rounds)
+            # Where runs differ, a gate must know it: without, it would cry wolf.
+            spreads = run_spreads(repeated) if between else None
             for _ in range(num_pairs):
-                subject, baseline = (made_side(generator, folder, rounds, 60, phi=0.5) for _ in range(2))
-                hits += sought in failed_figures(slowed(subject, prefixes, 1 + effect), baseline)
-            title = f"{row.spec.title} +{100 * effect:g} %"
-            print(f"| {title} | 5 runs of 8 × 60 | {rounds} | {100 * hits / num_pairs:.0f} % |", flush=True)
+                subject, baseline = run(rounds), run(rounds)
+                hits += sought in failed_figures(slowed(subject, prefixes, 1 + effect), baseline, spreads)
+    told = f"{np.median(recommended):g}, {min(recommended)} to {max(recommended)}" if recommended else "n/a"
+    power = f"{100 * hits / (num_pairs * len(recommended)):.0f} %" if recommended else "n/a"
+    return (
+        f"| {row.spec.title} +{100 * effect:g} % | {100 * between:g} % | {'--noise' if between else 'plain'} | "
+        f"{told} | {num_floors - len(recommended)} of {num_floors} | {power} |"
+    )
 
 
 PARTS = {"coverage": print_coverage, "power": print_power, "tail": print_tail_power, "recommended": print_recommended}
