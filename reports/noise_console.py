@@ -26,7 +26,10 @@ def print_noise(floor: NoiseFloor, console: Console) -> None:
         return
     console.print()
     for effect in floor.effects:
-        console.print(Text(_advice(effect, floor.recommended(effect))))
+        console.print(Text(_advice(f"To see a change of {percent(effect)}", floor.recommended(effect))))
+        knowing = floor.recommended_knowing_runs(effect)
+        if knowing is not None:
+            console.print(Text(_advice("  gated with these runs as --noise", knowing)))
     console.print(
         Text(
             f"At a power of {percent(floor.power)} and at most {percent(floor.alpha)} chance of any false alarm among "
@@ -36,11 +39,11 @@ def print_noise(floor: NoiseFloor, console: Console) -> None:
     )
 
 
-def _advice(effect: float, found: Recommendation) -> str:
+def _advice(what: str, found: Recommendation) -> str:
     told = "no number of rounds does" if found.rounds is None else f"{found.rounds} rounds on each side"
     noisy = f"; {', '.join(found.too_noisy)} would take more than {MAX_ROUNDS}" if found.too_noisy else ""
     within = f"; not in {', '.join(found.within_margin)}, whose margin is larger" if found.within_margin else ""
-    return f"To see a change of {percent(effect)}: {told}{noisy}{within}."
+    return f"{what}: {told}{noisy}{within}."
 
 
 def _table(rows: list[NoiseRow], effects: tuple[float, ...]) -> Table:

@@ -27,7 +27,8 @@ class NoiseRow:
     `between_rounds`: standard deviation from round to round. `between_runs`: what runs differ by beyond that, which no
     number of rounds takes away; None from a single run. `margin` is what a change must exceed. `rounds[effect]` is how
     many rounds on each side show a change of that size with probability POWER, at the upper end of the noise that these
-    runs allow (one-sided, CAUTION); None where MAX_ROUNDS do not.
+    runs allow (one-sided, CAUTION); None where MAX_ROUNDS do not. `rounds_knowing_runs` is the same for a gate that is
+    given these runs to know what runs differ by, as `--noise` does; None from fewer than MIN_RUNS.
     """
 
     spec: FigureSpec
@@ -40,6 +41,7 @@ class NoiseRow:
     between_rounds: float
     between_runs: float | None
     rounds: Mapping[float, int | None]
+    rounds_knowing_runs: Mapping[float, int | None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,18 @@ class NoiseFloor:
 
     def recommended(self, effect: float) -> Recommendation:
         """The rounds that show a change of `effect` wherever rounds can."""
-        beyond = [row for row in self.rows if row.margin < effect]
-        known = [rounds for row in beyond if (rounds := row.rounds[effect]) is not None]
+        return self._recommended(effect, [row.rounds[effect] for row in self.rows])
+
+    def recommended_knowing_runs(self, effect: float) -> Recommendation | None:
+        """The same for a gate that is given these runs; None from fewer than MIN_RUNS."""
+        known = [row.rounds_knowing_runs[effect] for row in self.rows if row.rounds_knowing_runs is not None]
+        return self._recommended(effect, known) if known and len(known) == len(self.rows) else None
+
+    def _recommended(self, effect: float, needed: Sequence[int | None]) -> Recommendation:
+        beyond = [(row, rounds) for row, rounds in zip(self.rows, needed, strict=True) if row.margin < effect]
         return Recommendation(
-            rounds=max(known, default=None),
-            too_noisy=_titles(row for row in beyond if row.rounds[effect] is None),
+            rounds=max((rounds for _, rounds in beyond if rounds is not None), default=None),
+            too_noisy=_titles(row for row, rounds in beyond if rounds is None),
             within_margin=_titles(row for row in self.rows if row.margin >= effect),
         )
 
@@ -129,18 +138,28 @@ def run_spreads(runs: Sequence[Side]) -> dict[tuple[str, str, str], Spread]:
 
 
 def rounds_needed(
-    effect: float, margin: float, between_rounds: float, between_runs: Spread | None, alpha: float, power: float
+    effect: float,
+    margin: float,
+    between_rounds: float,
+    between_runs: float,
+    alpha: float,
+    power: float,
+    *,
+    runs_freedom: int | None = None,
 ) -> int | None:
     """Rounds on each side that show a relative change of `effect` beyond `margin` with probability `power`, in a test
-    at level `alpha` that knows `between_runs`, as `gate --noise` does; at least MIN_ROUNDS, None if MAX_ROUNDS are too
-    few or the effect is within the margin."""
+    at level `alpha`; at least MIN_ROUNDS, None if MAX_ROUNDS are too few or the effect is within the margin.
+
+    With `runs_freedom`, of a test that allows for `between_runs` as known with so many degrees of freedom.
+    """
     room = math.log1p(effect) - math.log1p(margin)
     if room <= 0:
         return None
     for rounds in range(MIN_ROUNDS, MAX_ROUNDS + 1):
-        error, freedom = math.sqrt(2 / rounds) * between_rounds, float(rounds - 1)
-        if between_runs is not None:
-            error, freedom = welch((error, freedom), (math.sqrt(2) * between_runs.deviation, between_runs.freedom))
+        of_rounds, of_runs = math.sqrt(2 / rounds) * between_rounds, math.sqrt(2) * between_runs
+        error, freedom = math.hypot(of_rounds, of_runs), float(rounds - 1)
+        if runs_freedom is not None:
+            error, freedom = welch((of_rounds, freedom), (of_runs, runs_freedom))
         if (student_t(1 - alpha / 2, freedom) + student_t(power, freedom)) * error <= room:
             return rounds
     return None
@@ -182,14 +201,17 @@ def _row(
     between_rounds = math.sqrt(variance)
     # The noise floor is itself known from few rounds: rounds for what it may well be, not for the estimate.
     cautious = between_rounds * math.sqrt(freedom / float(chdtri(freedom, CAUTION)))
-    between_runs, spread = None, None
+    between_runs = None
     if len(figures) >= 2:
         observed = float(np.var([math.log(figure.value) for figure in figures], ddof=1))
         explained = between_rounds**2 * float(np.mean([1 / figure.num_rounds for figure in figures]))
         between_runs = math.sqrt(max(0.0, observed - explained))
-        spread = Spread(between_runs, len(figures) - 1)
     value = float(np.median([figure.value for figure in figures]))
     margin = Margin(spec.relative, spec.absolute).of(value)
+
+    def needed(effect: float, runs_freedom: int | None) -> int | None:
+        return rounds_needed(effect, margin, cautious, between_runs or 0.0, alpha, power, runs_freedom=runs_freedom)
+
     return NoiseRow(
         spec=spec,
         engine=engine,
@@ -200,5 +222,8 @@ def _row(
         margin=margin,
         between_rounds=between_rounds,
         between_runs=between_runs,
-        rounds={effect: rounds_needed(effect, margin, cautious, spread, alpha, power) for effect in effects},
+        rounds={effect: needed(effect, None) for effect in effects},
+        rounds_knowing_runs=None
+        if len(figures) < MIN_RUNS
+        else {effect: needed(effect, len(figures) - 1) for effect in effects},
     )

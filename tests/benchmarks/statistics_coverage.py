@@ -320,7 +320,7 @@ def recommended_row(case: tuple[int, float], num_floors: int, num_pairs: int) ->
             repeated = [run(8) for _ in range(5)]
             floor = noise_floor(repeated, effects=(effect,), power=0.95)
             row = next(each for each in floor.rows if each.spec.name == sought)
-            rounds = row.rounds[effect]
+            rounds = (row.rounds_knowing_runs or {}).get(effect) if between else row.rounds[effect]
             if rounds is None:
                 continue
             recommended.append(rounds)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from llmbench.results.compare import Spread
 from llmbench.results.comparison_set import compare_sides
 from llmbench.results.errors import RunError
 from llmbench.results.gate import GateSpec, judge_gate
@@ -37,24 +36,39 @@ def test_noise_of_unlike_runs_is_refused(measured) -> None:
 
 
 def test_more_noise_takes_more_rounds_and_a_change_within_the_margin_never_shows() -> None:
-    rounds = [rounds_needed(0.1, 0.03, noise, None, 0.005, 0.8) for noise in (0.001, 0.03, 0.06, 1.0)]
+    rounds = [rounds_needed(0.1, 0.03, noise, 0.0, 0.005, 0.8) for noise in (0.001, 0.03, 0.06, 1.0)]
     assert rounds[0] == 4
     assert rounds[1] is not None
     assert rounds[2] is not None
     assert rounds[1] < rounds[2]
     assert rounds[3] is None
-    assert rounds_needed(0.02, 0.03, 0.0, None, 0.05, 0.8) is None
+    assert rounds_needed(0.02, 0.03, 0.0, 0.0, 0.05, 0.8) is None
 
 
 def test_what_runs_differ_by_takes_more_rounds_the_less_it_is_known() -> None:
     # `gate --noise` has Student's t of the few runs: rounds for a well known noise would not show the change to it.
-    known, from_five = (rounds_needed(0.1, 0.03, 0.02, Spread(0.008, freedom), 0.005, 0.8) for freedom in (100, 4))
-    alone = rounds_needed(0.1, 0.03, 0.02, None, 0.005, 0.8)
+    known, from_five = (rounds_needed(0.1, 0.03, 0.03, 0.008, 0.005, 0.8, runs_freedom=freedom) for freedom in (100, 4))
+    alone = rounds_needed(0.1, 0.03, 0.03, 0.0, 0.005, 0.8)
     assert alone is not None
     assert known is not None
     assert from_five is not None
     assert alone < known < from_five
-    assert rounds_needed(0.1, 0.03, 0.02, Spread(0.03, 4), 0.005, 0.8) is None
+    assert rounds_needed(0.1, 0.03, 0.02, 0.03, 0.005, 0.8, runs_freedom=4) is None
+
+
+def test_a_gate_that_is_given_the_runs_takes_rounds_of_its_own(measured) -> None:
+    drifts = (1.0, 1.01, 0.995, 1.005)
+    runs = [measured(seed, itl=5 * drift) for seed, drift in enumerate(drifts)]
+    floor = noise_floor(runs, effects=(0.05, 0.2), figures=["tpot_p50"])
+    plain, knowing = floor.recommended(0.2), floor.recommended_knowing_runs(0.2)
+    assert knowing is not None
+    assert plain.rounds is not None
+    assert knowing.rounds is None or knowing.rounds >= plain.rounds
+    # What four runs tell of a deviation of 0.7 % leaves 5 % within it.
+    small = floor.recommended_knowing_runs(0.05)
+    assert small is not None
+    assert (small.rounds, small.too_noisy) == (None, ("TPOT p50",))
+    assert noise_floor(runs[:2], effects=(0.2,)).recommended_knowing_runs(0.2) is None
 
 
 def test_what_runs_differ_by_anyway_is_no_regression(measured) -> None:
