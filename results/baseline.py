@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmbench.results.errors import RunError
 from llmbench.results.figures import FIGURE_BY_NAME, Figure
-from llmbench.results.matching import Identity, Measured, Side, side_of
+from llmbench.results.matching import Identity, Measured, Side, side_of, without_folders
 from llmbench.results.run import Run
 
 BASELINE_VERSION = 1
@@ -115,7 +115,7 @@ def parse_baseline(text: str, path: str) -> Side:
             f"{path}: {where}: {first['msg']}; write the file again with `llmbench gate RUN --save`."
         ) from None
     identity = Identity(
-        workload=found.workload,
+        workload=without_folders(found.workload),
         prompts_digest=found.prompts_digest,
         hardware=found.hardware,
         finished=found.finished,

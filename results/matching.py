@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from llmbench.results.figures import Figure, figures_of
@@ -15,6 +16,8 @@ from llmbench.results.samples import each_samples
 
 # What a workload asks; its engines are what is compared, and how often it asks is no part of the question.
 _NOT_ASKED = ("name", "description", "engines")
+# Which folder a file lies in is no part of the question either: a baseline in git is read on other machines.
+_PLACES = ("path", "tokenizer", "model")
 _HARDWARE = ("cpu", "architecture", "cores_physical", "cores_logical", "cores_usable", "cpu_quota", "hypervisor")
 
 
@@ -22,7 +25,8 @@ _HARDWARE = ("cpu", "architecture", "cores_physical", "cores_logical", "cores_us
 class Identity:
     """What two measurements must share for their figures to mean the same.
 
-    `workload` holds every field that shapes the questions, flat (`traffic.arrivals.rate`). `hardware` describes the
+    `workload` holds every field that shapes the questions, flat (`traffic.arrivals.rate`), files by their name alone:
+    whether they held the same is told by `prompts_digest`. `hardware` describes the
     machine of the harness. `invalid` says why the figures must not be used, empty if they may.
     """
 
@@ -113,7 +117,7 @@ def identity_of(manifest: Manifest) -> Identity:
     if isinstance(gpus, list) and gpus:
         hardware["gpus"] = [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in gpus]
     workload = {key: value for key, value in manifest.workload.items() if key not in _NOT_ASKED}
-    flat = dict(_flattened(workload))
+    flat = dict(_flattened(without_folders(workload)))
     flat.pop("measure.rounds", None)
     return Identity(
         workload=flat,
@@ -189,6 +193,20 @@ def _flags_of_pair(ours: Measured, theirs: Measured) -> list[Flag]:
 def _alone(key: tuple[str, str], has: str, lacks: str) -> str:
     engine, level = key
     return f"{engine} at {level} is in {has} and not in {lacks}."
+
+
+def without_folders(workload: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the last part of each absolute path in its place; nested or flat."""
+
+    def named(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return without_folders(value)
+        if isinstance(value, list):
+            return [named(key, each) for each in value]
+        is_place = isinstance(value, str) and key.rpartition(".")[2] in _PLACES and PurePath(value).is_absolute()
+        return PurePath(value).name if is_place else value
+
+    return {key: named(key, value) for key, value in workload.items()}
 
 
 def _flattened(value: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -167,6 +167,26 @@ def test_what_is_unlike_is_refused(measured, changes: dict, said: str) -> None:
     assert any(said in note for note in insisted.notes)
 
 
+def test_the_folder_of_the_checkout_is_no_difference(measured, tmp_path: Path) -> None:
+    def at(folder: str, name: str = "prompts.txt") -> dict:
+        asked = {
+            "kind": "text",
+            "path": f"{folder}/{name}",
+            "output_tokens": {"kind": "trace", "path": f"{folder}/n.csv"},
+        }
+        populations = [{"prompts": {"kind": "text", "path": f"{folder}/p.txt"}}]
+        return {"workload": WORKLOAD | {"prompts": asked | {"populations": populations}, "tokenizer": f"{folder}/t"}}
+
+    baseline = measured(2, run_fields=at("/home/someone/repository"))
+    (tmp_path / "baseline.json").write_text(to_json(baseline))
+    assert "someone" not in (tmp_path / "baseline.json").read_text()
+    for side in (baseline, read_baseline(tmp_path / "baseline.json")):
+        result = judged(measured(1, run_fields=at("/builds/4711")), side)
+        assert (result.verdict, result.reasons) == ("passed", ())
+    other = judged(measured(1, run_fields=at("/builds/4711", "others.txt")), baseline)
+    assert any("prompts.path is others.txt" in reason for reason in other.reasons)
+
+
 def test_an_unfinished_run_is_refused(make_run: MakeRun, measured) -> None:
     subject = side_of(make_run(requests(1), finish=False, workload=WORKLOAD, environment=RIG))
     assert judged(subject, measured(2)).verdict == "not comparable"
