@@ -10,7 +10,7 @@ from llmbench.engines.adapter import CountTokens
 from llmbench.engines.server_message import clean, error_in, header, parse_json, status_failure
 from llmbench.engines.sse import SseEvent, SseParser
 from llmbench.engines.token_counts import Delta, attribute
-from llmbench.engines.wire import DecodedAnswer, Failure, FailureKind, Timeline
+from llmbench.engines.wire import DecodedAnswer, Failure, FailureKind, Timeline, TokenSource
 
 MAX_COUNT = 2**31 - 1
 _DONE = b"[DONE]"
@@ -24,13 +24,14 @@ class Answer(ABC):
     """What the events so far have said. A protocol is a subclass with its own `take`.
 
     `has_answer` turns true with the first event that is part of an answer, `is_done` with [DONE]. `failure` is the
-    first thing found wrong.
+    first thing found wrong. `token_ids` are those of the whole answer, where they come at once and not with its deltas.
     """
 
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
         self.prompt_tokens: int | None = None
         self.output_tokens: int | None = None
+        self.token_ids: tuple[int, ...] | None = None
         self.finish_reason: str | None = None
         self.failure: Failure | None = None
         self.num_events = 0
@@ -118,14 +119,28 @@ def _decoded(answer: Answer, timeline: Timeline, count_tokens: CountTokens | Non
         prompt_tokens=answer.prompt_tokens,
         output_tokens=output_tokens,
         token_source=source,
+        token_ids=_token_ids(answer, output_tokens, source),
         finish_reason=answer.finish_reason,
         failure=_graver(timeline.failure, answer.failure),
     )
 
 
+def _token_ids(answer: Answer, output_tokens: int | None, source: TokenSource | None) -> tuple[int, ...] | None:
+    if source is TokenSource.TOKEN_IDS:
+        return tuple(token_id for delta in answer.deltas if delta.generated for token_id in delta.token_ids or ())
+    # Ids of some of the tokens are no answer to where two answers part.
+    told = answer.token_ids
+    return told if told is not None and len(told) == output_tokens else None
+
+
 def count(value: Any) -> int | None:
     """`value` if it is a plausible number of tokens, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
+
+
+def token_ids(value: Any) -> list[int] | None:
+    """`value` if it is a list of plausible token ids, else None."""
+    return value if isinstance(value, list) and all(count(each) is not None for each in value) else None
 
 
 def whole_text(text: str) -> str:

@@ -22,17 +22,18 @@ class Dialect:
     """What an engine adds to the protocol, as data.
 
     `extra_body` goes into every request that does not say otherwise, `stream_options` into every streamed one.
-    `ignore_eos` says that the engine takes a field of that name. `exact_token_counts` says that these extras make it
-    count its tokens chunk by chunk. `zero_is_greedy` is false where temperature 0 is refused: greedy is top_k 1 then.
-    `ends_with_done` is false where no [DONE] follows the event with the finish reason. `tokenize_path` is where the
-    server tells the `count` of a `prompt`'s tokens.
-    `metrics` says what it tells Prometheus of itself.
+    `ignore_eos` says that the engine takes a field of that name. `ids_body` is what asks it for the ids of its tokens.
+    `exact_token_counts` says that these extras make it count its tokens chunk by chunk. `zero_is_greedy` is false where
+    temperature 0 is refused: greedy is top_k 1 then. `ends_with_done` is false where no [DONE] follows the event with
+    the finish reason. `tokenize_path` is where the server tells the `count` of a `prompt`'s tokens. `metrics` says what
+    it tells Prometheus of itself.
     """
 
     name: str = "openai"
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     stream_options: Mapping[str, Any] = field(default_factory=lambda: {"include_usage": True})
     ignore_eos: bool = True
+    ids_body: Mapping[str, Any] = field(default_factory=dict)
     exact_token_counts: bool = False
     zero_is_greedy: bool = True
     ends_with_done: bool = True
@@ -83,6 +84,8 @@ class OpenAIAdapter:
             body["stream_options"] = dict(self.dialect.stream_options) or None
         if request.ignore_eos and self.capabilities.ignore_eos:
             body["ignore_eos"] = True
+        if request.token_ids:
+            body |= self.dialect.ids_body
         body |= self._extra_body
         versioned = endpoint.base_path.rstrip("/").endswith("/v1")
         route = "/completions" if request.messages is None else "/chat/completions"

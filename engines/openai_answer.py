@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmbench.engines.answer import Answer, count, whole_text
+from llmbench.engines.answer import Answer, count, token_ids, whole_text
 from llmbench.engines.token_counts import Delta
 from llmbench.engines.wire import FailureKind
 
@@ -56,17 +56,17 @@ class OpenAIAnswer(Answer):
         if not isinstance(part, dict):
             part = choice
         text = _text(part)
-        num_token_ids = _length(choice.get("token_ids"))
-        if num_token_ids is None:
+        ids = token_ids(choice.get("token_ids"))
+        if ids is None:
             # LMDeploy calls them so, and puts them beside the content in a chat.
-            num_token_ids = _length(choice.get("gen_tokens", part.get("gen_tokens")))
-        is_role = "role" in part and not text and not num_token_ids and not finishes
+            ids = token_ids(choice.get("gen_tokens", part.get("gen_tokens")))
+        is_role = "role" in part and not text and not ids and not finishes
         return Delta(
             chunk,
             text,
             generated=not is_role,
             finishes=finishes,
-            num_token_ids=num_token_ids,
+            token_ids=ids,
             num_logprobs=_num_logprobs(choice.get("logprobs")),
             total_so_far=total,
         )

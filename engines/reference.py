@@ -27,7 +27,7 @@ from llmbench.engines.wire import DecodedAnswer, Endpoint, GenerationRequest, Ti
 # The first start compiles the kernels, which takes half a minute on free cores and minutes on taken ones.
 STARTUP_TIMEOUT_S = 300.0
 
-DIALECT = Dialect(name="reference", metrics=metric_map.REFERENCE)
+DIALECT = Dialect(name="reference", ids_body={"return_token_ids": True}, metrics=metric_map.REFERENCE)
 # The line that its engine logs once the model is loaded; behind Triton too.
 LOG_FACTS = LogFacts(
     "engine loaded",

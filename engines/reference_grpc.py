@@ -82,7 +82,7 @@ class CallAnswer(Answer):
         body = {
             "text": reply.text.decode(errors="replace"),
             "finish_reason": reply.finish_reason.decode(errors="replace"),
-            "num_token_ids": len(reply.token_ids),
+            "token_ids": list(reply.token_ids),
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
         }
@@ -92,6 +92,4 @@ class CallAnswer(Answer):
         self.has_answer = True
         self.prompt_tokens, self.output_tokens = count(body["prompt_tokens"]), count(body["completion_tokens"])
         finishes = self.finish(body["finish_reason"])
-        self.deltas.append(
-            Delta(chunk, whole_text(body["text"]), finishes=finishes, num_token_ids=body["num_token_ids"])
-        )
+        self.deltas.append(Delta(chunk, whole_text(body["text"]), finishes=finishes, token_ids=body["token_ids"]))

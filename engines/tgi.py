@@ -18,7 +18,7 @@ from llmbench.engines.adapter import (
     LaunchPlan,
     MissingPackageError,
 )
-from llmbench.engines.answer import Answer, count, read_answer, whole_text
+from llmbench.engines.answer import Answer, count, read_answer, token_ids, whole_text
 from llmbench.engines.http_payload import post_json
 from llmbench.engines.metric_map import TGI
 from llmbench.engines.server_message import header
@@ -155,11 +155,10 @@ class TgiAnswer(Answer):
             self.has_answer = True
             # The end token is sent like any other, marked special: a token, and no text.
             text = "" if token.get("special") is True else token.get("text")
-            self.deltas.append(_delta(chunk, text, 1, finishes))
+            self.deltas.append(_delta(chunk, text, [token], finishes))
         elif isinstance(whole, str):
             self.has_answer = True
-            tokens = details.get("tokens")
-            self.deltas.append(_delta(chunk, whole, len(tokens) if isinstance(tokens, list) else None, finishes))
+            self.deltas.append(_delta(chunk, whole, details.get("tokens"), finishes))
 
     def _count(self, details: dict[str, Any]) -> None:
         generated, prompt = count(details.get("generated_tokens")), count(details.get("input_length"))
@@ -167,5 +166,7 @@ class TgiAnswer(Answer):
         self.prompt_tokens = self.prompt_tokens if prompt is None else prompt
 
 
-def _delta(chunk: int, text: Any, num_tokens: int | None, finishes: bool) -> Delta:
-    return Delta(chunk, whole_text(text) if isinstance(text, str) else "", finishes=finishes, num_token_ids=num_tokens)
+def _delta(chunk: int, text: Any, tokens: Any, finishes: bool) -> Delta:
+    listed = tokens if isinstance(tokens, list) else [None]
+    ids = token_ids([token.get("id") if isinstance(token, dict) else None for token in listed])
+    return Delta(chunk, whole_text(text) if isinstance(text, str) else "", finishes=finishes, token_ids=ids)

@@ -16,15 +16,15 @@ class Delta:
     """One server event, in the read `chunk` that completed it.
 
     `generated` is false for what can hold no token: a role, a usage report. A generated delta may have empty text: half
-    a character, or only a finish reason. `num_token_ids` and `num_logprobs` are lengths of the lists the server sent
-    with it; `total_so_far` is its count of output tokens up to here.
+    a character, or only a finish reason. `token_ids` are the ids that the server sent with it, `num_logprobs` is the
+    length of such a list; `total_so_far` is its count of output tokens up to here.
     """
 
     chunk: int
     text: str = ""
     generated: bool = True
     finishes: bool = False
-    num_token_ids: int | None = None
+    token_ids: Sequence[int] | None = None
     num_logprobs: int | None = None
     total_so_far: int | None = None
 
@@ -66,9 +66,9 @@ def _count(
     if not deltas:
         return [], None
     generated = [delta for delta in deltas if delta.generated]
-    token_ids = _lengths(generated, lambda delta: delta.num_token_ids)
-    if token_ids is not None and sum(token_ids) > 0:
-        return _spread(deltas, generated, token_ids), TokenSource.TOKEN_IDS
+    ids = _lengths(generated, lambda delta: None if delta.token_ids is None else len(delta.token_ids))
+    if ids is not None and sum(ids) > 0:
+        return _spread(deltas, generated, ids), TokenSource.TOKEN_IDS
     growth = _growth(deltas)
     if growth is not None and streamed:
         return growth, TokenSource.USAGE_DELTA

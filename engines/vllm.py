@@ -31,6 +31,7 @@ DIALECT = Dialect(
     name="vllm",
     stream_options={"include_usage": True, "continuous_usage_stats": True},
     exact_token_counts=True,
+    ids_body={"return_token_ids": True},
     tokenize_path="/tokenize",
     metrics=metric_map.VLLM,
 )

@@ -19,7 +19,7 @@ from llmbench.engines.adapter import (
     LaunchPlan,
     MissingPackageError,
 )
-from llmbench.engines.answer import Answer, count, read_answer, whole_text
+from llmbench.engines.answer import Answer, count, read_answer, token_ids, whole_text
 from llmbench.engines.environments import environment, install_command
 from llmbench.engines.http_payload import post_json
 from llmbench.engines.settings import mapping, refuse_unknown
@@ -100,7 +100,7 @@ class VllmOfflineAdapter:
 
 
 class VllmOfflineAnswer(Answer):
-    """One object: the text, both token counts and why it ended."""
+    """One object: the text, its tokens, both token counts and why it ended."""
 
     def take(self, body: dict[str, Any], chunk: int) -> None:
         text = body.get("text")
@@ -108,4 +108,6 @@ class VllmOfflineAnswer(Answer):
             self.has_answer = True
             self.prompt_tokens = count(body.get("prompt_tokens"))
             self.output_tokens = count(body.get("output_tokens"))
-            self.deltas.append(Delta(chunk, whole_text(text), finishes=self.finish(body.get("finish_reason"))))
+            finishes = self.finish(body.get("finish_reason"))
+            ids = token_ids(body.get("token_ids"))
+            self.deltas.append(Delta(chunk, whole_text(text), finishes=finishes, token_ids=ids))

@@ -73,6 +73,7 @@ def _generate(engine: Any, sampling_params: Any, batch: list[Asked]) -> None:
                 "finish_reason": first.finish_reason,
                 "prompt_tokens": len(output.prompt_token_ids),
                 "output_tokens": len(first.token_ids),
+                "token_ids": list(first.token_ids),
             },
         )
 

@@ -62,6 +62,7 @@ class GenerationRequest:
     """One question in no engine's dialect. Exactly one of `prompt` and `messages` is set.
 
     `temperature == 0` asks for greedy decoding. `ignore_eos` asks the engine to produce exactly `max_tokens`.
+    `token_ids` asks for the ids of the answer's tokens, where the engine has a way to tell them.
     """
 
     request_id: str
@@ -71,6 +72,7 @@ class GenerationRequest:
     messages: tuple[ChatMessage, ...] | None = None
     stream: bool = True
     ignore_eos: bool = True
+    token_ids: bool = False
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int | None = None
@@ -185,12 +187,16 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class DecodedAnswer:
-    """A `Timeline` understood. One `TokenEvent` per stamped read; their tokens sum to `output_tokens`."""
+    """A `Timeline` understood. One `TokenEvent` per stamped read; their tokens sum to `output_tokens`.
+
+    `token_ids` are the ids of the answer's `output_tokens` tokens, as the engine told them; None where it did not.
+    """
 
     events: tuple[TokenEvent, ...]
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     token_source: TokenSource | None = None
+    token_ids: tuple[int, ...] | None = None
     finish_reason: str | None = None
     failure: Failure | None = None
 

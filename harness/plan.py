@@ -215,6 +215,7 @@ def _request(
         messages=messages,
         stream=request.stream,
         ignore_eos=request.ignore_eos,
+        token_ids=bool(request.token_ids),
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,

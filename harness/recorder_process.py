@@ -82,8 +82,9 @@ class Recording:
         self._asked: dict[str, tuple[Trial, PlannedRequest]] = {}
         self._records: list[RequestRecord] = []
         self._num_before_trial = 0
-        self._count_tokens = self._counter()
-        self._kept = KeptAnswers(directory.path / ANSWERS_JOURNAL, opening.answer_bytes, opening.num_trials)
+        tokenize = self._tokenizer()
+        self._count_tokens = None if tokenize is None else lambda text: len(tokenize(text))
+        self._kept = KeptAnswers(directory.path / ANSWERS_JOURNAL, opening.answer_bytes, opening.num_trials, tokenize)
 
     def take(self, message: Message) -> Verdict | None:
         match message:
@@ -94,9 +95,10 @@ class Recording:
             case Answered(request_id, timeline):
                 trial, planned = self._asked[request_id]
                 adapter = self._adapters[trial.engine.label]
-                record, chunks, text = to_records(trial, planned, timeline, adapter, self._count_tokens)
-                self._directory.append(record, chunks)
-                self._kept.add(request_id, record, text)
+                decoded = to_records(trial, planned, timeline, adapter, self._count_tokens)
+                record = decoded.record
+                self._directory.append(record, decoded.chunks)
+                self._kept.add(request_id, record, decoded.text, decoded.token_ids)
                 if timeline.retry_due_ns is None:
                     self._records.append(record)
                     self._progress.add(record)
@@ -124,14 +126,13 @@ class Recording:
         """The measured requests of the last trial that have ended."""
         return [record for record in self._records[self._num_before_trial :] if not record.warmup]
 
-    def _counter(self) -> Callable[[str], int] | None:
+    def _tokenizer(self) -> Callable[[str], list[int]] | None:
         path = self._opening.tokenizer_path
         if path is None:
             return None
         from llmbench.workloads.prompts import load_tokenizer
 
-        tokenizer = load_tokenizer(path)
-        return lambda text: len(tokenizer.encode(text))
+        return load_tokenizer(path).encode
 
 
 def _answer(replies: IO[bytes], reply: object) -> None:

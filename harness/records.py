@@ -12,11 +12,12 @@ from llmbench.results.records import ChunkRecord, RequestRecord
 
 
 class Decoded(NamedTuple):
-    """What is stored of one attempt; the text only where there is room for it."""
+    """What is stored of one attempt; the text, and the ids of its tokens, only where there is room for it."""
 
     record: RequestRecord
     chunks: list[ChunkRecord]
     text: str
+    token_ids: tuple[int, ...] | None
 
 
 def to_records(
@@ -76,4 +77,4 @@ def to_records(
         attempt_due_ns=None if timeline.attempt == 1 else timeline.due_ns,
         begun_ns=timeline.begun_ns,
     )
-    return Decoded(record, chunks, answer.text)
+    return Decoded(record, chunks, answer.text, answer.token_ids)

@@ -1,4 +1,4 @@
-"""The texts that engines answered with, as far as a budget of bytes allows: `answers.parquet`.
+"""What engines answered, as far as a budget of bytes allows: `answers.parquet`.
 
 While a run goes they lie in `answers.jsonl`, one line of JSON each, so that whatever was kept before a crash can be
 read after it.
@@ -7,9 +7,9 @@ read after it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.results.schema import Column, schema_of
 
@@ -22,7 +22,18 @@ ANSWERS_JOURNAL = "answers.jsonl"
 COLUMNS = (
     Column("request_id", "string", "", "the request in requests.parquet that was answered", nullable=False),
     Column("text", "string", "", "the whole answer", nullable=False),
+    Column("token_ids", "list<int32>", "", "ids of its tokens, as the engine told them; null where it did not"),
+    Column("retokenised", "list<int32>", "", "ids that the workload's tokenizer gives the text; null without one"),
 )
+
+
+class KeptAnswer(NamedTuple):
+    """One row."""
+
+    request_id: str
+    text: str
+    token_ids: Sequence[int] | None = None
+    retokenised: Sequence[int] | None = None
 
 
 class AnswerJournal:
@@ -31,10 +42,10 @@ class AnswerJournal:
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
 
-    def append(self, request_id: str, text: str) -> None:
+    def append(self, answer: KeptAnswer) -> None:
         # Parquet holds UTF-8, which has no half of a surrogate pair; an engine's JSON may.
-        told = text.encode("utf-8", "replace").decode()
-        self._file.write(json.dumps([request_id, told], separators=(",", ":")).encode() + b"\n")
+        told = answer._replace(text=answer.text.encode("utf-8", "replace").decode())
+        self._file.write(json.dumps(told, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
         self._file.close()
@@ -45,22 +56,35 @@ def answers_schema() -> pa.Schema:
     return schema_of(COLUMNS)
 
 
-def journalled_answers(path: Path) -> pa.Table:
-    """The answers in the journal at `path`, none where there is no journal; a torn line is left out."""
+def answers_table(rows: Sequence[KeptAnswer]) -> pa.Table:
     import pyarrow as pa
 
-    rows = list(_rows(path))
-    columns = list(zip(*rows, strict=True)) if rows else [() for _ in COLUMNS]
-    return pa.table([pa.array(values, pa.string()) for values in columns], schema=answers_schema())
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=answers_schema())
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
+def upgraded_answers(table: pa.Table) -> pa.Table:
+    """`answers.parquet` with all columns; of runs before there were ids, null in theirs."""
+    import pyarrow as pa
+
+    schema = answers_schema()
+    there = set(table.column_names)
+    columns = [
+        table.column(field.name) if field.name in there else pa.nulls(len(table), field.type) for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def journalled_answers(path: Path) -> pa.Table:
+    """The answers in the journal at `path`, none where there is no journal; a torn line is left out."""
+    return answers_table(list(_rows(path)))
+
+
+def _rows(path: Path) -> Iterator[KeptAnswer]:
     if not path.is_file():
         return
     with path.open("rb") as lines:
         for line in lines:
             try:
-                request_id, text = json.loads(line)
+                yield KeptAnswer(*json.loads(line))
             except ValueError:
                 continue  # a crash tore it: what is lost is a text to compare, and no measurement
-            yield request_id, text

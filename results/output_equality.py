@@ -2,39 +2,54 @@
 
 Whether two answers are equal is known of every pair, by the digests of their texts; where they part, of those whose
 texts were kept (`answers.parquet`). Greedy answers alone are compared: sampled ones differ by chance.
+
+The token in which they part is found by the best ruler at hand (`Ruler`): the ids that both engines told; else the
+reads, where each brought one token by the engine's own count; else the ids that a tokenizer gives the texts, which need
+not be the ones that were generated; else the reads as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Ruler = Literal["token ids", "the engines' counts", "retokenised text", "reads"]
+
 # How much of an answer is quoted before and after the place where it parts from another, in characters.
 _CONTEXT = 60
+
+
+# Sources by which a read of one token is known to be one, whatever the other reads brought.
+_EXACT_SOURCES = frozenset({"token_ids", "usage_delta", "logprobs"})
 
 
 class Place(NamedTuple):
     """Where in one answer it parts from the other: the token's number, counted from 0, and the text from there on to
     the end of the read that brought it. `is_exact` is false where that read brought several tokens, the first of which
-    is counted. An answer that ends there has the text ""."""
+    is counted. An answer that ends there has the text "". `token_id` is that token's, where ids are the ruler."""
 
     token: int
     text: str
     is_exact: bool
+    token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """The first place where two answers to one question differ: after `character` characters in common, the last of
-    which are `before`. `rest` is how each goes on."""
+    which are `before`. `rest` is how each goes on. `ruler` is what the tokens of `places` were counted by; `same_ids`
+    says that both engines told the same tokens, so that it is their texts alone that differ."""
 
     round: int
     index: int
@@ -42,6 +57,8 @@ class Divergence:
     before: str
     places: tuple[Place, Place]
     rests: tuple[str, str]
+    ruler: Ruler = "reads"
+    same_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +109,8 @@ def equalities(run: Run) -> tuple[Equality, ...]:
     levels: dict[str, list[Samples]] = {}
     for samples in each_samples(run):
         levels.setdefault(samples.level, []).append(samples)
-    texts = dict(zip(*(run.answers.column(name).to_pylist() for name in ("request_id", "text")), strict=True))
-    return tuple(_equality(members[0], other, texts) for members in levels.values() for other in members[1:])
+    kept = _Kept.of(run.answers)
+    return tuple(_equality(members[0], other, kept) for members in levels.values() for other in members[1:])
 
 
 def agreement(run: Run) -> tuple[str, ...]:
@@ -116,7 +133,30 @@ def agreement(run: Run) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _equality(baseline: Samples, engine: Samples, texts: Mapping[str, str]) -> Equality:
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Answers that were kept, by request id; ids of tokens are read one answer at a time, as few are asked for."""
+
+    table: pa.Table
+    rows: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, table: pa.Table) -> _Kept:
+        return cls(table, {name: row for row, name in enumerate(table.column("request_id").to_pylist())})
+
+    def __contains__(self, request_id: str | None) -> bool:
+        return request_id in self.rows
+
+    def text(self, request_id: str) -> str:
+        found: str = self.table.column("text")[self.rows[request_id]].as_py()
+        return found
+
+    def ids(self, column: str, request_id: str) -> list[int] | None:
+        found: list[int] | None = self.table.column(column)[self.rows[request_id]].as_py()
+        return found
+
+
+def _equality(baseline: Samples, engine: Samples, answers: _Kept) -> Equality:
     pairs = list(_pairs(baseline, engine))
     digests = [samples.texts("output_sha256") for samples in (baseline, engine)]
     ids = [samples.texts("request_id") for samples in (baseline, engine)]
@@ -125,7 +165,8 @@ def _equality(baseline: Samples, engine: Samples, texts: Mapping[str, str]) -> E
     differ = [(here, there) for here, there in both if digests[0][here] != digests[1][there]]
     extra = np.array([lengths[1][there] - lengths[0][here] for here, there in both])
     known = extra[~np.isnan(extra)]
-    kept = [(here, there) for here, there in both if ids[0][here] in texts and ids[1][there] in texts]
+    kept = [(here, there) for here, there in both if ids[0][here] in answers and ids[1][there] in answers]
+    known_texts = set(kept)
     return Equality(
         level=baseline.level,
         baseline=baseline.engine,
@@ -140,7 +181,7 @@ def _equality(baseline: Samples, engine: Samples, texts: Mapping[str, str]) -> E
         num_lengths_differ=int((known != 0).sum()),
         extra_tokens=float(known.mean()) if known.size else None,
         num_kept=len(kept),
-        divergences=tuple(_divergences(baseline, engine, [pair for pair in differ if pair in set(kept)], texts)),
+        divergences=tuple(_divergences(baseline, engine, [pair for pair in differ if pair in known_texts], answers)),
     )
 
 
@@ -153,24 +194,67 @@ def _pairs(baseline: Samples, engine: Samples) -> Iterator[tuple[int, int]]:
 
 
 def _divergences(
-    baseline: Samples, engine: Samples, pairs: list[tuple[int, int]], texts: Mapping[str, str]
+    baseline: Samples, engine: Samples, pairs: list[tuple[int, int]], answers: _Kept
 ) -> Iterator[Divergence]:
     sides = (baseline, engine)
     reads = [_reads(samples, {pair[side] for pair in pairs}) for side, samples in enumerate(sides)]
-    ids = [samples.texts("request_id") for samples in sides]
+    names = [samples.texts("request_id") for samples in sides]
+    sources = [samples.texts("token_source") for samples in sides]
     for pair in pairs:
-        answers = [texts[ids[side][place] or ""] for side, place in enumerate(pair)]
-        common = _num_common(*answers)
-        first, second = (_place(answers[side], common, reads[side][place]) for side, place in enumerate(pair))
+        ids = [names[side][place] or "" for side, place in enumerate(pair)]
+        texts = [answers.text(each) for each in ids]
+        common = _num_common(*texts)
+        told = [answers.ids("token_ids", each) for each in ids]
+        first, second = (_place(texts[side], common, reads[side][place]) for side, place in enumerate(pair))
+        counted = all(_is_counted(sources[side][place], reads[side][place]) for side, place in enumerate(pair))
+        ruler: Ruler = "the engines' counts" if counted and first.is_exact and second.is_exact else "reads"
+        if (found := _by_ids(told)) is not None:
+            ruler = "token ids"
+            first, second = (
+                _read_at(each, texts[side], reads[side][place])
+                for side, (each, place) in enumerate(zip(found, pair, strict=True))
+            )
+        elif ruler == "reads" and (found := _by_ids([answers.ids("retokenised", each) for each in ids])) is not None:
+            ruler = "retokenised text"
+            first, second = (each._replace(text=texts[side][common:]) for side, each in enumerate(found))
         number, index = baseline.keys[pair[0]]
         yield Divergence(
             round=number,
             index=index,
             character=common,
-            before=answers[0][max(0, common - _CONTEXT) : common],
+            before=texts[0][max(0, common - _CONTEXT) : common],
             places=(first, second),
-            rests=(answers[0][common : common + _CONTEXT], answers[1][common : common + _CONTEXT]),
+            rests=(texts[0][common : common + _CONTEXT], texts[1][common : common + _CONTEXT]),
+            ruler=ruler,
+            same_ids=told[0] is not None and told[0] == told[1],
         )
+
+
+def _is_counted(source: str | None, reads: _Reads) -> bool:
+    # A mere total is shared out among the reads; where there are as many of them as tokens, each brought one.
+    return source in _EXACT_SOURCES or (source == "server_count" and max(reads.tokens, default=0) <= 1)
+
+
+def _by_ids(ids: Sequence[Sequence[int] | None]) -> tuple[Place, Place] | None:
+    """The first token in which two lists of ids differ, without its text; None where one is missing, or none does."""
+    ours, theirs = ids
+    if ours is None or theirs is None or ours == theirs:
+        return None
+    token = _num_common(ours, theirs)
+    first, second = (
+        Place(token, "", True, listed[token] if token < len(listed) else None) for listed in (ours, theirs)
+    )
+    return first, second
+
+
+def _read_at(place: Place, text: str, reads: _Reads) -> Place:
+    """`place` with the text of the read that brought its token; half a character has none yet."""
+    before = 0
+    for tokens, (start, end) in zip(reads.tokens, pairwise([0, *reads.ends]), strict=True):
+        if before <= place.token < before + tokens:
+            return place._replace(text=text[start:end])
+        before += tokens
+    return place
 
 
 class _Reads(NamedTuple):
@@ -192,8 +276,8 @@ def _reads(samples: Samples, members: set[int]) -> dict[int, _Reads]:
     return found
 
 
-def _num_common(first: str, second: str) -> int:
-    """How many characters both begin with."""
+def _num_common(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many characters, or tokens, both begin with."""
     unlike = (place for place, (here, there) in enumerate(zip(first, second, strict=False)) if here != there)
     return next(unlike, min(len(first), len(second)))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmbench.results.answers import ANSWERS, ANSWERS_JOURNAL, answers_schema, journalled_answers
+from llmbench.results.answers import ANSWERS, ANSWERS_JOURNAL, journalled_answers, upgraded_answers
 from llmbench.results.errors import RunError
 from llmbench.results.journal import JOURNAL, read_batches
 from llmbench.results.manifest import Manifest, parse
@@ -99,7 +99,7 @@ class Run:
         path = self.path / ANSWERS
         if not self.finished or not path.is_file():
             return journalled_answers(self.path / ANSWERS_JOURNAL)
-        return _read_parquet(path).select(answers_schema().names)
+        return upgraded_answers(_read_parquet(path))
 
     @cached_property
     def _journalled(self) -> tuple[pa.Table, pa.Table]:

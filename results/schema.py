@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Column(NamedTuple):
-    """`type` is the name of an Arrow type. `nullable` columns hold null for what was not seen."""
+    """`type` is the name of an Arrow type, or list<NAME>. `nullable` columns hold null for what was not seen."""
 
     name: str
     type: str
@@ -114,10 +114,17 @@ def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
         [
             pa.field(
                 column.name,
-                pa.type_for_alias(column.type),
+                _arrow_type(column.type),
                 nullable=column.nullable,
                 metadata={"unit": column.unit, "description": column.description},
             )
             for column in columns
         ]
     )
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    listed = name.removeprefix("list<").removesuffix(">")
+    return pa.type_for_alias(name) if listed == name else pa.list_(pa.type_for_alias(listed))

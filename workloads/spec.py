@@ -48,6 +48,11 @@ class RequestSpec(Frozen):
     ignore_eos: Flag = Field(
         default=True, description="Ask the engine to go on to the full answer length in any case; default true."
     )
+    token_ids: Flag | None = Field(
+        default=None,
+        description="Ask for the ids of an answer's tokens, where the engine can tell them, so that answers are held "
+        "against each other token by token; default null, no.",
+    )
     temperature: Annotated[float, Strict(), Field(ge=0, le=100)] = Field(
         default=0.0, description="0 is greedy; default 0."
     )

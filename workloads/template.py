@@ -35,6 +35,7 @@ request:
   api: completions                    # completions | chat
   stream: true
   ignore_eos: true                    # go on to the full answer length in any case
+  token_ids: null                     # true: ask for the ids of the answers' tokens, to compare answers by
   temperature: 0.0                    # 0 is greedy
   top_p: 1.0
   top_k: null

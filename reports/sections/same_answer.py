@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import NOT_AVAILABLE, count, digits, percent
 from llmbench.reports.section import Section, View
-from llmbench.results.output_equality import Divergence, Equality, Place, equalities, why_not_compared
+from llmbench.results.output_equality import Divergence, Equality, Place, Ruler, equalities, why_not_compared
 
 _MAX_SHOWN = 12
 
@@ -51,6 +53,8 @@ def _view(material: Material) -> View | None:
         "divergences": shown,
         "num_divergences": sum(len(each.divergences) for each in found),
         "kept": f"{count(sum(each.num_kept for each in found))} of {count(sum(each.num_both for each in found))}",
+        "has_from": any(not place.is_exact for each in found for row in each.divergences for place in row.places),
+        "rulers": _rulers([divergence for each in found for divergence in each.divergences]),
         "turns": _has_turns(material),
     }
 
@@ -74,10 +78,31 @@ def _row(each: Equality) -> EqualityRow:
 
 
 def _token(place: Place) -> str:
-    if not place.text:
+    if not place.text and place.token_id is None:
         return f"ends after {place.token} tokens"
     shown = place.text[:40].encode("unicode_escape").decode() if not place.text.isprintable() else place.text[:40]
-    return f"{'' if place.is_exact else 'from '}{place.token}: {shown}"
+    number = str(place.token) if place.token_id is None else f"{place.token} (id {place.token_id})"
+    return f"{'' if place.is_exact else 'from '}{number}: {shown}"
+
+
+_RULERS: dict[Ruler, str] = {
+    "token ids": "by the ids that both engines told",
+    "the engines' counts": "by reads of one token each, as the engines counted them",
+    "retokenised text": "by the ids that the workload's tokenizer gives their texts, which need not be those that were "
+    "generated (request.token_ids asks engines for theirs)",
+    "reads": "by reads",
+}
+
+
+def _rulers(divergences: Sequence[Divergence]) -> str:
+    """What the tokens were counted by, as the end of a sentence."""
+    num = Counter(each.ruler for each in divergences)
+    told = [
+        words if len(num) == 1 else f"{words} in {count(num[ruler])}" for ruler, words in _RULERS.items() if num[ruler]
+    ]
+    same = sum(each.same_ids for each in divergences)
+    ending = f". In {count(same)} both told the same ids, and wrote them as different texts" if same else ""
+    return "; ".join(told) + ending
 
 
 def _has_turns(material: Material) -> bool:

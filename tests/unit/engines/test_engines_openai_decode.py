@@ -99,6 +99,24 @@ def test_captured_streams_give_their_exact_events(capture, streamed, name, sourc
     assert answer.failure is None
 
 
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        ("vllm/completions_stream_tokenids", (6071, 6071, 6071)),
+        ("vllm/completions_stream_contusage", None),
+    ],
+)
+def test_ids_of_tokens_are_those_that_the_server_told(capture, streamed, name, ids) -> None:
+    assert ADAPTER.decode(streamed, capture(name)).token_ids == ids
+
+
+def test_ids_that_are_none_are_not_told_as_such(timeline, streamed) -> None:
+    events = [{"choices": [{"text": "a", "token_ids": ["7"]}]}, {"choices": [{"text": "", "finish_reason": "length"}]}]
+    reads = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
+    answer = ADAPTER.decode(streamed, timeline([*reads, b"data: [DONE]\n\n"]))
+    assert (answer.token_ids, answer.token_source) == (None, TokenSource.ASSUMED_ONE)
+
+
 def test_a_captured_answer_in_one_piece(capture, whole) -> None:
     answer = ADAPTER.decode(whole, capture("vllm/completions_nostream"))
     assert (answer.text, answer.output_tokens, answer.prompt_tokens) == ("0043 INF INFhourshours INF", 6, 5)

@@ -49,7 +49,7 @@ def test_a_stream_counts_a_token_per_event_and_the_end_token_without_text(timeli
     ]
     answer = TGI.decode(streamed, timeline(reads))
     assert [(event.tokens, event.text) for event in answer.events] == [(1, " a"), (0, ""), (2, " b c"), (1, "")]
-    assert (answer.output_tokens, answer.prompt_tokens) == (4, 5)
+    assert (answer.output_tokens, answer.prompt_tokens, answer.token_ids) == (4, 5, (1, 2, 3, 4))
     assert (answer.finish_reason, answer.token_source, answer.failure) == ("eos_token", TokenSource.TOKEN_IDS, None)
 
 

@@ -39,6 +39,10 @@ def test_an_answer_is_one_piece_though_a_stream_was_asked_for(timeline, streamed
     assert (answer.token_source, answer.finish_reason) == (TokenSource.SERVER_COUNT, "length")
     assert answer.failure is None
     assert not OFFLINE.capabilities.streaming
+    answer = OFFLINE.decode(
+        streamed, timeline(json.dumps(body | {"token_ids": [7] * 6}).encode(), 200, "application/json")
+    )
+    assert (answer.output_tokens, answer.token_ids, answer.token_source) == (6, (7,) * 6, TokenSource.TOKEN_IDS)
 
 
 def test_a_refusal_is_quoted(timeline, streamed) -> None:

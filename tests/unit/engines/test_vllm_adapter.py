@@ -74,3 +74,10 @@ def test_every_chunk_is_asked_for_its_token_count() -> None:
     body = json.loads(payload.partition(b"\r\n\r\n")[2])
     assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
     assert body["ignore_eos"] is True
+
+
+def test_ids_of_tokens_are_asked_for_where_the_workload_wants_them() -> None:
+    for token_ids in (False, True):
+        request = GenerationRequest("r", "m", 8, prompt="hello", token_ids=token_ids)
+        payload = VllmAdapter().encode(request, Endpoint("127.0.0.1", 1)).payload
+        assert json.loads(payload.partition(b"\r\n\r\n")[2]).get("return_token_ids", False) is token_ids

@@ -48,8 +48,8 @@ class Told:
 
 
 def records(answer: DecodedAnswer, timeline: Timeline) -> tuple[RequestRecord, list[ChunkRecord]]:
-    record, chunks, _ = to_records(TRIAL, PLANNED, timeline, Told(answer), None)
-    return record, chunks
+    decoded = to_records(TRIAL, PLANNED, timeline, Told(answer), None)
+    return decoded.record, decoded.chunks
 
 
 def timeline(**changes: object) -> Timeline:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from made_runs import MakeRun, entry
 
@@ -13,22 +12,22 @@ from llmbench.reports.exports import write_json
 from llmbench.reports.html import render
 from llmbench.reports.material import Material
 from llmbench.reports.sections.same_answer import SAME_ANSWER
-from llmbench.results.answers import ANSWERS, answers_schema
+from llmbench.results.answers import ANSWERS, KeptAnswer, answers_table
 from llmbench.results.manifest import EngineManifest
 from llmbench.results.run import Run
 
 ANSWERS_GIVEN = {"a": "one <b>", "b": "one <img src=x>\x1b[2J\u202e"}
 
 
-def parted(make_run: MakeRun) -> Run:
+def parted(make_run: MakeRun, **ids: dict[str, list[int]]) -> Run:
     entries = [
         entry(0, engine=engine, tokens=[(10, 1), (20, 1)], output_sha256=engine * 64, output_tokens=2)
         for engine in ANSWERS_GIVEN
     ]
     engines = tuple(EngineManifest(label=engine, name="openai") for engine in ANSWERS_GIVEN)
     run = make_run(entries, engines=engines)
-    columns = [[f"{engine}-r0-00000" for engine in ANSWERS_GIVEN], list(ANSWERS_GIVEN.values())]
-    pq.write_table(pa.table([pa.array(each) for each in columns], schema=answers_schema()), run.path / ANSWERS)
+    kept = [KeptAnswer(f"{engine}-r0-00000", text, **ids.get(engine, {})) for engine, text in ANSWERS_GIVEN.items()]
+    pq.write_table(answers_table(kept), run.path / ANSWERS)
     return Run.open(run.path)
 
 
@@ -50,6 +49,17 @@ def test_the_export_has_what_is_unequal(make_run: MakeRun, tmp_path: Path) -> No
     assert (found["baseline"], found["engine"], found["num_identical"], found["num_both"]) == ("a", "b", 0, 1)
     assert found["divergences"][0]["before"] == "one <"
     assert document["unequal_work"] == []
+
+
+def test_what_the_tokens_were_counted_by_is_told(make_run: MakeRun) -> None:
+    html = render(parted(make_run, a={"token_ids": [5, 7]}, b={"token_ids": [5, 9]}))
+    assert "1 (id 7): n" in html  # its read has one character here
+    assert "tokens are counted from 0, by the ids that both engines told." in html
+
+
+def test_retokenised_texts_are_no_ids_of_an_engine(make_run: MakeRun) -> None:
+    html = render(parted(make_run, a={"retokenised": [5, 7]}, b={"retokenised": [9]}))
+    assert "by the ids that the workload&#39;s tokenizer gives their texts" in html
 
 
 def test_one_engine_is_told_that_there_is_nothing_to_compare(make_run: MakeRun) -> None:
