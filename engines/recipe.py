@@ -21,6 +21,7 @@ class Recipe:
     pythons: minor versions of Python 3 that have wheels.
     machines: values of `platform.machine()` that have wheels.
     disk_gib: what the environment takes, roughly.
+    note: what the user should know before it is installed, a sentence.
     """
 
     engine: str
@@ -33,6 +34,7 @@ class Recipe:
     without: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     disk_gib: float = 1.0
+    note: str = ""
 
     def obstacles(self, free_bytes: int) -> list[str]:
         """What stands in the way of installing on this machine, each a sentence with its remedy; empty if nothing."""

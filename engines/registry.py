@@ -24,10 +24,11 @@ GROUP = "llmbench.engines"
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """One line of `llmbench engines list`. `install_hint` is the pip command for what is missing."""
+    """One line of `llmbench engines list`. `install_hint` is the command for what is missing. `launchable` is None for
+    an engine of another package, which alone knows."""
 
     name: str
-    launchable: bool
+    launchable: bool | None
     installed: bool
     install_hint: str
     summary: str
@@ -35,7 +36,8 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """`factory` is `module:name` of what makes the adapter; `needs` are packages without which it cannot be started.
+    """`factory` is `module:name` of what makes the adapter; `needs` are packages without which it cannot be started, or
+    asked.
 
     `recipe` is `module:name` of how its own environment is made, for an engine that cannot live in ours.
     """
@@ -64,7 +66,12 @@ _TABLE: Mapping[str, _Entry] = {
     ),
     "llamacpp": _Entry("llmbench.engines.openai_presets:LLAMACPP", "llama.cpp's llama-server."),
     "lmdeploy": _Entry("llmbench.engines.openai_presets:LMDEPLOY", "LMDeploy's api_server."),
-    "mii": _Entry("llmbench.engines.mii:MiiAdapter", "DeepSpeed-MII's persistent deployment, by gRPC."),
+    "mii": _Entry(
+        "llmbench.engines.mii:MiiAdapter",
+        "DeepSpeed-MII's persistent deployment, by gRPC.",
+        needs=("grpc", "google.protobuf"),
+        extra="grpc",
+    ),
     "mii-openai": _Entry("llmbench.engines.openai_presets:MII_OPENAI", "DeepSpeed-MII's OpenAI server."),
     "mii-rest": _Entry("llmbench.engines.mii_rest:MiiRestAdapter", "DeepSpeed-MII's RESTful gateway; no streaming."),
     "ollama": _Entry("llmbench.engines.openai_presets:OLLAMA", "Ollama's OpenAI routes."),
@@ -148,7 +155,7 @@ def describe() -> list[EngineInfo]:
         infos.append(EngineInfo(name, entry.launchable, installed, hint, entry.summary))
     for name, point in _plugins().items():
         if name not in _TABLE:
-            infos.append(EngineInfo(name, False, True, "", f"From {_origin(point)}."))
+            infos.append(EngineInfo(name, None, True, "", f"From {_origin(point)}."))
     return sorted(infos, key=lambda info: info.name)
 
 
@@ -221,7 +228,8 @@ def _origin(point: EntryPoint) -> str:
 
 
 def _missing(entry: _Entry) -> list[str]:
-    return [package for package in entry.needs if importlib.util.find_spec(package) is None]
+    # Of `google.protobuf` the first part is looked for: to find the rest would import it.
+    return [package for package in entry.needs if importlib.util.find_spec(package.partition(".")[0]) is None]
 
 
 def _hint(entry: _Entry) -> str:

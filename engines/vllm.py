@@ -24,6 +24,7 @@ RECIPE = Recipe(
     without=("torchvision", "torchaudio", "torchcodec"),
     aliases={"vllm": "0.32.0+cpu"},
     disk_gib=4.0,
+    note="This is vLLM's build for CPUs. On a GPU start your own vLLM and give its url: engines: [{vllm: {url: …}}].",
 )
 
 # Every chunk says how many tokens there are so far: under load vLLM merges tokens, and a chunk is not a token.

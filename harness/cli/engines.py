@@ -30,8 +30,11 @@ def list_engines() -> None:
     for heading in ("engine", "started by llmbench", "installed", "what it is"):
         table.add_column(heading, overflow="fold")
     for engine in registry.describe():
-        installed = "yes" if engine.installed else f"no: {engine.install_hint}"
-        table.add_row(engine.name, "yes" if engine.launchable else "no, by url", installed, engine.summary)
+        installed = "nothing to install" if engine.launchable is False else "yes"
+        if not engine.installed:
+            installed = f"no: {engine.install_hint}"
+        started = {True: "yes", False: "no, by url", None: "its package says"}[engine.launchable]
+        table.add_row(engine.name, started, installed, engine.summary)
     Console(markup=False, highlight=False).print(table)
 
 
@@ -42,6 +45,8 @@ def install(engine: EngineNames) -> None:
 
     # All names are looked at before the first is installed, which takes minutes.
     for wanted in [_environment(name) for name in engine]:
+        if wanted.recipe.note:
+            typer.echo(wanted.recipe.note)
         environments.install(wanted, typer.echo)
         typer.echo(
             f"{wanted.recipe.engine} {wanted.recipe.version} is ready: {len(wanted.lock())} packages in {wanted.path}"
@@ -58,7 +63,8 @@ def doctor() -> None:
     num_missing = 0
     for engine in registry.describe():
         if engine.installed:
-            typer.echo(f"{engine.name}: ready")
+            by_url = engine.launchable is False
+            typer.echo(f"{engine.name}: {'nothing to install; give the url where it runs' if by_url else 'ready'}")
             continue
         num_missing += 1
         recipe = recipes.get(engine.name)

@@ -3,11 +3,15 @@
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from llmbench.engines import registry
+from llmbench.engines import environments, registry
 from llmbench.engines.adapter import EngineError, EngineOptions, MissingPackageError
+from llmbench.engines.environments import Environment
+from llmbench.harness.cli import app
 
 
 def test_every_engine_listed_can_be_had_and_bears_its_name() -> None:
@@ -106,3 +110,28 @@ def test_two_engines_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("openai", "one:Mine", registry.GROUP)])
     with pytest.raises(EngineError, match="is built in"):
         registry.get("openai")
+
+
+def test_doctor_tells_what_can_be_started_from_what_is_asked_where_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None if name == "grpc" else name)
+    told = CliRunner().invoke(app, ["engines", "doctor"])
+    assert told.exit_code == 3
+    lines = dict(line.split(": ", 1) for line in told.output.splitlines())
+    assert lines["ollama"] == "nothing to install; give the url where it runs"
+    assert lines["simulated"] == "ready"
+    assert lines["mii"] == 'not installed; pip install "llmbench[grpc]"'
+    assert lines["vllm-offline"] == lines["vllm"]
+    listed = CliRunner().invoke(app, ["engines", "list"]).output
+    assert "no: pip install" in listed
+
+
+def test_a_user_is_told_that_vllm_is_installed_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(wanted: Environment, say: object) -> None:
+        raise EngineError("no more is wanted here")
+
+    monkeypatch.setattr(environments, "install", nothing)
+    told = CliRunner().invoke(app, ["engines", "install", "vllm"])
+    assert "vLLM's build for CPUs" in told.output
