@@ -125,7 +125,8 @@ SGLANG = MetricMap(
     )
 )
 
-# From llama.cpp's documentation; needs --metrics. Recent servers have no kv_cache_usage_ratio.
+# Captured from llama.cpp's server of October 2026; needs --metrics. Older ones have kv_cache_usage_ratio. Its prompt
+# tokens are without those that it found in its cache.
 LLAMACPP = MetricMap(
     _only(
         "llamacpp:",
@@ -134,6 +135,8 @@ LLAMACPP = MetricMap(
         kv_cache_usage="kv_cache_usage_ratio",
         prompt_tokens="prompt_tokens_total",
         generated_tokens="tokens_predicted_total",
+        draft_tokens="spec_decode_num_draft_tokens_total",
+        accepted_tokens="spec_decode_num_accepted_tokens_total",
     )
 )
 

@@ -26,7 +26,7 @@ class Dialect:
     `exact_token_counts` says that these extras make it count its tokens chunk by chunk. `zero_is_greedy` is false where
     temperature 0 is refused: greedy is top_k 1 then. `ends_with_done` is false where no [DONE] follows the event with
     the finish reason. `tokenize_path` is where the server tells the `count` of a `prompt`'s tokens. `metrics` says what
-    it tells Prometheus of itself.
+    it tells Prometheus of itself. `headers` go with every HTTP request.
     """
 
     name: str = "openai"
@@ -39,6 +39,7 @@ class Dialect:
     ends_with_done: bool = True
     tokenize_path: str | None = None
     metrics: MetricMap | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class OpenAIAdapter:
@@ -95,6 +96,7 @@ class OpenAIAdapter:
             {name: value for name, value in body.items() if value is not None},
             request.request_id,
             accept="text/event-stream" if request.stream else "application/json",
+            headers=self.dialect.headers,
         )
 
     def decode(

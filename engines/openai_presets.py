@@ -1,7 +1,7 @@
 """Servers that differ from the plain OpenAI protocol only in what they add to it: one dialect each.
 
 What a dialect states was read in each server's own sources or documentation, and has not been run against it, but for
-`transformers serve`, whose answers are in tests/data/wire/transformers.
+llama.cpp's server and `transformers serve`, whose answers are in tests/data/wire.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ SGLANG = partial(
     Dialect(name="sglang", stream_options=_GROWING_USAGE, exact_token_counts=True, metrics=metric_map.SGLANG),
 )
 
-# llama.cpp samples from 40 tokens and drops improbable ones unless told otherwise: 0 turns either off.
+# llama.cpp samples from 40 tokens and drops improbable ones unless told otherwise: 0 turns either off. It closes the
+# connection after a stream although it says that it keeps it, so that the next request on it would be lost.
 LLAMACPP = partial(
     OpenAIAdapter,
-    Dialect(name="llamacpp", extra_body={"top_k": 0, "min_p": 0.0}, metrics=metric_map.LLAMACPP),
+    Dialect(
+        name="llamacpp",
+        extra_body={"top_k": 0, "min_p": 0.0},
+        headers={"connection": "close"},
+        metrics=metric_map.LLAMACPP,
+    ),
 )
 
 # trtllm-serve refuses fields that it does not know, so nothing is sent here that its request classes do not name.

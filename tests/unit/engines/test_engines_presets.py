@@ -93,3 +93,36 @@ def test_transformers_streams_that_are_cut_lack_their_finish_reason(capture, str
     failure = registry.get("transformers").decode(streamed, captured).failure
     assert failure is not None
     assert failure.kind is FailureKind.TRUNCATED
+
+
+# What llama.cpp's server sent: the usage comes beside the finish reason, and in a chat after it.
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("stream", [(1, text) for text in ("file", ",", " file", "=", "file", "):")] + [(0, ""), (0, "")]),
+        ("chat", [(0, ""), (1, "\n"), (1, "def"), (1, " _"), (0, ""), (0, ""), (0, "")]),
+    ],
+)
+def test_llamacpp_streams_give_their_exact_events(capture, streamed, name, expected) -> None:
+    answer = registry.get("llamacpp").decode(streamed, capture(f"llamacpp/{name}"))
+    assert [(event.tokens, event.text) for event in answer.events] == expected
+    assert (answer.token_source, answer.finish_reason) == (TokenSource.SERVER_COUNT, "length")
+    assert answer.failure is None
+
+
+def test_llamacpp_answers_in_one_piece_and_says_what_it_refuses(capture, whole) -> None:
+    llamacpp = registry.get("llamacpp")
+    answer = llamacpp.decode(whole, capture("llamacpp/whole"))
+    assert (answer.text, answer.output_tokens, answer.prompt_tokens) == ("file, file=file):", 6, 10)
+    refusal = llamacpp.decode(whole, capture("llamacpp/refused")).failure
+    assert refusal is not None
+    assert "HTTP 400: Field 'max_tokens': Value must be between -1" in refusal.message
+
+
+def test_llamacpp_is_asked_on_a_connection_of_its_own_each_time() -> None:
+    """It hangs up after a stream without saying so: what is sent on that connection meanwhile is lost."""
+    request = GenerationRequest("r", "m", 4, prompt="x")
+    assert b"\r\nconnection: close\r\n" in registry.get("llamacpp").encode(request, HERE).payload
+    assert b"connection" not in registry.get("openai").encode(request, HERE).payload.partition(b"\r\n\r\n")[0]

@@ -30,6 +30,8 @@ STREAMS = [
     ("triton", {"schema": "llmapi"}, "triton/llmapi_generate_stream_reason"),
     ("mii-openai", {}, "mii/openai_chat_stream"),
     ("mii-openai", {}, "mii/openai_completions_stream"),
+    ("llamacpp", {}, "llamacpp/stream"),
+    ("llamacpp", {}, "llamacpp/chat"),
     ("transformers", {}, "transformers/stream"),
     ("transformers", {}, "transformers/chat"),
 ]

@@ -27,6 +27,13 @@ def plain(values: list[Value]) -> dict[str, float]:
     return {value.metric: value.value for value in values if value.le is None}
 
 
+def test_llama_cpp_s_own_names_are_found() -> None:
+    told = plain(mapped((WIRE / "llamacpp" / "metrics.txt").read_text(), metric_map.LLAMACPP))
+    assert told["generated_tokens"] > 0
+    assert told["prompt_tokens"] > 0
+    assert told["draft_tokens"] == told["accepted_tokens"] == told["requests_waiting"] == 0
+
+
 def test_real_vllm_s_metrics_get_the_shared_names() -> None:
     values = mapped((WIRE / "vllm" / "metrics_after.txt").read_text(), metric_map.VLLM)
     told = plain(values)
