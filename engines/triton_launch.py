@@ -13,6 +13,7 @@ from llmbench.engines.adapter import EngineError, EngineOptions, LaunchPlan, Mis
 from llmbench.engines.environments import Environment, default_root, environment, install_command
 from llmbench.engines.free_port import free_port
 from llmbench.engines.recipe import Recipe
+from llmbench.engines.settings import flag
 from llmbench.engines.wire import Endpoint
 
 # The wheel of PyTriton carries tritonserver with the Python backend. Its Python API, and what that asks for, is not
@@ -27,19 +28,21 @@ RECIPE = Recipe(
     disk_gib=1.5,
 )
 
-# A workload's settings, by the fields of the bundled engine's configuration that they become.
+# The one option that says what is not to be.
+_NO_PREFIX_CACHE = "no_prefix_cache"
+# The options of the bundled engine, by the fields of its configuration that they become.
 ENGINE_SETTINGS: Mapping[str, str] = {
-    "block_size": "block_size",
-    "dtype": "dtype",
-    "kernels": "kernels",
-    "kv_cache_gib": "kv_cache_gib",
-    "max_model_len": "max_model_len",
-    "max_num_batched_tokens": "max_num_batched_tokens",
-    "max_num_seqs": "max_num_seqs",
-    "num_blocks": "num_blocks",
-    "quantization": "quantization",
-    "seed": "seed",
+    **{
+        name: name
+        for name in (
+            *("batching", "block_size", "device", "dtype", "eviction", "graphs", "kernels", "kv_cache_dtype"),
+            *("kv_cache_gib", "max_batch_delay_ms", "max_model_len", "max_num_batched_tokens", "max_num_seqs"),
+            *("num_blocks", "num_speculative_tokens", "num_swap_blocks", "preemption", "quantization", "seed"),
+            *("speculative", "speculative_max_seqs", "step_order"),
+        )
+    },
     "threads": "num_threads",
+    _NO_PREFIX_CACHE: "prefix_cache",
 }
 
 _MODEL_SOURCE = "llmbench.reference_engine.triton_server"
@@ -63,6 +66,8 @@ def launch_plan(options: EngineOptions, port: int, protocol: Literal["http", "gr
         raise EngineError(f"A model of triton is a folder of its repository, so its name has no slash: {options.model}")
     settings = {"kernels": "auto", **options.settings}
     fields = {field: settings[name] for name, field in ENGINE_SETTINGS.items() if settings.get(name) is not None}
+    if "prefix_cache" in fields:
+        fields["prefix_cache"] = not flag("triton", settings, _NO_PREFIX_CACHE, False)
     engine_json = json.dumps({"model_path": options.model_path, **fields}, sort_keys=True)
     # Readiness is asked for by HTTP whichever protocol carries the load.
     http_port = port if protocol == "http" else free_port()

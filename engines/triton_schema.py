@@ -16,7 +16,8 @@ class TritonSchema:
 
     Inputs: `prompt`, `stream` and what decides the sampling. `sampling_json` names one input that takes the sampling as
     a JSON object with vLLM's field names, instead of tensors of its own. Outputs: `text`, `finish_reason`, and the
-    number of tokens in a response or of the prompt. `is_cumulative` says that each response holds the text so far.
+    number of tokens in a response or of the prompt; `token_ids` are the whole answer's, in its last response, where a
+    model has them. `is_cumulative` says that each response holds the text so far.
     `always` is sent with every request. By gRPC an input's type follows from its value unless `datatypes` names it, and
     `is_batched` gives every tensor a first dimension of 1. `zero_is_greedy` says that temperature 0 may be sent; else
     top_k 1 is.
@@ -36,6 +37,7 @@ class TritonSchema:
     finish_reason: str | None = None
     num_output_tokens: str | None = None
     num_prompt_tokens: str | None = None
+    token_ids: str | None = None
     is_cumulative: bool = False
     zero_is_greedy: bool = True
     always: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +54,8 @@ SCHEMAS: Mapping[str, TritonSchema] = {
         finish_reason="finish_reason",
         num_output_tokens="num_output_tokens",
         num_prompt_tokens="num_input_tokens",
+        # The bundled engine alone has it.
+        token_ids="token_ids",  # noqa: S106
         always={
             # Without it an answer in one piece begins with its prompt.
             "exclude_input_in_output": True,

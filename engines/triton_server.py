@@ -23,7 +23,7 @@ from llmbench.engines.adapter import (
     LaunchPlan,
     MissingPackageError,
 )
-from llmbench.engines.answer import Answer, count, read_answer, read_messages, whole_text
+from llmbench.engines.answer import Answer, count, read_answer, read_messages, token_ids, whole_text
 from llmbench.engines.http_payload import post_json
 from llmbench.engines.metric_map import TRITON
 from llmbench.engines.server_message import error_in
@@ -157,6 +157,9 @@ class TritonAnswer(Answer):
         prompt_tokens = count(_only(body.get(schema.num_prompt_tokens))) if schema.num_prompt_tokens else None
         self.prompt_tokens = self.prompt_tokens if prompt_tokens is None else prompt_tokens
         total = self._count(body)
+        if schema.token_ids is not None and (told := body.get(schema.token_ids)) is not None:
+            ids = token_ids(told if isinstance(told, list) else [told])
+            self.token_ids = None if ids is None else tuple(ids)
         self.deltas.append(Delta(chunk, whole_text(self._new(text)), finishes=finishes, total_so_far=total))
 
     def _count(self, body: dict[str, Any]) -> int | None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import RequestError
-from llmbench.reference_engine.outputs import StepOutput
+from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.sampling import SamplingParams
 
 logger = logging.getLogger("llmbench.reference_engine")
 
 # Takes each output of one request, or the reason why there will be none; true if no more are wanted.
 OnOutput = Callable[[StepOutput | Exception], bool]
+
+# How often the engine's state is told while it steps, and how soon once it has nothing to do: telling it delays a step.
+TELL_EVERY_S = 0.5
 
 
 class _Submitted(NamedTuple):
@@ -29,11 +33,15 @@ class _Submitted(NamedTuple):
 class EngineThread:
     """Owns `engine`: nobody else may call it any more.
 
-    Each request's `on_output` is called in this thread, between two steps: what it does delays every request.
+    Each request's `on_output` is called in this thread, between two steps: what it does delays every request. So is
+    `tell` with the engine's state, first before any request, then every TELL_EVERY_S while there is something new.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, tell: Callable[[EngineStats], None] | None = None) -> None:
         self._engine = engine
+        self._tell = tell
+        self._told: EngineStats | None = None
+        self._told_s = 0.0
         self._inbox: queue.SimpleQueue[_Submitted | None] = queue.SimpleQueue()
         self._waiting: dict[str, OnOutput] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -51,9 +59,12 @@ class EngineThread:
     def _run(self) -> None:
         end: Exception = RuntimeError("The engine was stopped.")
         try:
+            self._tell_if_new()
             while self._take_in():
                 for output in self._engine.step():
                     self._deliver(output)
+                if time.monotonic() - self._told_s >= TELL_EVERY_S:
+                    self._tell_if_new()
         except Exception as error:
             logger.exception("The engine died.")
             end = RuntimeError(f"The engine died: {error!r}")
@@ -70,7 +81,7 @@ class EngineThread:
     def _take_in(self) -> bool:
         """False when told to stop; waits while there is nothing to compute."""
         while not self._inbox.empty() or not self._engine.has_work():
-            submitted = self._inbox.get()
+            submitted = self._next()
             if submitted is None:
                 return False
             try:
@@ -80,6 +91,26 @@ class EngineThread:
             else:
                 self._waiting[submitted.request_id] = submitted.on_output
         return True
+
+    def _next(self) -> _Submitted | None:
+        if self._tell is not None and self._inbox.empty():
+            try:
+                return self._inbox.get(timeout=TELL_EVERY_S)
+            except queue.Empty:
+                self._tell_if_new()
+        return self._inbox.get()
+
+    def _tell_if_new(self) -> None:
+        self._told_s = time.monotonic()
+        if self._tell is None or (stats := self._engine.stats()) == self._told:
+            return
+        self._told = stats
+        try:
+            self._tell(stats)
+        except Exception:
+            # A metric that cannot be told is no reason to answer nobody.
+            logger.exception("The engine's state is not told any more.")
+            self._tell = None
 
     def _deliver(self, output: StepOutput) -> None:
         try:

@@ -1,7 +1,4 @@
-"""What /metrics shows. A `vllm:` name means what it means in vLLM, so that one scraper reads both; ours: `llmbench:`.
-
-Gauges and totals are the engine's own, as of its last step; the histograms are seen from the server.
-"""
+"""What /metrics shows: gauges and totals are the engine's own, as of its last step; histograms are the server's."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from llmbench.reference_engine.outputs import EngineStats
+from llmbench.reference_engine.server.engine_metrics import COUNTERS, GAUGES, LATENCY_BUCKETS_S, TIME_TO_FIRST_TOKEN
 
-_LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 
 
@@ -29,37 +26,13 @@ class _EngineCollector(Collector):
         stats = self._stats()
         if stats is None:
             return
-        gauges = (
-            ("vllm:num_requests_running", "Requests that hold KV blocks.", stats.num_running),
-            ("vllm:num_requests_waiting", "Requests that wait for KV blocks or a place.", stats.num_waiting),
-            (
-                "vllm:kv_cache_usage_perc",
-                "Share of KV blocks in use; 1 is full.",
-                stats.num_blocks_used / stats.num_blocks,
-            ),
-            ("llmbench:kv_blocks_used", "KV blocks in use.", stats.num_blocks_used),
-            ("llmbench:kv_blocks", "KV blocks there are.", stats.num_blocks),
-        )
-        counters = (
-            ("vllm:prompt_tokens", "Prompt tokens of all requests.", stats.num_prompt_tokens),
-            ("vllm:generation_tokens", "Tokens generated.", stats.num_generated_tokens),
-            ("vllm:num_preemptions", "Requests whose KV blocks were taken for an older one.", stats.num_preemptions),
-            ("vllm:prefix_cache_queries", "Prompt tokens looked up in the cache.", stats.num_cache_queried_tokens),
-            ("vllm:prefix_cache_hits", "Prompt tokens found there.", stats.num_cache_hit_tokens),
-            ("vllm:spec_decode_num_draft_tokens", "Draft tokens verified.", stats.num_draft_tokens),
-            ("vllm:spec_decode_num_accepted_tokens", "Draft tokens accepted.", stats.num_accepted_tokens),
-            ("llmbench:evicted_blocks", "KV blocks that lost cached content.", stats.num_evicted_blocks),
-            ("llmbench:steps", "Steps computed.", stats.num_steps),
-            ("llmbench:computed_tokens", "Tokens computed, recomputed ones included.", stats.num_computed_tokens),
-            ("llmbench:aborted_requests", "Requests given up by their clients.", stats.num_aborted),
-        )
-        for name, text, value in gauges:
-            gauge = GaugeMetricFamily(name, text, labels=["model_name"])
-            gauge.add_metric([self._model_name], value)
+        for each in GAUGES:
+            gauge = GaugeMetricFamily(each.name, each.text, labels=["model_name"])
+            gauge.add_metric([self._model_name], each.value(stats))
             yield gauge
-        for name, text, value in counters:
-            counter = CounterMetricFamily(name, text, labels=["model_name"])
-            counter.add_metric([self._model_name], value)
+        for each in COUNTERS:
+            counter = CounterMetricFamily(each.name, each.text, labels=["model_name"])
+            counter.add_metric([self._model_name], each.value(stats))
             yield counter
 
 
@@ -75,14 +48,12 @@ class ServerMetrics:
             family = Histogram(name, text, labels, registry=self._registry, buckets=buckets)
             return family.labels(model_name)
 
-        self.time_to_first_token = histogram(
-            "vllm:time_to_first_token_seconds", "From a request's acceptance to its first token.", _LATENCY_BUCKETS_S
-        )
+        self.time_to_first_token = histogram(*TIME_TO_FIRST_TOKEN, LATENCY_BUCKETS_S)
         self.inter_token_latency = histogram(
             "vllm:inter_token_latency_seconds", "Between two steps that brought tokens.", _TOKEN_BUCKETS_S
         )
         self.e2e_latency = histogram(
-            "vllm:e2e_request_latency_seconds", "From a request's acceptance to its last token.", _LATENCY_BUCKETS_S
+            "vllm:e2e_request_latency_seconds", "From a request's acceptance to its last token.", LATENCY_BUCKETS_S
         )
         self._finished = Counter(
             "vllm:request_success",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.engine_thread import EngineThread
 from llmbench.reference_engine.errors import RequestError
-from llmbench.reference_engine.outputs import StepOutput
+from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.server.logs import configure_logging, log_loaded
 from llmbench.reference_engine.tokenizer import Tokenizer
+from llmbench.reference_engine.triton_server.metrics import EngineMetrics
 from llmbench.reference_engine.triton_server.question import Question, read_question
 
 # Asking whether the client has left is a round trip to the server's process.
@@ -31,11 +33,16 @@ class TritonPythonModel:
         configure_logging("text")
         folder = Path(args["model_repository"]) / args["model_version"]
         settings: dict[str, Any] = json.loads((folder / "engine.json").read_text())
-        config = EngineConfig(**settings | {"model_path": Path(settings["model_path"])})
+        for name in ("model_path", "speculative"):
+            if settings.get(name) not in (None, "ngram"):
+                settings[name] = Path(settings[name])
+        config = EngineConfig(**settings)
         self._tokenizer = Tokenizer(config.model_path)
         engine = Engine(config)
         log_loaded(config, engine.limits.max_model_len)
-        self._engine = EngineThread(engine)
+        self._model_name = args["model_name"]
+        self._metrics: EngineMetrics | None = None
+        self._engine = EngineThread(engine, self._tell)
         self._request_numbers = itertools.count()
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -48,18 +55,38 @@ class TritonPythonModel:
             except RequestError as error:
                 _refuse(sender, error)
                 continue
-            answer = _Answer(sender, question, self._tokenizer, len(prompt_token_ids))
+            answer = _Answer(sender, question, self._tokenizer, len(prompt_token_ids), self._first_token_took)
             # Ours and not the client's: two of its requests may carry the same id at the same time.
             self._engine.submit(str(next(self._request_numbers)), prompt_token_ids, question.params, answer.take)
 
     def finalize(self) -> None:
         self._engine.stop()
+        self._metrics = None
+
+    def _tell(self, stats: EngineStats) -> None:
+        # Made here and not in initialize(): metrics are for one thread alone, and this is the engine's.
+        if self._metrics is None:
+            self._metrics = EngineMetrics(self._model_name)
+        self._metrics.tell(stats)
+
+    def _first_token_took(self, seconds: float) -> None:
+        if self._metrics is not None:
+            self._metrics.first_token_took(seconds)
 
 
 class _Answer:
     """Turns one request's outputs into responses: one per step, or one in all."""
 
-    def __init__(self, sender: Any, question: Question, tokenizer: Tokenizer, num_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        sender: Any,
+        question: Question,
+        tokenizer: Tokenizer,
+        num_prompt_tokens: int,
+        first_token_took: Callable[[float], None],
+    ) -> None:
+        self._accepted_s = time.perf_counter()
+        self._first_token_took = first_token_took
         self._sender = sender
         self._question = question
         self._detokenizer = tokenizer.stream()
@@ -68,18 +95,22 @@ class _Answer:
         self._num_steps = 0
         self._held_text = ""
         self._held_tokens = 0
+        self._token_ids: list[int] = []
 
     def take(self, output: StepOutput | Exception) -> bool:
         """True once no more outputs are wanted."""
         if isinstance(output, Exception):
             _refuse(self._sender, output)
             return True
+        if not self._token_ids and output.new_token_ids:
+            self._first_token_took(time.perf_counter() - self._accepted_s)
         self._num_steps += 1
         finish_reason = output.finish_reason
         for token_id in output.new_token_ids:
             shown, found = self._stop.push(self._detokenizer.push(token_id))
             self._held_text += shown
             self._held_tokens += 1
+            self._token_ids.append(token_id)
             if found is not None:
                 finish_reason = "stop"
                 break
@@ -103,6 +134,9 @@ class _Answer:
             (question.wants_num_output_tokens, "num_output_tokens", self._held_tokens, np.uint32),
         ]
         tensors = [pb_utils.Tensor(name, np.array([value], dtype)) for wanted, name, value, dtype in values if wanted]
+        if finish_reason is not None and question.wants_num_output_tokens:
+            # At once with the last response: one more tensor in each would slow every step down.
+            tensors.append(pb_utils.Tensor("token_ids", np.array(self._token_ids, np.int32)))
         self._held_text, self._held_tokens = "", 0
         flags = 0 if finish_reason is None else pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)

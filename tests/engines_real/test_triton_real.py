@@ -22,6 +22,7 @@ from llmbench.engines.triton_launch import RECIPE
 from llmbench.engines.triton_launcher import EXIT_TIMEOUT_S
 from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, TokenSource
 from llmbench.harness.process import EngineProcess
+from llmbench.harness.prometheus import scrape
 
 pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(300)]
 
@@ -70,6 +71,37 @@ def test_answers_are_the_engines_own(ask, endpoint, protocol, model, expected) -
         assert (answer.output_tokens, answer.token_source) == (16, TokenSource.USAGE_DELTA)
         assert answer.finish_reason == "length"
         assert answer.prompt_tokens > 0
+
+
+def test_answers_come_with_the_ids_of_their_tokens(ask, endpoint, protocol, model, expected) -> None:
+    from llmbench.reference_engine.tokenizer import Tokenizer
+
+    stream = Tokenizer(model.path).stream()
+    [answer] = ask(adapter(protocol), endpoint, [question(model.name, PROMPTS[0])])
+    assert answer.token_ids is not None
+    assert len(answer.token_ids) == 16
+    assert "".join(map(stream.push, answer.token_ids)) == expected[0]
+
+
+def test_the_engine_tells_of_itself_at_triton_s_metrics(ask, server, model) -> None:
+    def seen() -> dict[str, float]:
+        endpoint = Endpoint("127.0.0.1", server.plan.metrics_port)
+        return {value.metric: value.value for value in scrape(endpoint, adapter("http").capabilities.metrics)}
+
+    before = seen()
+    assert before["kv_cache_usage"] == 0  # told before any request
+    requests = [question(model.name, f"metrics {number}", number) for number in range(12)]
+    answers = ask(adapter("http"), Endpoint("127.0.0.1", server.plan.ready_port), requests)
+    assert [answer.failure for answer in answers] == [None] * 12
+    give_up = time.monotonic() + 20
+    while (after := seen()).get("ttft_count", 0) - before.get("ttft_count", 0) < 12:
+        assert time.monotonic() < give_up, after
+        time.sleep(0.2)
+    assert after["generated_tokens"] - before.get("generated_tokens", 0) == 12 * 16
+    prompt_tokens = sum(answer.prompt_tokens for answer in answers)
+    assert after["prompt_tokens"] - before.get("prompt_tokens", 0) == prompt_tokens
+    assert after["ttft_sum"] > before.get("ttft_sum", 0)
+    assert {"requests_running", "requests_waiting", "prefix_cache_queries", "preemptions"} <= set(after)
 
 
 def test_an_answer_in_one_piece(ask, endpoint, protocol, model, expected) -> None:

@@ -1,13 +1,15 @@
 """What tritonserver really sent becomes the right events, and its traps the right failures."""
 
+import dataclasses
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.engines import registry
+from llmbench.engines import reference, registry
 from llmbench.engines.adapter import EngineError
+from llmbench.engines.triton_launch import ENGINE_SETTINGS
 from llmbench.engines.wire import (
     ChatMessage,
     DecodedAnswer,
@@ -18,6 +20,7 @@ from llmbench.engines.wire import (
     Timeline,
     TokenSource,
 )
+from llmbench.reference_engine.config import EngineConfig
 
 HERE = Endpoint("127.0.0.1", 8000)
 PLAIN = {"stop": None, "top_k": None}
@@ -218,3 +221,24 @@ def test_extra_body_counts_as_sent_and_null_as_left_out() -> None:
 def test_a_name_with_a_colon_stays_as_it_is() -> None:
     request = GenerationRequest("r", "synthetic:llama-20m", 4, prompt="x")
     assert triton().encode(request, HERE).payload.startswith(b"POST /v2/models/synthetic:llama-20m/generate_stream ")
+
+
+def test_the_bundled_engine_tells_its_tokens_with_the_last_response(timeline, streamed) -> None:
+    bodies = [
+        {"text_output": "a", "finish_reason": "None", "num_output_tokens": 1},
+        {"text_output": "b", "finish_reason": "length", "num_output_tokens": 2, "token_ids": [7, 8, 9]},
+    ]
+    reads = [f"data: {json.dumps(body)}\n\n".encode() for body in bodies]
+    answer = triton().decode(streamed, timeline(reads))
+    assert (pairs(answer), answer.token_ids) == ([(1, "a"), (2, "b")], (7, 8, 9))
+    assert answer.token_source is TokenSource.USAGE_DELTA
+    # Ids that are fewer than the tokens say nothing of where an answer parts from another.
+    bodies[1]["token_ids"] = 7
+    reads = [f"data: {json.dumps(body)}\n\n".encode() for body in bodies]
+    assert triton().decode(streamed, timeline(reads)).token_ids is None
+
+
+def test_started_here_it_takes_every_option_of_the_bundled_engine() -> None:
+    assert set(ENGINE_SETTINGS) == set(reference._FLAGS)
+    fields = {field.name for field in dataclasses.fields(EngineConfig)}
+    assert set(ENGINE_SETTINGS.values()) == fields - {"model_path"}

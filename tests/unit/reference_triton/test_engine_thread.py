@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra llmbench[reference] is not installed")
 
+from llmbench.reference_engine import engine_thread
 from llmbench.reference_engine.engine_thread import EngineThread
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.outputs import StepOutput
@@ -42,6 +43,10 @@ class CountingEngine:
             if is_last:
                 del self.running[request_id]
         return outputs
+
+    def stats(self) -> tuple[int, ...]:
+        """As EngineStats: unlike the one before when something has happened."""
+        return tuple(count for count, _ in self.running.values())
 
     def abort(self, request_id: str) -> bool:
         self.aborted.append(request_id)
@@ -132,3 +137,32 @@ def test_stopping_fails_what_is_not_done(engine: CountingEngine) -> None:
     while isinstance(last := listener.next(), StepOutput):
         pass
     assert "stopped" in str(last)
+
+
+def test_its_state_is_told_before_any_request_and_once_there_is_nothing_to_do(
+    engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_thread, "TELL_EVERY_S", 0.01)
+    told: queue.Queue[object] = queue.Queue()
+    thread, listener = EngineThread(engine, told.put), Listener()
+    assert told.get(timeout=5) == ()
+    thread.submit("a", [1], SamplingParams(max_tokens=10**9), listener)
+    assert told.get(timeout=5) != ()  # while it steps
+    engine.running.clear()
+    while told.get(timeout=5) != ():
+        pass
+    assert told.empty()  # nothing new, nothing told
+    thread.stop()
+
+
+def test_a_state_that_cannot_be_told_does_not_end_the_engine(
+    engine: CountingEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(stats: object) -> None:
+        raise BrokenPipeError
+
+    thread, listener = EngineThread(engine, broken), Listener()
+    thread.submit("a", [1], PARAMS, listener)
+    assert [listener.next().new_token_ids for _ in range(3)] == [[0], [1], [2]]
+    thread.stop()
+    assert "The engine's state is not told any more." in caplog.text
