@@ -16,6 +16,7 @@ from typing import Literal
 import structlog
 
 from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.loaded import EVENT, loaded_facts
 from llmbench.reference_engine.server.errors import ApiError
 from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody
 
@@ -52,15 +53,8 @@ def configure_logging(log_format: LogFormat) -> None:
 
 
 def log_loaded(config: EngineConfig, max_model_len: int) -> None:
-    """What the engine computes with, on a line of its own: who compares engines reads it here."""
-    log.info(
-        "engine loaded",
-        dtype=config.dtype,
-        kv_cache_dtype=config.kv_cache_dtype,
-        quantization=config.quantization,
-        device=config.device,
-        max_model_len=max_model_len,
-    )
+    """What the engine computes with, on a line of its own."""
+    log.info(EVENT, **loaded_facts(config, max_model_len))
 
 
 def log_failure(request_id: str, path: str, failure: ApiError, error: Exception) -> None:

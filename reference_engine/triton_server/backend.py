@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,13 @@ from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.engine_thread import EngineThread
 from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.loaded import EVENT, loaded_facts
 from llmbench.reference_engine.outputs import EngineStats, StepOutput
-from llmbench.reference_engine.server.logs import configure_logging, log_loaded
 from llmbench.reference_engine.tokenizer import Tokenizer
 from llmbench.reference_engine.triton_server.metrics import EngineMetrics
 from llmbench.reference_engine.triton_server.question import Question, read_question
+
+logger = logging.getLogger("llmbench.reference_engine")
 
 # Asking whether the client has left is a round trip to the server's process.
 STEPS_PER_CANCEL_CHECK = 8
@@ -30,7 +33,7 @@ class TritonPythonModel:
     """Its settings are `engine.json` beside it: the fields of EngineConfig."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        configure_logging("text")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         folder = Path(args["model_repository"]) / args["model_version"]
         settings: dict[str, Any] = json.loads((folder / "engine.json").read_text())
         for name in ("model_path", "speculative"):
@@ -39,7 +42,8 @@ class TritonPythonModel:
         config = EngineConfig(**settings)
         self._tokenizer = Tokenizer(config.model_path)
         engine = Engine(config)
-        log_loaded(config, engine.limits.max_model_len)
+        facts = loaded_facts(config, engine.limits.max_model_len)
+        logger.info("%s %s", EVENT, " ".join(f"{name}={value}" for name, value in facts.items()))
         self._model_name = args["model_name"]
         self._metrics: EngineMetrics | None = None
         self._engine = EngineThread(engine, self._tell)
