@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import t as student
 
 from llmbench.reports.markdown import markdown_cell, run_markdown
 from llmbench.results.equal_work import unequal_work
@@ -38,8 +39,10 @@ ROUNDS = 3
 OURS = {"dtype": "float32", "threads": 1}
 # Without compilation, which takes minutes on two cores at each of three starts.
 VLLM = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True}
-BASELINE, MII_LABEL = "reference", "mii (stack only)"
-# Two runs, so that each is over within five minutes; the bundled engine is in both.
+MII_LABEL = "mii (stack only)"
+# Who is beside whom to see what a layer adds: the same engine, asked by the same protocol.
+LAYERS = {"triton-http": "reference", "triton-grpc": "reference-grpc"}
+# Two runs, so that each is over within five minutes; the bundled engine is in both, by the protocol of the others.
 GROUPS = {
     "vllm-triton": [
         {"reference": {"settings": OURS}},
@@ -47,7 +50,7 @@ GROUPS = {
         {"triton": {"label": "triton-http", "settings": OURS}},
     ],
     "grpc-mii": [
-        {"reference": {"settings": OURS}},
+        {"reference": {"label": "reference-grpc", "settings": {**OURS, "protocol": "grpc"}}},
         {"triton": {"label": "triton-grpc", "settings": {**OURS, "protocol": "grpc"}}},
         {"mii-on-cpu": {"label": MII_LABEL}},
     ],
@@ -98,22 +101,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--mii-python", type=Path, help="the interpreter of an environment with deepspeed-mii")
     parser.add_argument("--vllm-url", help="measure the vLLM that runs there; default: it is started for each turn")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--requests", type=int, help="in each round; default: each kind's own number")
     options = parser.parse_args()
     if options.what == "tables":
         write_tables(options.out)
         return
     for kind in options.kind or KINDS:
         for group in options.group or GROUPS:
-            measure(kind, group, options.out / f"{kind}-{group}", options.mii_python, options.vllm_url)
+            measure(kind, group, options)
 
 
-def measure(kind: str, group: str, out: Path, mii_python: Path | None, vllm_url: str | None) -> None:
-    """One kind of workload on a group of engines, in interleaved rounds; `out` is the run directory."""
+def measure(kind: str, group: str, options: argparse.Namespace) -> None:
+    """One kind of workload on a group of engines, in interleaved rounds; leaves a run directory in `options.out`."""
+    out, mii_python = options.out / f"{kind}-{group}", options.mii_python
     engines = [engine for engine in GROUPS[group] if mii_python or "mii-on-cpu" not in engine]
-    if vllm_url:
-        attached = {"vllm": {"url": vllm_url}}
+    if options.vllm_url:
+        attached = {"vllm": {"url": options.vllm_url}}
         engines = [attached if "vllm" in engine else engine for engine in engines]
-    fields = {"model": MODEL, "engines": engines, "measure": {"rounds": ROUNDS}, **KINDS[kind]}
+    fields = {"model": MODEL, "engines": engines, "measure": {"rounds": options.rounds}, **KINDS[kind]}
+    if options.requests:
+        fields["traffic"] = {**KINDS[kind]["traffic"], "requests": options.requests}
     argv = [sys.executable, "-m", "llmbench", "run", kind, "--out", str(out), "--allow-invalid"]
     for name, value in flattened(fields):
         argv += ["--set", f"{name}={json.dumps(value)}"]
@@ -181,35 +189,36 @@ def conditions(runs: list[tuple[str, Run]]) -> str:
 
 def equality(runs: list[tuple[str, Run]]) -> str:
     """Greedy answers that are identical to the bundled engine's, and what else llmbench finds unequal."""
-    lines = ["| workload | engine | identical answers | parts at token, median |", "|:--|:--|--:|--:|"]
+    lines = ["| workload | engine | identical answers | parts at token, median | counted by |", "|:--|:--|--:|--:|:--|"]
     for kind, run in runs:
         for each in equalities(run):
             tokens = [divergence.places[0].token for divergence in each.divergences]
             parts = f"{np.median(tokens):.0f}" if tokens else ""
-            lines.append(f"| {kind} | {each.engine} | {each.num_identical} of {each.num_both} | {parts} |")
+            rulers = ", ".join(sorted({divergence.ruler for divergence in each.divergences}))
+            lines.append(f"| {kind} | {each.engine} | {each.num_identical} of {each.num_both} | {parts} | {rulers} |")
     unequal = [f"- {kind}: {markdown_cell(sentence)}" for kind, run in runs for sentence in unequal_work(run)]
     return "\n".join([*lines, *(["", "Not the same work:", "", *unequal] if unequal else [])])
 
 
 def added(runs: list[tuple[str, Run]]) -> str:
     """The time that Triton adds to the bundled engine, and MII's stack to the engine that it runs here."""
-    lines = ["| workload | layer | TTFT, ms | per token, ms | n |", "|:--|:--|--:|--:|--:|"]
+    lines = ["| workload | layer | TTFT, ms | per token, ms | rounds | requests |", "|:--|:--|--:|--:|--:|--:|"]
     for kind, run in runs:
         rows = [row for row in measured(run) if row["status"] == "ok" and row["output_tokens"] > 1]
-        alone = {(row["round"], row["index"]): row for row in rows if row["engine"] == BASELINE}
-        for label in ("triton-http", "triton-grpc"):
+        for label, baseline in LAYERS.items():
+            alone = {(row["round"], row["index"]): row for row in rows if row["engine"] == baseline}
             pairs = [
                 (row, alone[row["round"], row["index"]])
                 for row in rows
                 if row["engine"] == label and (row["round"], row["index"]) in alone
             ]
-            differences = [np.subtract(latencies(behind), latencies(before)) for behind, before in pairs]
-            if differences:
-                lines.append(f"| {kind} | {label} beside reference | {columns(differences)} |")
-        found = [row for row in rows if row["engine"] == MII_LABEL]
-        if found:
+            found = [(behind["round"], np.subtract(latencies(behind), latencies(before))) for behind, before in pairs]
+            if found:
+                lines.append(f"| {kind} | {label} beside {baseline} | {columns(found)} |")
+        behind_mii = [row for row in rows if row["engine"] == MII_LABEL]
+        if behind_mii:
             steps = np.loadtxt(steps_path(run.path), dtype=np.int64, ndmin=2)
-            found = [outside(row, steps) for row in found]
+            found = [(row["round"], outside(row, steps)) for row in behind_mii]
             lines.append(f"| {kind} | mii beside its engine's own steps | {columns(found)} |")
     return "\n".join(lines)
 
@@ -233,16 +242,22 @@ def outside(row: dict, steps: np.ndarray) -> np.ndarray:
     return np.array([ttft_ms - first, token_ms - later / (row["output_tokens"] - 1)])
 
 
-def columns(pairs: list[np.ndarray]) -> str:
-    """Two medians with their 95 % intervals by order statistics, and n."""
-    values = np.sort(np.array(pairs), axis=0)
-    n = len(values)
-    low = int(binom.ppf(0.025, n, 0.5)) - 1
-    shown = [
-        f"{np.median(column):.2f}" + (f" ({column[low]:.2f} to {column[n - 1 - low]:.2f})" if low >= 0 else "")
-        for column in values.T
-    ]
-    return f"{' | '.join(shown)} | {n}"
+def columns(found: list[tuple[int, np.ndarray]]) -> str:
+    """Two means with their 95 % intervals, and how many rounds and requests they are of.
+
+    A round's figure is the median of its requests. The interval is Student's over rounds: requests of a round have its
+    start, its neighbours and its load in common, so that they are no independent samples.
+    """
+    by_round = [np.median([each for number, each in found if number == one], axis=0) for one in {n for n, _ in found}]
+    num_rounds = len(by_round)
+    shown = []
+    for values in np.array(by_round).T:
+        interval = ""
+        if num_rounds > 1:
+            half = student.ppf(0.975, num_rounds - 1) * values.std(ddof=1) / math.sqrt(num_rounds)
+            interval = f" ({values.mean() - half:.2f} to {values.mean() + half:.2f})"
+        shown.append(f"{values.mean():.2f}{interval}")
+    return f"{' | '.join(shown)} | {num_rounds} | {len(found)}"
 
 
 if __name__ == "__main__":
