@@ -31,7 +31,8 @@ DASHES = (
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """`unit` is shown with the title. `low` and `high` fix the range, None leaves it to the data."""
+    """`unit` is shown with the title. `low` and `high` fix the range, None leaves it to the data. `ticks` are places on
+    the axis and what stands there in place of a number."""
 
     title: str
     unit: str = ""
@@ -40,6 +41,7 @@ class Axis:
     high: float | None = None
     share: bool = False
     hidden: bool = False
+    ticks: Sequence[tuple[float, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Figure:
     height: int = 280
     wide: bool = False
     shapes: Sequence[dict[str, Any]] = field(default=())
+    annotations: Sequence[dict[str, Any]] = field(default=())
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class Figure:
                 "yaxis": _axis(self.y),
                 "height": self.height,
                 "shapes": list(self.shapes),
+                "annotations": list(self.annotations),
                 "barmode": "overlay",
             },
         }
@@ -129,7 +133,10 @@ def _axis(axis: Axis) -> dict[str, Any]:
     elif not axis.log:
         layout["rangemode"] = "tozero"
     if axis.share:
-        layout["tickformat"] = ".0%"
+        layout["tickformat"] = ".3~%"
+    if axis.ticks:
+        places, words = zip(*axis.ticks, strict=True)
+        layout |= {"tickmode": "array", "tickvals": places, "ticktext": [label(text) for text in words]}
     if axis.hidden:
         layout |= {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False, "showline": False}
     return layout

@@ -16,6 +16,7 @@ from llmbench.results.server_side import ServerSide, bin_edges, server_side
 from llmbench.results.units import Floats
 
 _GIB = 2.0**30
+_SMALL_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,13 @@ def _figure(material: Material, picture: Picture, found: list[tuple[str, Floats]
     middle_s = (edges[:-1] + edges[1:]) / 2
     wording = percent if picture.is_share else digits
     peaks = "; ".join(f"{engine} at most {wording(float(np.nanmax(values)))}" for engine, values in found)
-    value = "%{y:.1%}" if picture.is_share else f"%{{y:.4~g}} {picture.unit}"
+    # From 0 to 100 % where that shows the curve; a cache that is 2 % full would lie on the axis.
+    is_whole = picture.is_share and max(float(np.nanmax(values)) for _, values in found) > _SMALL_SHARE
+    scale = " The scale does not reach 100 %." if picture.is_share and not is_whole else ""
+    value = "%{y:.3~%}" if picture.is_share else f"%{{y:.4~g}} {picture.unit}"
     return Figure(
         title=picture.title,
-        reading=f"{picture.reading} Bins of {digits(float(edges[1]))} s.",
+        reading=f"{picture.reading} Bins of {digits(float(edges[1]))} s.{scale}",
         alt=f"{picture.title} over time: {peaks} {picture.unit}".rstrip() + ".",
         traces=[
             line(
@@ -119,7 +123,9 @@ def _figure(material: Material, picture: Picture, found: list[tuple[str, Floats]
             for engine, values in found
         ],
         x=Axis("since the round's first request was due", "s", low=0.0, high=float(edges[-1])),
-        y=Axis("share", low=0, high=1.02, share=True) if picture.is_share else Axis(picture.unit),
+        y=Axis("share", low=0 if is_whole else None, high=1.02 if is_whole else None, share=True)
+        if picture.is_share
+        else Axis(picture.unit),
         height=220,
     )
 

@@ -12,9 +12,10 @@ import pytest
 from made_runs import MakeRun, entry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from rich.console import Console
-from synthetic_run import write_run
+from synthetic_run import ALPHA, write_run
 
 from llmbench.reports.console import print_summary
+from llmbench.reports.figure import Figure
 from llmbench.reports.html import render
 from llmbench.reports.material import Material
 from llmbench.reports.sections.server_side import SERVER_SIDE
@@ -157,3 +158,27 @@ def test_prometheus_reads_each_value_with_its_time(told: Run, tmp_path: Path) ->
     assert usage[0].labels == {"engine": "alpha"}
     assert float(usage[1].timestamp) - float(usage[0].timestamp) == pytest.approx(0.5)
     assert "llmbench_server_ttft_sum" in samples
+
+
+def test_a_share_that_is_small_throughout_is_not_drawn_on_the_axis(tmp_path: Path) -> None:
+    def drawn(usage: float) -> Figure:
+        run = write_run(tmp_path / f"{usage}", engines=(ALPHA,), num_requests=12, num_tokens=6, rounds=1)
+        [trial] = run.manifest.trials
+        readings = [
+            Reading(trial.start_ns + tick * 200_000_000, 1000, "alpha", "metrics", "", [Value("kv_cache_usage", usage)])
+            for tick in range(6)
+        ]
+        journal = TelemetryJournal(run.path / TELEMETRY_JOURNAL)
+        journal.append(readings)
+        journal.close()
+        pq.write_table(journalled(run.path / TELEMETRY_JOURNAL), run.path / TELEMETRY)
+        view = SERVER_SIDE.view(Material(Run.open(run.path)))
+        assert view is not None
+        [figure] = view["drawn"]["panels"][0].figures  # type: ignore[index]
+        return figure
+
+    small, large = drawn(0.016), drawn(0.6)
+    assert "range" not in small.spec["layout"]["yaxis"]
+    assert "does not reach 100" in small.reading
+    assert large.spec["layout"]["yaxis"]["range"] == [0, 1.02]
+    assert "does not reach" not in large.reading
