@@ -21,7 +21,7 @@ def comparison_html(compared: ComparisonSet) -> str:
     """What is unlike about the sides first, then the verdicts in words, then every figure on its scale."""
     comparisons = compared.comparisons
     return template("comparison.html").render(
-        **page_assets([]),
+        **page_assets(drawing=False),
         fatal=compared.fatal,
         flags=[flag.text for flag in compared.flags if not flag.fatal],
         unmatched=compared.unmatched,

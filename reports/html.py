@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +31,7 @@ def render(run: Run) -> str:
     material = Material(run)
     views = [(section, view) for section in SECTIONS if (view := section.view(material)) is not None]
     return template("page.html").render(
-        **page_assets([get_plotlyjs(), asset("report.js")]), material=material, manifest=run.manifest, views=views
+        **page_assets(drawing=True), material=material, manifest=run.manifest, views=views
     )
 
 
@@ -43,15 +42,19 @@ def write_whole(path: Path, html: str) -> None:
     partial.replace(path)
 
 
-def page_assets(scripts: Sequence[str]) -> dict[str, object]:
-    """What head.html needs: the style, these scripts, and the hashes that allow them and no others to run."""
-    closed = [_script(script) for script in scripts]
-    return {
-        # Our own files and plotly's: nothing that came from a run.
-        "style": Markup(asset("report.css")),  # noqa: S704
-        "scripts": [Markup(script) for script in closed],  # noqa: S704
-        "script_hashes": [_csp_hash(script) for script in closed],
-    }
+def page_assets(*, drawing: bool) -> dict[str, object]:
+    """What head.html and, for pages that are `drawing` figures, scripts.html need: the style, the scripts, and the
+    hashes that allow these and no others to run."""
+    # Our own files and plotly's: nothing that came from a run.
+    assets: dict[str, object] = {"style": Markup(asset("report.css")), "script_hashes": []}  # noqa: S704
+    if drawing:
+        plotly, script = _script(get_plotlyjs()), _script(asset("report.js"))
+        assets |= {
+            "plotly": Markup(plotly),  # noqa: S704
+            "script": Markup(script),  # noqa: S704
+            "script_hashes": [_csp_hash(plotly), _csp_hash(script)],
+        }
+    return assets
 
 
 def template(name: str) -> Template:

@@ -59,7 +59,18 @@
     };
   }
 
+  // The library is most of the file: it waits as text until the page has been seen, or is printed.
+  function library() {
+    const waiting = document.getElementById("plotly");
+    if (!waiting) return;
+    const script = document.createElement("script");
+    script.text = waiting.text;
+    waiting.remove();
+    document.body.append(script); // runs before the next line
+  }
+
   function draw(plot) {
+    library();
     const spec = JSON.parse(plot.nextElementSibling.textContent);
     const { traces, layout } = themed(spec);
     drawn.add(plot);
@@ -75,7 +86,16 @@
       if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
     }
   }, { rootMargin: "300px" });
-  plots.forEach((plot) => watcher.observe(plot));
+  // The library is read once the first screen has been seen: before, it would only delay it.
+  let begun = false;
+  const begin = () => {
+    if (begun) return;
+    begun = true;
+    plots.forEach((plot) => watcher.observe(plot));
+    setTimeout(library, 1000); // no picture near the first screen: ready before the reader scrolls to one
+  };
+  new PerformanceObserver(begin).observe({ type: "paint", buffered: true });
+  setTimeout(begin, 5000); // a browser that does not tell
   const redraw = () => drawn.forEach((plot) => draw(plot));
   dark.addEventListener("change", redraw);
   narrow.addEventListener("change", redraw);
