@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.text import Text
 
 from llmbench.reports.numbers import digits
 from llmbench.reports.plain_text import one_line
-from llmbench.results.change_points import MIN_SEGMENT, change_points
-from llmbench.results.figures import FigureSpec
-from llmbench.results.history import TrendPoint
-from llmbench.results.units import student_t
+from llmbench.results.change_points import MIN_SEGMENT
+from llmbench.results.trend import Series
 
 _BAR = 20
 
 
-def print_trend(spec: FigureSpec, points: Sequence[TrendPoint], console: Console) -> None:
-    """Print one series for each hardware and question, the oldest run first."""
-    series: dict[tuple[str, str], list[TrendPoint]] = {}
-    for point in points:
-        series.setdefault((point.run.fingerprint, point.run.question), []).append(point)
-    for (fingerprint, question), members in series.items():
-        console.print(Text(f"\n{spec.title}, hardware {fingerprint}, question {question[:8]}\n", style="bold"))
-        _print_series(spec, members, console)
+def print_trend(trends: Iterable[Series], console: Console) -> None:
+    """Print each series, the oldest run first."""
+    for series in trends:
+        fingerprint, question = series.key
+        title = f"\n{series.spec.title}, hardware {fingerprint}, question {question[:8]}\n"
+        console.print(Text(title, style="bold"))
+        _print_series(series, console)
 
 
-def _print_series(spec: FigureSpec, points: Sequence[TrendPoint], console: Console) -> None:
-    changes = {change.index: change for change in change_points([point.value for point in points])}
+def _print_series(series: Series, console: Console) -> None:
+    spec, points = series.spec, series.points
     highest = max((point.value for point in points if math.isfinite(point.value)), default=0.0)
     for index, point in enumerate(points):
-        if index in changes:
-            percent = 100 * (changes[index].ratio - 1)
-            worse = (percent > 0) == (spec.better == "lower")
+        if change := series.changes.get(index):
             console.print(
-                Text(f"  ── changed by {percent:+.1f} % (p = {changes[index].p:.2g}) ──"),
-                style="red" if worse else "green",
+                Text(f"  ── changed by {100 * (change.ratio - 1):+.1f} % (p = {change.p:.2g}) ──"),
+                style="red" if series.is_worse(change) else "green",
             )
-        error = "" if point.log_error is None else f"±{100 * student_t(0.975, 30) * point.log_error:.1f} %"
+        interval = series.interval(point)
+        error = "" if interval is None else f"±{100 * (interval.high / point.value - 1):.1f} %"
         share = point.value / highest if highest and math.isfinite(point.value) else 0.0
         commit = (point.run.git_commit or "")[:12]
         console.print(

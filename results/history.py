@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from llmbench.results.history_schema import HISTORY_VERSION, UPGRADES, figures, 
 from llmbench.results.manifest import Manifest
 from llmbench.results.matching import Identity, Side, side_of
 from llmbench.results.run import Run
+from llmbench.results.statistics import Interval
+from llmbench.results.units import CONFIDENCE, student_t
 
 # Any number will do, as long as every llmbench asks for the same: PostgreSQL's advisory lock while a store is made.
 _LOCK = 4_077_251
@@ -46,12 +48,24 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True)
 class TrendPoint:
-    """One figure of one run; `value` is +inf where too many requests failed, `log_error` None where not known."""
+    """One figure of one run; `value` is +inf where too many requests failed, `log_error` None where not known.
+
+    `freedom` is the degrees of freedom of that error.
+    """
 
     run: StoredRun
     value: float
     log_error: float | None
     n: int
+    freedom: float | None = None
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval, None where the error is not known."""
+        if self.log_error is None or not self.freedom or not 0 < self.value < math.inf:
+            return None
+        factor = math.exp(student_t((1 + CONFIDENCE) / 2, self.freedom) * self.log_error)
+        return Interval(self.value / factor, self.value * factor)
 
 
 class History:
@@ -116,7 +130,13 @@ class History:
     ) -> list[TrendPoint]:
         """A figure over runs, the oldest first; of one machine and one question if they are given."""
         query = (
-            sql.select(*_SELECT_RUNS.selected_columns, figures.c.value, figures.c.log_error, figures.c.n)
+            sql.select(
+                *_SELECT_RUNS.selected_columns,
+                figures.c.value,
+                figures.c.log_error,
+                figures.c.n,
+                figures.c.freedom,
+            )
             .join_from(runs, figures, figures.c.run == runs.c.id)
             .where(figures.c.name == figure, figures.c.engine == engine, figures.c.level == level)
             .order_by(*_BY_AGE)
@@ -128,15 +148,35 @@ class History:
         with self._transaction() as connection:
             found = connection.execute(query).all()
         return [
-            TrendPoint(_stored(row), math.inf if row.value is None else row.value, row.log_error, row.n)
+            TrendPoint(_stored(row), math.inf if row.value is None else row.value, row.log_error, row.n, row.freedom)
             for row in found
         ]
 
-    def levels(self, figure: str, *, engine: str) -> list[str]:
-        """The load levels at which `engine` has the figure."""
-        query = sql.select(figures.c.level).where(figures.c.name == figure, figures.c.engine == engine).distinct()
+    def engines(self) -> list[str]:
+        """The labels of all engines that have any figure."""
+        with self._transaction() as connection:
+            return sorted(connection.execute(sql.select(figures.c.engine).distinct()).scalars())
+
+    def levels(self, figure: str | None = None, *, engine: str) -> list[str]:
+        """The load levels at which `engine` has the figure, or any figure."""
+        query = sql.select(figures.c.level).where(figures.c.engine == engine).distinct()
+        if figure is not None:
+            query = query.where(figures.c.name == figure)
         with self._transaction() as connection:
             return sorted(connection.execute(query).scalars())
+
+    def names(self, *, engine: str, level: str) -> set[str]:
+        """The figures of `engine` at `level`."""
+        query = sql.select(figures.c.name).where(figures.c.engine == engine, figures.c.level == level).distinct()
+        with self._transaction() as connection:
+            return set(connection.execute(query).scalars())
+
+    def hardware(self, fingerprint: str) -> Mapping[str, object]:
+        """What a fingerprint stands for, as the newest run on it says; empty for one that is not known."""
+        query = sql.select(runs.c.baseline).where(runs.c.fingerprint == fingerprint)
+        with self._transaction() as connection:
+            text = connection.execute(query.order_by(*(column.desc() for column in _BY_AGE)).limit(1)).scalar()
+        return {} if text is None else parse_baseline(text, self._where).identity.hardware
 
     def latest_like(self, identity: Identity, *, but: str | None = None) -> Side | None:
         """The newest run on the same hardware that asked the same, other than the one with the id `but`; None if there
@@ -219,7 +259,25 @@ def _prepare(connection: Connection, where: str) -> None:
         for statement in UPGRADES[version]:
             connection.execute(sql.text(statement))
         version += 1
+        if version == 3:
+            _fill_freedom(connection, where)
     connection.execute(sql.update(versions).values(version=version))
+
+
+def _fill_freedom(connection: Connection, where: str) -> None:
+    """Version 3 keeps the freedom of each figure's error, which older ones kept in the stored baseline alone."""
+    statement = (
+        sql.update(figures)
+        .where(*(figures.c[name] == sql.bindparam(f"its_{name}") for name in ("run", "engine", "level", "name")))
+        .values(freedom=sql.bindparam("its_freedom"))
+    )
+    for run, text in connection.execute(sql.select(runs.c.id, runs.c.baseline)).all():
+        rows = [
+            {f"its_{name}": row[name] for name in ("run", "engine", "level", "name", "freedom")}
+            for row in _figure_rows(parse_baseline(text, where), run)
+        ]
+        if rows:
+            connection.execute(statement, rows)
 
 
 def _run_row(manifest: Manifest, side: Side) -> dict[str, object]:
@@ -245,6 +303,7 @@ def _figure_rows(side: Side, run: int) -> list[dict[str, object]]:
             "name": name,
             "value": figure.value if math.isfinite(figure.value) else None,
             "log_error": figure.log_error,
+            "freedom": figure.freedom,
             "n": figure.n,
             "across_rounds": figure.across_rounds,
         }

@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HISTORY_VERSION = 2
+HISTORY_VERSION = 3
 
 metadata = MetaData()
 
@@ -48,10 +48,14 @@ figures = Table(
     Column("name", String(60), nullable=False, index=True),
     Column("value", Double),
     Column("log_error", Double),
+    Column("freedom", Double),
     Column("n", Integer, nullable=False),
     Column("across_rounds", Boolean, nullable=False),
     UniqueConstraint("run", "engine", "level", "name"),
 )
 
 # SQL from version n to n + 1, keyed by n, in words that both databases understand.
-UPGRADES = {1: ("ALTER TABLE llmbench_runs ADD COLUMN note TEXT NOT NULL DEFAULT ''",)}
+UPGRADES = {
+    1: ("ALTER TABLE llmbench_runs ADD COLUMN note TEXT NOT NULL DEFAULT ''",),
+    2: ("ALTER TABLE llmbench_figures ADD COLUMN freedom DOUBLE PRECISION",),
+}

@@ -54,35 +54,81 @@ def list_(store: Store = _DEFAULT) -> None:
 
 @app.command("trend")
 def trend(
-    figure: Annotated[str, typer.Argument(help="A figure, e.g. tpot_p50 (those of `llmbench compare`).")],
+    figures: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FIGURE]...",
+            show_default=False,
+            help="Figures, e.g. tpot_p50 (those of `llmbench compare`); none means all that there are.",
+        ),
+    ] = None,
     engine: Annotated[
-        str, typer.Option(metavar="LABEL", show_default=False, help="The engine's label (default: reference).")
-    ] = "reference",
+        str | None,
+        typer.Option(metavar="LABEL", show_default=False, help="The engine's label (default: the only one there is)."),
+    ] = None,
     level: Annotated[
         str | None,
         typer.Option(show_default=False, help="The load level, e.g. 'poisson 8/s' (default: the only one there is)."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Write a page with a picture and a table of each figure, readable offline, in place of the text "
+            "(default: none).",
+        ),
+    ] = None,
     store: Store = _DEFAULT,
 ) -> None:
-    """Print a figure over runs, apart for each hardware and question, with the changes that are no chance."""
+    """Print figures over runs, apart for each hardware and question, with the changes that are no chance."""
     from rich.console import Console
 
     from llmbench.harness.errors import ConfigError
     from llmbench.reports.trend_console import print_trend
     from llmbench.results.figures import FIGURE_BY_NAME
+    from llmbench.results.trend import series_of
 
-    if figure not in FIGURE_BY_NAME:
-        raise ConfigError(f"There is no figure {figure!r}, only {', '.join(FIGURE_BY_NAME)}.")
+    for figure in figures or []:
+        if figure not in FIGURE_BY_NAME:
+            raise ConfigError(f"There is no figure {figure!r}, only {', '.join(FIGURE_BY_NAME)}.")
+    if html is not None and not html.parent.is_dir():
+        raise ConfigError(f"--html {html}: {html.parent} is no folder.")
     with opened(store) as history:
-        levels = history.levels(figure, engine=engine)
-        if level is None and len(levels) > 1:
-            raise ConfigError(f"--level: there are several, {', '.join(levels)}; pick one.")
-        chosen = level if level is not None else levels[0] if levels else None
-        if chosen not in levels:
-            raise ConfigError(f"The history has no {figure} of {engine!r}" + (f" at {level!r}." if level else "."))
-        assert chosen is not None
-        points = history.trend(figure, engine=engine, level=chosen)
-    print_trend(FIGURE_BY_NAME[figure], points, Console(markup=False, highlight=False))
+        engine = _the_one("--engine", engine, history.engines(), "The history has no engine")
+        level = _the_one("--level", level, history.levels(engine=engine), f"The history has of {engine!r} no level")
+        there = history.names(engine=engine, level=level)
+        for figure in figures or []:
+            if figure not in there:
+                raise ConfigError(f"The history has no {figure} of {engine!r} at {level!r}.")
+        trends = [
+            series
+            for name, spec in FIGURE_BY_NAME.items()
+            if name in (figures or there) and name in there
+            for series in series_of(spec, history.trend(name, engine=engine, level=level))
+        ]
+        hardware = {series.key[0]: history.hardware(series.key[0]) for series in trends} if html else {}
+    if html is None:
+        print_trend(trends, Console(markup=False, highlight=False))
+        return
+    from llmbench.reports.trend_html import write_trend_html
+
+    write_trend_html(trends, html, engine=engine, level=level, hardware=hardware)
+    typer.echo(str(html))
+
+
+def _the_one(option: str, asked: str | None, there: list[str], missing: str) -> str:
+    """What was asked for, or the only one there is. Raises ConfigError that names what there is."""
+    from llmbench.harness.errors import ConfigError
+
+    if asked is None and len(there) == 1:
+        return there[0]
+    if asked is None and there:
+        raise ConfigError(f"{option}: there are several, {', '.join(there)}; pick one.")
+    if asked is None or asked not in there:
+        of_these = f", only {', '.join(there)}" if there else ""
+        raise ConfigError(f"{missing}{f' {asked!r}' if asked else ''}{of_these}.")
+    return asked
 
 
 @contextmanager

@@ -224,15 +224,31 @@ def _execute(store: str, *statements: str) -> None:
     engine.dispose()
 
 
-def test_an_older_store_is_upgraded_with_its_rows(store: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_store_is_upgraded_with_its_rows(store: str, tmp_path: Path, version: int) -> None:
     with History.open(store) as history:
         history.add(made(tmp_path, "before"))
-    _execute(store, "ALTER TABLE llmbench_runs DROP COLUMN note", "UPDATE llmbench_history SET version = 1")
+        [point] = history.trend("tpot_p50", engine="a", level="closed 1")
+    later = ["ALTER TABLE llmbench_runs DROP COLUMN note", "ALTER TABLE llmbench_figures DROP COLUMN freedom"]
+    _execute(store, *later[version - 1 :], f"UPDATE llmbench_history SET version = {version}")
     with History.open(store) as history:
-        assert [run.run_id for run in history.runs()] == ["before"]
+        assert history.trend("tpot_p50", engine="a", level="closed 1") == [point]
         assert history.add(made(tmp_path, "after", day=2))
     with History.open(store) as history:
         assert len(history.runs()) == 2
+        assert {each.freedom for each in history.trend("tpot_p50", engine="a", level="closed 1")} == {point.freedom}
+    assert point.freedom
+
+
+def test_a_store_says_what_it_has(store: str, tmp_path: Path) -> None:
+    run = made(tmp_path, "run")
+    with History.open(store) as history:
+        assert history.engines() == []
+        history.add(run)
+        assert (history.engines(), history.levels(engine="a")) == (["a"], ["closed 1"])
+        assert {"tpot_p50", "success_share"} <= history.names(engine="a", level="closed 1")
+        assert history.hardware(side_of(run).identity.fingerprint) == {"cpu": "Some CPU"}
+        assert history.hardware("unknown") == {}
 
 
 def test_a_newer_store_is_refused_with_the_remedy(store: str) -> None:
