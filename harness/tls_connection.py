@@ -59,7 +59,8 @@ class TlsConnection(Connection):
             done = False
         except ssl.SSLCertVerificationError as error:
             self._flush()
-            self._fail(FailureKind.TLS, f"The certificate of {self._host} does not hold: {error.verify_message}.")
+            reason = error.verify_message.rstrip(".")
+            self._fail(FailureKind.TLS, f"The certificate of {self._host} does not hold: {reason}.")
             return
         except ssl.SSLError as error:
             self._flush()

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from llmbench.reports.headline import headline
 from llmbench.reports.material import Material
-from llmbench.reports.numbers import count, digits, quantile
+from llmbench.reports.numbers import NO_BREAK, count, digits, quantile
 from llmbench.reports.plain_text import one_line, plain
 from llmbench.reports.server_side_rows import server_lines, unknown_costs
 from llmbench.results.answer import left_out
@@ -36,7 +36,8 @@ def print_summary(run: Run, console: Console) -> None:
     console.print()
     if run.manifest.invalid:
         console.print(Text("The measurement is invalid: these numbers must not be used.", style="bold red"))
-    for sentence in headline(Material(run)):
+    material = Material(run)
+    for sentence in headline(material):
         console.print(Text(plain(sentence), style="bold"))
     _print_points(console, "The engines did not do the same work", [one_line(each) for each in unequal_work(run)])
     for sentence in agreement(run):
@@ -44,12 +45,12 @@ def print_summary(run: Run, console: Console) -> None:
     summary = summarise(run)
     for level, rows in groupby(summary.rows, key=lambda row: row.level):
         console.print(Text(f"\nload: {one_line(level)}\n"))
-        console.print(_table(members := list(rows)))
+        console.print(_table(material, members := list(rows)))
         for sentence, same in groupby(members, key=lambda row: row.window):
             engines = ", ".join(one_line(row.engine) for row in same)
             console.print(Text(f"window of {engines}: {one_line(sentence)}", style="dim"))
     if summary.rows:
-        console.print(Text("\n" + "\n".join(_legend(summary.rows)), style="dim"))
+        console.print(Text("\n" + "\n".join(_legend(run, summary.rows)), style="dim"))
     _print_points(console, "Failures", list(_failures(run)))
     _print_points(
         console,
@@ -66,7 +67,7 @@ def print_summary(run: Run, console: Console) -> None:
     console.print()
 
 
-def _table(rows: list[SummaryRow]) -> Table:
+def _table(material: Material, rows: list[SummaryRow]) -> Table:
     rates = [(name, header) for name, header in _RATES if name != "goodput" or _has_goodput(rows)]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(Text("\nengine"), overflow="fold", min_width=8)
@@ -86,10 +87,13 @@ def _table(rows: list[SummaryRow]) -> Table:
             ),
             *(digits(row.total(name)) for name, _ in rates),
         )
+    if any(errors := [material.own_error(rows[0].level, name).replace(NO_BREAK, "") for name, _ in _LATENCIES]):
+        table.add_section()
+        table.add_row(Text("instrument"), "", "p99", *errors, style="dim")
     return table
 
 
-def _legend(rows: tuple[SummaryRow, ...]) -> Iterator[str]:
+def _legend(run: Run, rows: tuple[SummaryRow, ...]) -> Iterator[str]:
     yield "TTFT: until the first token. ITL: between tokens. TPOT: per output token."
     yield "E2E: the whole answer. All count from when a request was due; p50 is the median."
     if any(row.num_failed for row in rows):
@@ -100,6 +104,8 @@ def _legend(rows: tuple[SummaryRow, ...]) -> Iterator[str]:
         for name, _ in _LATENCIES
     ):
         yield f"needs ≥ {required_n(0.99)}: fewer samples than that say nothing about a p99."
+    if run.manifest.calibration:
+        yield "instrument: by how much its own error can move a latency, 99 times in 100."
     if _has_goodput(rows):
         yield "good: requests that met every limit of the workload's slo."
 

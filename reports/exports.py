@@ -14,8 +14,10 @@ from llmbench.reports.vllm_bench import write_document
 from llmbench.results.answer import answer
 from llmbench.results.costs import currency_of
 from llmbench.results.equal_work import unequal_work
+from llmbench.results.manifest import Manifest
 from llmbench.results.metrics import METRICS
 from llmbench.results.output_equality import equalities
+from llmbench.results.own_error import own_error_ms
 from llmbench.results.run import Run
 from llmbench.results.samples import each_samples
 from llmbench.results.statistics import Distribution
@@ -64,7 +66,7 @@ def write_json(run: Run, path: Path) -> None:
                 "num_failed": row.num_failed,
                 "num_rounds": row.num_rounds,
                 "window": row.window,
-                "metrics": {metric.name: _metric(row, metric.name, metric.unit) for metric in METRICS},
+                "metrics": {metric.name: _metric(manifest, row, metric.name, metric.unit) for metric in METRICS},
             }
             for row in summarise(run).rows
         ],
@@ -137,13 +139,15 @@ def _numbers(found: Distribution) -> Iterator[tuple[str, float, float | None, fl
             yield f"p{100 * share:g}", quantile.value, low, high
 
 
-def _metric(row: SummaryRow, name: str, unit: str) -> dict[str, Any] | None:
+def _metric(manifest: Manifest, row: SummaryRow, name: str, unit: str) -> dict[str, Any] | None:
     value = row.values[name]
     if value is None:
         return None
     if not isinstance(value, Distribution):
         return {"unit": unit, "total": value}
-    return {"unit": unit, "n": value.n, "num_failed": value.num_failed} | {
+    error_ms = own_error_ms(manifest, row.level, name)
+    own = {} if error_ms is None else {"instrument_error_p99": error_ms}
+    return {"unit": unit, "n": value.n, "num_failed": value.num_failed, **own} | {
         statistic: number if low is None else {"value": number, "low": low, "high": high}
         for statistic, number, low, high in _numbers(value)
     }

@@ -35,6 +35,10 @@ def run_markdown(run: Run) -> str:
     for level, group in groupby(material.summary.rows, key=lambda row: row.level):
         rows = list(group)
         lines += ["", f"**Load: {markdown_cell(level)}**", "", *_table(rows), ""]
+        errors = [(title, error) for name, title in _LATENCIES if (error := material.own_error(level, name))]
+        if errors:
+            told = ", ".join(f"{title} {error} ms" for title, error in errors)
+            lines.append(f"- the instrument's own error, p99: {told}")
         lines += [f"- window of {markdown_cell(row.engine)}: {markdown_cell(row.window)}" for row in rows]
     lines += ["", "Latencies in ms as p50 / p99, from when a request was due; a failed request counts as ∞."]
     for failure in failures(run):

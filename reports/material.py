@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from llmbench.reports.numbers import NO_BREAK, digits
 from llmbench.results.costs import currency_of
 from llmbench.results.manifest import Manifest
 from llmbench.results.matching import Side, side_of
 from llmbench.results.metrics import BY_NAME
+from llmbench.results.own_error import own_error_ms
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
 from llmbench.results.statistics import Interval
@@ -84,6 +86,11 @@ class Material:
         if cost is None or rate is None or bounds is None:
             return None
         return Interval(cost * rate / bounds.high, cost * rate / bounds.low)
+
+    def own_error(self, level: str, name: str) -> str:
+        """The instrument's own error in the metric called `name` at a level, as `± 0.31` in ms; empty without one."""
+        error_ms = own_error_ms(self.manifest, level, name)
+        return "" if error_ms is None else f"±{NO_BREAK}{digits(error_ms)}"
 
     def unit(self, name: str) -> str:
         """The unit of the metric called `name`, with this run's currency where it is one of money."""

@@ -10,6 +10,7 @@ from llmbench.results.compare import Comparison, compare, settle
 from llmbench.results.figures import FIGURE_BY_NAME, figures_of
 from llmbench.results.manifest import Manifest
 from llmbench.results.metrics import is_streamed
+from llmbench.results.own_error import own_error_ms
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
 from llmbench.results.statistics import Interval
@@ -32,7 +33,7 @@ def answer(run: Run) -> tuple[str, ...]:
     for level, group in groupby(each_samples(run), key=lambda samples: samples.level):
         members = list(group)
         if len(members) == 1:
-            sentences.append(_alone(rows[members[0].engine, level]))
+            sentences.append(_alone(run, rows[members[0].engine, level]))
         else:
             sentences.append(_side_by_side(members, rows))
     return tuple(sentences)
@@ -54,18 +55,20 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _alone(row: SummaryRow) -> str:
+def _alone(run: Run, row: SummaryRow) -> str:
     num_ok = row.num_requests - row.num_failed
     asked = f"{row.engine} answered {num_ok} of {row.num_requests} requests at {row.level}"
     if num_ok == 0:
         return f"{asked}."
     parts = []
     ttft, tpot, e2e = (row.distribution(name) for name in ("ttft", "tpot", "e2e"))
-    for distribution, wording in ((ttft, "first token after"), (tpot, "then one every")):
+    for name, distribution, wording in (("ttft", ttft, "first token after"), ("tpot", tpot, "then one every")):
         if distribution is not None and (median := distribution.quantiles[0.5]) is not None:
-            parts.append(f"{wording} {_ms(median.value)} {_within(median.interval)}at the median")
+            own = _own(run, row, name)
+            parts.append(f"{wording} {_ms(median.value)} {_within(median.interval)}at the median{own}")
     if not parts and e2e is not None and (median := e2e.quantiles[0.5]) is not None:
-        parts.append(f"an answer after {_ms(median.value)} {_within(median.interval)}at the median")
+        own = _own(run, row, "e2e")
+        parts.append(f"an answer after {_ms(median.value)} {_within(median.interval)}at the median{own}")
     throughput = row.total("output_throughput")
     if throughput is not None:
         parts.append(f"{throughput:.0f} output tokens/s in all")
@@ -143,6 +146,11 @@ def _within(interval: Interval | None) -> str:
         return ""
     high = "∞" if math.isinf(interval.high) else f"{_digits(interval.high)} ms"
     return f"(95 % interval {_digits(interval.low)} to {high}) "
+
+
+def _own(run: Run, row: SummaryRow, metric: str) -> str:
+    error_ms = own_error_ms(run.manifest, row.level, metric)
+    return "" if error_ms is None else f", ± {error_ms:.2g} ms of the instrument"
 
 
 def _ms(value: float) -> str:

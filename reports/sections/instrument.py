@@ -10,6 +10,12 @@ from llmbench.reports.numbers import NOT_AVAILABLE, digits, percent
 from llmbench.reports.section import Section, View
 from llmbench.results.manifest import CalibrationManifest, LagManifest, TrialManifest
 
+_STAMPS = {
+    "kernel": "the kernel as they arrived",
+    "packet": "a packet capture, segment by segment",
+    "user space": "the load generator as it read them",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
@@ -40,7 +46,7 @@ def _view(material: Material) -> View | None:
     return {
         "clock": material.manifest.clock,
         "event_loops": sorted({instrument.event_loop for instrument in instruments}),
-        "stamps": sorted({instrument.clock for instrument in instruments}),
+        "stamps": sorted({_STAMPS.get(instrument.clock, instrument.clock) for instrument in instruments}),
         "schedulings": sorted({instrument.scheduling or "unknown" for instrument in instruments}),
         "readers": sorted({instrument.reader for instrument in instruments if instrument.reader is not None}),
         "rows": list(_rows(trials)),

@@ -92,7 +92,9 @@ def _scale(material: Material, rows: list[SummaryRow], name: str, share: float |
             Mark(
                 engine=row.engine,
                 colour=material.colour(row.engine),
-                text=wording(value),
+                text=" ".join(
+                    filter(None, (wording(value), material.own_error(row.level, name) if value is not None else ""))
+                ),
                 at=_place(value, top),
                 low=_place(low, top),
                 high=_place(high, top, clip=True),

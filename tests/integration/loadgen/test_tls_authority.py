@@ -96,6 +96,7 @@ def test_its_certificate_is_good_for_its_own_name_alone(port: int, load: Any, au
     _, done = load(Endpoint("127.0.0.1", port, tls=True, tls_ca=str(authority.ca)))
     assert done["0"].failure.kind is FailureKind.TLS
     assert "IP address mismatch" in done["0"].failure.message
+    assert done["0"].failure.message.endswith("'127.0.0.1'.")
 
 
 def test_two_endpoints_each_with_its_own(port: int, load: Any, authority: Authority, tmp_path: Path) -> None:

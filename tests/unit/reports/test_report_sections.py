@@ -11,12 +11,14 @@ from made_runs import MakeRun, entry
 from llmbench.reports.differences import pairs_of
 from llmbench.reports.figure import rounded, thinned
 from llmbench.reports.headline import headline
+from llmbench.reports.html import render
 from llmbench.reports.load_level import OfferedLoad, offered_load
 from llmbench.reports.material import Material
 from llmbench.reports.sections.decode_profile import DECODE_PROFILE
 from llmbench.reports.sections.environment import flattened
 from llmbench.reports.sections.load_curves import LOAD_CURVES
 from llmbench.results.comparison_set import compare_engines
+from llmbench.results.manifest import InstrumentManifest, TrialManifest
 from llmbench.results.run import Run
 
 
@@ -121,3 +123,19 @@ def test_thinned_curves_keep_their_ends_and_their_tail() -> None:
 def test_rounding_keeps_significant_digits_and_gaps() -> None:
     values = np.array([0.0, 123456.789, 0.000123456, np.inf, np.nan, -12.3456])
     assert rounded(values) == [0.0, 123457.0, 0.00012346, None, None, -12.346]
+
+
+@pytest.mark.parametrize(
+    ("clock", "said"),
+    [
+        ("kernel", "the kernel as they arrived"),
+        ("packet", "a packet capture, segment by segment"),
+        ("user space", "the load generator as it read them"),
+    ],
+)
+def test_the_page_says_what_stamped_the_chunks(make_run: MakeRun, clock: str, said: str) -> None:
+    instrument = InstrumentManifest(event_loop="uvloop", clock=clock)
+    trial = TrialManifest(
+        engine="a", level="closed 1", round=0, start_ns=0, end_ns=1, requests=1, instrument=instrument
+    )
+    assert f"chunks stamped by {said}; event loop uvloop" in render(make_run([entry()], trials=(trial,)))
