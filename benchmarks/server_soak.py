@@ -2,10 +2,11 @@
 
     python benchmarks/server_soak.py --minutes 10
 
-Requests arrive at random: streamed and not, greedy and seeded, some cancelled in mid-answer, some with prompts beyond
-the context, some that are no requests at all. At the end: every status was the right one, every answer is what the same
-request gets alone, all KV blocks are free, and both processes' memory is what it was after the first minute. Exits 1 if
-not; the last line is the run as JSON.
+Requests arrive at random: streamed and not, greedy and seeded, beam searches, some cancelled in mid-answer, some with
+prompts beyond the context, some that are no requests at all. At the end: every status was the right one, the answers
+are what the same requests get alone (asked again one by one, as many as a third of the run's time allows), all KV blocks are
+free, and both processes' memory is what it was after the first minute. Exits 1 if not; the last line is the run as
+JSON.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MODEL = "bundled:python-target"
 CONTEXT = 512
 MAX_RSS_GROWTH = 1.10
 MAX_IN_FLIGHT = 48
+SHARE_OF_BEAMS = 0.1
 VOCAB_SIZE = 2048
 
 
@@ -60,7 +62,7 @@ class Soak:
 
     async def one(self, draw: random.Random) -> None:
         kind = draw.choices(("answer", "cancel", "too long", "not JSON", "unknown field"), (70, 15, 5, 5, 5))[0]
-        body = _body(draw)
+        body = _beams_body(draw) if draw.random() < SHARE_OF_BEAMS else _body(draw)
         if kind == "too long":
             body["prompt"] = [10] * draw.randint(CONTEXT, 3 * CONTEXT)
         elif kind == "unknown field":
@@ -81,12 +83,17 @@ class Soak:
         if status == 200:
             self.answers.setdefault(json.dumps(body), set()).add(_text(answer))
 
-    async def alone(self, sample: int, draw: random.Random) -> None:
-        """Ask some of the answered requests again, one by one."""
-        for body in draw.sample(sorted(self.answers), min(sample, len(self.answers))):
+    async def alone(self, seconds: float, draw: random.Random) -> int:
+        """Ask the answered requests again, one by one and in random order; returns how many there was time for."""
+        bodies, begun = sorted(self.answers), time.monotonic()
+        draw.shuffle(bodies)
+        for num_asked, body in enumerate(bodies):
+            if time.monotonic() - begun > seconds:
+                return num_asked
             _, answer = await self.exchange(body.encode())
             if self.answers[body] != {_text(answer)}:
                 self.problems.append(f"alone, {body} is answered otherwise")
+        return len(bodies)
 
 
 def _body(draw: random.Random) -> dict[str, Any]:
@@ -102,6 +109,21 @@ def _body(draw: random.Random) -> dict[str, Any]:
     }
 
 
+def _beams_body(draw: random.Random) -> dict[str, Any]:
+    best_of = draw.choice((1, 2, 4))
+    return {
+        "model": MODEL,
+        "prompt": [draw.randrange(5, VOCAB_SIZE) for _ in range(draw.choice((1, 3, 17, 64)))],
+        "max_tokens": draw.choice((1, 2, 16, 32)),
+        "use_beam_search": True,
+        "best_of": best_of,
+        "n": draw.randint(1, best_of),
+        "length_penalty": draw.choice((0.0, 1.0)),
+        "ignore_eos": draw.random() < 0.5,
+        "stream": draw.random() < 0.5,
+    }
+
+
 def _unchunked(body: bytes) -> bytes:
     whole = b""
     while body:
@@ -113,10 +135,13 @@ def _unchunked(body: bytes) -> bytes:
 
 def _text(answer: bytes) -> str:
     if not answer.startswith(b"data:"):
-        return str(json.loads(answer)["choices"][0]["text"])
+        return json.dumps([choice["text"] for choice in json.loads(answer)["choices"]])
     assert answer.endswith(b"data: [DONE]\n\n"), answer[-200:]
     events = [json.loads(line[6:]) for line in answer.decode().split("\n\n") if line.startswith("data: {")]
-    return "".join(event["choices"][0]["text"] for event in events)
+    texts: dict[int, str] = {}
+    for choice in (event["choices"][0] for event in events):
+        texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    return json.dumps([text for _, text in sorted(texts.items())])
 
 
 def _gauge(metrics: str, name: str) -> float:
@@ -152,7 +177,7 @@ async def soak(port: int, server: psutil.Process, minutes: float, rate: float, s
     await asyncio.gather(*tasks)
     await asyncio.sleep(0.5)
     rss_end = [process.memory_info().rss for process in processes]
-    await state.alone(100, draw)
+    num_compared = await state.alone(minutes * 20, draw)
     metrics = await _metrics(port)
     for name in ("llmbench:kv_blocks_used", "vllm:num_requests_running", "vllm:num_requests_waiting"):
         if _gauge(metrics, name) != 0:
@@ -164,6 +189,7 @@ async def soak(port: int, server: psutil.Process, minutes: float, rate: float, s
         "minutes": minutes,
         "num_requests": sum(state.statuses.values()),
         "by_kind": dict(sorted(state.statuses.items())),
+        "num_answers_compared": num_compared,
         "num_aborted": _gauge(metrics, "llmbench:aborted_requests_total"),
         "num_preemptions": _gauge(metrics, "vllm:num_preemptions_total"),
         "rss_mib": [round(rss / 2**20) for rss in rss_end],
