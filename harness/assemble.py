@@ -101,7 +101,7 @@ def assemble(spec: WorkloadSpec, picked: Sequence[str] = ()) -> Assembly:
     if model.tokenizer_path is None and spec.prompts.kind == "synthetic":
         raise ConfigError(
             f"prompts: synthetic prompts of exact length need the model's tokenizer, and {spec.model!r} has no "
-            "tokenizer.json here; set `tokenizer` to one."
+            "tokenizer.json or tokenizer.model here; set `tokenizer` to one."
         )
     tokenizer = None if model.tokenizer_path is None else load_tokenizer(model.tokenizer_path)
     laid_out = plan(spec, spec.engines, tokenizer, model.name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmbench.harness.errors import ConfigError, MissingExtraError
+from llmbench.workloads.prompts import find_tokenizer
 
 SYNTHETIC = "synthetic:"
 BUNDLED = "bundled:"
@@ -90,10 +91,11 @@ def _max_model_len(path: Path) -> int | None:
 
 def _tokenizer_path(path: Path | None, tokenizer: str | None) -> Path | None:
     if tokenizer is None:
-        found = None if path is None else path / "tokenizer.json"
-        return found if found is not None and found.is_file() else None
+        return None if path is None else find_tokenizer(path)
     given = Path(tokenizer).expanduser()
-    file = given / "tokenizer.json" if given.is_dir() else given
-    if not file.is_file():
-        raise ConfigError(f"tokenizer: {tokenizer!r} is neither a tokenizer.json nor a folder that holds one.")
+    file = find_tokenizer(given) if given.is_dir() else given
+    if file is None or not file.is_file():
+        raise ConfigError(
+            f"tokenizer: {tokenizer!r} is neither a tokenizer.json or tokenizer.model nor a folder that holds one."
+        )
     return file.resolve()

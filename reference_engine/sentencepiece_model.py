@@ -44,11 +44,13 @@ class SentencePieceModel:
         return [*self._before, *ids, *self._after] if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Control tokens left out; bytes that make no character show as U+FFFD."""
-        return str(self._model.decode(list(ids)))
+        """Control tokens left out, and the ids that a padded vocabulary has beyond the last piece; bytes that make no
+        character show as U+FFFD."""
+        return str(self._model.decode([id_ for id_ in ids if id_ < self.vocab_size]))
 
     def token_text(self, token_id: int) -> str:
-        return self._piece(token_id) if self._model.is_control(token_id) else self.decode([token_id])
+        is_control = token_id < self.vocab_size and self._model.is_control(token_id)
+        return self._piece(token_id) if is_control else self.decode([token_id])
 
     def stream(self) -> SentencePieceStream:
         return SentencePieceStream(self)

@@ -12,7 +12,7 @@ from llmbench.workloads.planned_prompt import PlannedPrompt, prompts_digest
 from llmbench.workloads.prompt_writer import SALT_TOKENS, PromptWriter, Purpose
 from llmbench.workloads.sources import SOURCES
 from llmbench.workloads.spec import WorkloadSpec
-from llmbench.workloads.tokenizer import FileTokenizer, TextTokenizer, load_tokenizer
+from llmbench.workloads.tokenizer import FileTokenizer, TextTokenizer, find_tokenizer, load_tokenizer
 
 __all__ = [
     "SALT_TOKENS",
@@ -21,6 +21,7 @@ __all__ = [
     "TextTokenizer",
     "build_prompts",
     "build_warmup_prompts",
+    "find_tokenizer",
     "load_tokenizer",
     "prompts_digest",
 ]

@@ -238,7 +238,8 @@ class WorkloadSpec(Frozen):
         "knows its model."
     )
     tokenizer: Text | None = Field(
-        default=None, description="A folder with a tokenizer.json, relative to the workload; default the model's."
+        default=None,
+        description="A folder with a tokenizer.json or tokenizer.model, relative to the workload; default the model's.",
     )
     engines: Annotated[tuple[Engine, ...], Field(min_length=1)] = Field(
         default=(EngineSpec(name="reference"),),

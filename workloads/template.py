@@ -10,7 +10,7 @@ description: One sentence that says what this workload is for.
 # A checkpoint folder (relative to this file), synthetic:<preset> for random weights that are created on first use, or
 # the name by which a running server knows its model.
 model: synthetic:llama-20m
-tokenizer: null                       # a folder with a tokenizer.json; null: the model's own
+tokenizer: null                       # a folder with a tokenizer.json or .model; null: the model's own
 
 # Names, or a name with what differs from its defaults:
 #   - openai: {url: "http://localhost:8000", label: my server}

@@ -71,6 +71,17 @@ def test_a_character_of_four_bytes_comes_whole_and_spaces_where_they_are(folder:
     assert pieces.count("") >= 3
 
 
+def test_ids_of_a_padded_vocabulary_have_no_text(folder: Path) -> None:
+    """A model's vocabulary is often rounded up, and a model with random weights chooses from all of it."""
+    tokenizer = Tokenizer(folder)
+    stream = tokenizer.stream()
+    ids = tokenizer.encode("to be", add_special_tokens=False)
+    beyond = [tokenizer.vocab_size, tokenizer.vocab_size + 99]
+    assert "".join(map(stream.push, [beyond[0], *ids, *beyond])) == "to be"
+    assert tokenizer.decode([*ids, *beyond]) == "to be"
+    assert tokenizer.token_text(beyond[0]) == ""
+
+
 def test_a_chat_has_its_control_tokens_once(folder: Path, oracle: sentencepiece.SentencePieceProcessor) -> None:
     ids = Tokenizer(folder).encode_chat([{"role": "user", "content": "to be"}])
     assert ids == [oracle.bos_id(), *oracle.encode("[INST] to be [/INST]")]
