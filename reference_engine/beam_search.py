@@ -7,7 +7,7 @@ agree on all but their last tokens share all but their last blocks. Source: arXi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -22,18 +22,26 @@ class BeamParams:
     """Raises RequestError for values without a meaning.
 
     width: beams kept at each length, and answers returned. length_penalty: a beam's score is its log-probability over
-    its number of tokens to this power; above 0 longer answers gain.
+    its number of tokens to this power; above 0 longer answers gain. stop_token_ids: end a beam, and are its last token.
+    stop: texts that end a beam with the token that completes one, which is its last.
     """
 
     width: int
     max_tokens: int
     length_penalty: float = 1.0
     ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("width", "max_tokens"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} must be at least 1; {getattr(self, name)} was given.")
+
+    @property
+    def named_token_ids(self) -> tuple[int, ...]:
+        """Every token id that the request names beside its prompt."""
+        return self.stop_token_ids
 
 
 class Beam(NamedTuple):
@@ -50,6 +58,8 @@ class BeamGroup:
 
     They run, wait and are preempted together, so that a step computes all of them or none. A preempted group begins
     again with its prompt: it finds the same beams, and shares its blocks again, which beams computed one by one do not.
+
+    `has_stop` says of an answer's tokens whether its text has one of the request's stop texts; None if there are none.
     """
 
     def __init__(
@@ -59,18 +69,22 @@ class BeamGroup:
         params: BeamParams,
         eos_token_ids: Collection[int],
         priority: int,
+        has_stop: Callable[[SequenceOf[int]], bool] | None = None,
     ) -> None:
         self.params = params
         self.request_id = request_id
         self.priority = priority
         self._prompt_token_ids = list(prompt_token_ids)
-        self._end_token_ids = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
+        self._end_token_ids = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            self._end_token_ids |= frozenset(eos_token_ids)
+        self._has_stop = has_stop
         self.members: list[Sequence] = []
         self.restart()
 
     def restart(self) -> Sequence:
         """Begin with the prompt alone, which has the seats of all the beams that it will become."""
-        # Even if one ending of each beam is among the best, enough are left to go on with.
+        # Even if every ending of each beam is among the best, enough are left to go on with.
         num_candidates = self.params.width * (1 + max(len(self._end_token_ids), 1))
         sampling = SamplingParams(max_tokens=self.params.max_tokens, temperature=0, logprobs=num_candidates)
         root = Sequence(self.request_id, self._prompt_token_ids, sampling, seed=0, priority=self.priority)
@@ -97,10 +111,12 @@ class BeamGroup:
         )[: self._num_candidates]
         chosen: list[tuple[float, int, int]] = []
         for rank, (logprob, parent, token_id) in enumerate(candidates):
-            if token_id in self._end_token_ids:
+            if len(chosen) == self.params.width:
+                break
+            if self._ends(self.members[parent], token_id):
                 if rank < self.params.width:
                     self._keep([*self._output(self.members[parent]), token_id], logprob, "stop")
-            elif len(chosen) < self.params.width:
+            else:
                 chosen.append((logprob, parent, token_id))
         length = self.members[0].num_output_tokens + 1
         if not chosen or self._is_decided(chosen[0][0], length):
@@ -114,11 +130,18 @@ class BeamGroup:
             (self.members[parent], self._child(self.members[parent], token_id)) for _, parent, token_id in chosen
         ]
         self.members = [child for _, child in families]
+        # Where most of the best ones end with a stop text: the seats stay taken for what the others branch into.
+        self.members[0].num_seats = self.params.width - len(families) + 1
         return families
 
     def answers(self) -> list[Beam]:
         """Of a search that has ended: at most `width` of them, best first."""
         return self._finished
+
+    def _ends(self, member: Sequence, token_id: int) -> bool:
+        if token_id in self._end_token_ids:
+            return True
+        return self._has_stop is not None and self._has_stop([*self._output(member), token_id])
 
     def _is_decided(self, logprob: float, length: int) -> bool:
         # Later scores can only be worse where the length does not count for them.

@@ -19,6 +19,7 @@ import random
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
+from functools import cached_property
 from itertools import islice
 
 import torch
@@ -30,7 +31,7 @@ from llmbench.reference_engine.cache.host_swap import HostSwap
 from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.device import making_tensors_on, resolve_device
-from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.errors import CheckpointError, RequestError
 from llmbench.reference_engine.graphs import needs_scratch_block, resolve
 from llmbench.reference_engine.guidance import GuideMaker
 from llmbench.reference_engine.kernels import dispatch
@@ -48,6 +49,7 @@ from llmbench.reference_engine.spans import Spans, no_spans
 from llmbench.reference_engine.speculative.draft_model import DraftModelProposer
 from llmbench.reference_engine.speculative.ngram import NgramProposer
 from llmbench.reference_engine.speculative.proposer import Proposer, next_draft_limit
+from llmbench.reference_engine.tokenizer import StopFinder, Tokenizer
 
 __all__ = ["Engine", "EngineStats", "StepOutput"]
 
@@ -163,7 +165,7 @@ class Engine:
     def _first_beam(
         self, request_id: str, prompt_token_ids: SequenceOf[int], params: BeamParams, priority: int
     ) -> Sequence:
-        self.limits.check(prompt_token_ids, params.max_tokens, ())
+        self.limits.check(prompt_token_ids, params.max_tokens, params.named_token_ids)
         check_room(
             params,
             len(prompt_token_ids),
@@ -171,7 +173,16 @@ class Engine:
             num_blocks=self._pool.num_blocks,
             max_num_seqs=self.config.max_num_seqs,
         )
-        return BeamGroup(request_id, prompt_token_ids, params, self.eos_token_ids, priority).members[0]
+        has_stop = StopFinder(self._tokenizer, params.stop) if params.stop else None
+        return BeamGroup(request_id, prompt_token_ids, params, self.eos_token_ids, priority, has_stop).members[0]
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Read by beams with stop texts alone: whose text ends decides which of them go on."""
+        try:
+            return Tokenizer(self.config.model_path)
+        except CheckpointError as error:
+            raise RequestError(f"Beams cannot be searched for stop texts: {error}") from None
 
     def step(self) -> list[StepOutput]:
         """Compute one step. One output per request that got a token, or whose beam search has ended with it; a prefill

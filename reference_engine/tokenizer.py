@@ -144,6 +144,18 @@ class StopStrings:
         return shown
 
 
+class StopFinder:
+    """Whether an answer's text has one of several texts in it, whatever tokens spell it."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+
+    def __call__(self, token_ids: Sequence[int]) -> bool:
+        text = self._tokenizer.decode(token_ids)
+        return any(stop in text for stop in self._stop)
+
+
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that `stop` begins with, short of all of `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)

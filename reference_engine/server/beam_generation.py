@@ -10,7 +10,7 @@ from llmbench.reference_engine.outputs import StepOutput
 from llmbench.reference_engine.server.engine_client import EngineClient
 from llmbench.reference_engine.server.generation import Delta, next_request_id
 from llmbench.reference_engine.server.metrics import RequestClock, ServerMetrics
-from llmbench.reference_engine.tokenizer import Tokenizer
+from llmbench.reference_engine.tokenizer import StopStrings, Tokenizer
 
 
 class BeamSearch:
@@ -29,7 +29,7 @@ class BeamSearch:
         self.tokenizer = tokenizer
         self._engine = engine
         self._metrics = metrics
-        self._params = params
+        self.params = params
         self._priority = priority
         self._searching: asyncio.Task[StepOutput] | None = None
 
@@ -46,7 +46,7 @@ class BeamSearch:
         request_id = next_request_id()
         clock = RequestClock(self._metrics)
         finish_reason: str | None = None
-        stream = self._engine.submit(request_id, self.prompt_token_ids, self._params, self._priority)
+        stream = self._engine.submit(request_id, self.prompt_token_ids, self.params, self._priority)
         try:
             output = await stream.next()
             clock.tokens_came()
@@ -73,14 +73,20 @@ class BeamGeneration:
         output = await self._search.result()
         assert output.beams is not None
         beam = output.beams[self._place]
+        params = self._search.params
         detokenizer = self._search.tokenizer.stream()
+        stop_strings = StopStrings(params.stop)
+        text, stop_reason = stop_strings.push("".join(map(detokenizer.push, beam.token_ids)))
+        if stop_reason is None:
+            text += stop_strings.flush()
+        last = beam.token_ids[-1]
         yield Delta(
-            text="".join(map(detokenizer.push, beam.token_ids)),
+            text=text,
             token_ids=beam.token_ids,
             logprobs=None,
             num_output_tokens=len(beam.token_ids),
             # Of the one prompt that was computed for all of them.
             num_cached_tokens=output.num_cached_tokens if self._place == 0 else 0,
             finish_reason=beam.finish_reason,
-            stop_reason=None,
+            stop_reason=last if stop_reason is None and last in params.stop_token_ids else stop_reason,
         )

@@ -51,7 +51,7 @@ _MESSAGES = load_messages()
 _INPUTS = ("prompt", "prompt_token_ids", "messages")
 _REPEATED = ("prompt_token_ids", "messages", "stop")
 # Of the HTTP body, and decided here: a reply carries tokens and counts, and no log-probabilities.
-_NOT_EXTRA = ("stream", "stream_options", "return_token_ids", "logprobs", "top_logprobs", "use_beam_search")
+_NOT_EXTRA = ("stream", "stream_options", "return_token_ids", "logprobs", "top_logprobs")
 
 
 class GrpcServer:

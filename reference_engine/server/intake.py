@@ -103,8 +103,7 @@ class Intake:
         assert self.engine.ready is not None
         for prompt in prompts:
             for each in each_params:
-                named = () if isinstance(each, BeamParams) else each.named_token_ids
-                self.engine.ready.limits.check(prompt, each.max_tokens, named)
+                self.engine.ready.limits.check(prompt, each.max_tokens, each.named_token_ids)
         return Answer(
             generations=[generation for prompt in prompts for generation in self._generations(prompt, params, body)],
             num_prompt_tokens=sum(map(len, prompts)),

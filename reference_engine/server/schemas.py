@@ -72,10 +72,10 @@ Never = Annotated[Literal[False], described("left out or false: it is not suppor
 NoText = Annotated[Literal[""] | None, described("left out or empty: it is not supported")]
 
 
-# What chooses tokens by chance, bends their probabilities or ends an answer, which a beam search does not.
+# What chooses tokens by chance or bends their probabilities, which a beam search does not.
 _NOT_FOR_BEAMS = (
     *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-    *("logit_bias", "min_tokens", "stop", "stop_token_ids", "logprobs", "top_logprobs", "response_format"),
+    *("logit_bias", "min_tokens", "logprobs", "top_logprobs", "response_format"),
     *("structured_outputs", "guided_json", "guided_regex", "guided_choice"),
 )
 
@@ -165,6 +165,8 @@ class GenerationBody(BaseModel):
             max_tokens=max_tokens,
             length_penalty=self.length_penalty,
             ignore_eos=self.ignore_eos,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            stop=self.stops,
         )
 
     def grammar(self) -> str | None:

@@ -48,6 +48,25 @@ def test_the_n_best_of_all_beams_are_those_of_transformers(server, expected: lis
     assert texts == {choice["index"]: choice["text"] for choice in answer["choices"]}
 
 
+def test_beams_end_at_stop_texts_and_stop_tokens(server, expected: list[list[int]]) -> None:
+    """The text ends before the stop text, the tokens with the one that completes it."""
+    whole = server.ask("/v1/completions", {**BEAMS, "n": 4, "ignore_eos": True}).json()["choices"]
+    text = max((choice["text"] for choice in whole), key=len)
+    stop = text[1:3]
+    choices = server.ask("/v1/completions", {**BEAMS, "n": 4, "ignore_eos": True, "stop": stop}).json()["choices"]
+    assert any(choice["finish_reason"] == "stop" for choice in choices)
+    for choice in choices:
+        assert stop not in choice["text"]
+        assert choice["stop_reason"] == (stop if choice["finish_reason"] == "stop" else None)
+    token = expected[0][2]
+    asked = {**BEAMS, "n": 4, "ignore_eos": True, "stop_token_ids": [token]}
+    choices = server.ask("/v1/completions", asked).json()["choices"]
+    stopped = [choice for choice in choices if choice["finish_reason"] == "stop"]
+    assert stopped
+    assert all(choice["token_ids"][-1] == choice["stop_reason"] == token for choice in stopped)
+    assert all(token not in choice["token_ids"] for choice in choices if choice not in stopped)
+
+
 def test_others_get_tokens_while_beams_are_searched(server) -> None:
     connection = server.connect()
     asked = {"model": "tiny", "prompt": "a", "max_tokens": 400, "ignore_eos": True, "stream": True, "temperature": 0}

@@ -195,6 +195,15 @@ def test_grpc_chats_and_takes_further_fields(grpc_server, client) -> None:
     assert {token for reply in replies for token in reply.token_ids} == {77}
 
 
+def test_grpc_beams_are_those_of_http(grpc_server, client) -> None:
+    beams = {"use_beam_search": True, "best_of": 2, "length_penalty": 0.5}
+    told = grpc_server.ask("/v1/completions", {**BODY, **beams, "n": 2, "return_token_ids": True}).json()
+    replies = sorted(ask(client, prompt="Words", n=2, extra_json=json.dumps(beams)), key=lambda reply: reply.index)
+    assert [list(reply.token_ids) for reply in replies] == [choice["token_ids"] for choice in told["choices"]]
+    assert [reply.text for reply in replies] == [choice["text"] for choice in told["choices"]]
+    assert {(reply.finish_reason, reply.completion_tokens) for reply in replies} == {("length", 12)}
+
+
 REFUSED = grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -210,6 +219,11 @@ REFUSED = grpc.StatusCode.INVALID_ARGUMENT
         ({"prompt": "a", "extra_json": "[]"}, REFUSED, "must hold a JSON object"),
         ({"prompt": "a", "extra_json": '{"logprobs": 1}'}, REFUSED, "'logprobs' of extra_json is not supported"),
         ({"prompt": "a", "extra_json": '{"seed": 1}'}, REFUSED, "'seed' of extra_json is a field"),
+        (
+            {"prompt": "a", "extra_json": '{"use_beam_search": true, "min_p": 0.5}'},
+            REFUSED,
+            "'min_p' has no meaning with",
+        ),
         ({"prompt": "a", "extra_json": '{"mini_p": 1}'}, REFUSED, "'mini_p' is not supported"),
     ],
     ids=lambda value: str(value)[:40],

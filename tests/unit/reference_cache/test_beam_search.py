@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from llmbench.reference_engine.beam_search import Beam, BeamParams
+from llmbench.reference_engine.beam_search import Beam, BeamGroup, BeamParams
+from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.models.bundled import bundled_folder
 from llmbench.reference_engine.sampling import SamplingParams
 
+BUNDLED = bundled_folder("bundled:python-target")
 MakeEngine = Callable[..., Engine]
 EOS = 7
 
@@ -65,6 +68,71 @@ def test_answers_and_scores_are_those_of_transformers(
             torch.testing.assert_close(torch.tensor([beam.score for beam in beams]), expected.sequences_scores)
         engine.check_integrity()
         assert engine.stats().num_blocks_used == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "width", "ends"),
+    [
+        ("def read(self", 4, {"stop": ("):",)}),
+        ("    for name in", 3, {"stop": ("self", "\n")}),
+        ("import os\nimport", 2, {"stop": ("s\nim",)}),
+        ("    return", 3, {"stop_token_ids": (403, 203, 18)}),
+    ],
+)
+def test_beams_end_at_stop_texts_and_stop_tokens_as_transformers_do(
+    trained: tuple[Engine, Any, Any], prompt: str, width: int, ends: dict[str, Any]
+) -> None:
+    """Stop texts of several tokens too, and such as begin and end within tokens."""
+    engine, oracle, tokenizer = trained
+    params = BeamParams(width=width, max_tokens=12, ignore_eos=True, **ends)
+    prompt_ids = tokenizer.encode(prompt)
+    expected = oracle.generate(
+        torch.tensor([prompt_ids]),
+        attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.long),
+        num_beams=width,
+        num_return_sequences=width,
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=list(params.stop_token_ids) or None,
+        stop_strings=list(params.stop) or None,
+        tokenizer=tokenizer,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    beams = search(engine, prompt_ids, params)
+    answers = [row[len(prompt_ids) :].tolist() for row in expected.sequences]
+    assert [beam.token_ids for beam in beams] == [
+        answer[: len(beam.token_ids)] for answer, beam in zip(answers, beams, strict=True)
+    ]
+    torch.testing.assert_close(torch.tensor([beam.score for beam in beams]), expected.sequences_scores)
+    assert any(beam.finish_reason == "stop" for beam in beams)
+    for beam in beams:
+        before, whole = tokenizer.decode(beam.token_ids[:-1]), tokenizer.decode(beam.token_ids)
+        has_ended = any(stop in whole for stop in params.stop) or beam.token_ids[-1] in params.stop_token_ids
+        assert has_ended == (beam.finish_reason == "stop")
+        assert not any(stop in before for stop in params.stop)
+    assert engine.stats().num_blocks_used == 0
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Engine, Any, Any]:
+    """The bundled model here and in transformers, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    engine = Engine(EngineConfig(model_path=BUNDLED, kernels="torch", num_blocks=64))
+    oracle = AutoModelForCausalLM.from_pretrained(BUNDLED, dtype=torch.float32).eval()
+    return engine, oracle, AutoTokenizer.from_pretrained(BUNDLED)
+
+
+def test_seats_stay_taken_while_stop_texts_leave_fewer_beams() -> None:
+    """All but one of the best end at once: the others' seats are not given away, for the one branches again."""
+    group = BeamGroup("a", [1], BeamParams(width=3, max_tokens=8), (), 0, has_stop=lambda tokens: tokens[-1] != 5)
+    ((_, child),) = group.advance([[(5, -0.1), (2, -0.2), (3, -0.3), (4, -0.4), (6, -0.5), (7, -0.6)]])
+    assert (child.token_ids, child.num_seats) == ([1, 5], 3)
+    group._has_stop = lambda tokens: False
+    children = [child for _, child in group.advance([[(2, -0.1), (3, -0.2), (4, -0.3), (5, -0.4)]])]
+    assert [child.num_seats for child in children] == [1, 1, 1]
 
 
 def test_beams_share_the_blocks_of_their_common_beginning(tiny_engine: MakeEngine) -> None:
