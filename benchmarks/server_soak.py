@@ -4,9 +4,9 @@
 
 Requests arrive at random: streamed and not, greedy and seeded, beam searches, some cancelled in mid-answer, some with
 prompts beyond the context, some that are no requests at all. At the end: every status was the right one, the answers
-are what the same requests get alone (asked again one by one, as many as a third of the run's time allows), all KV blocks are
-free, and both processes' memory is what it was after the first minute. Exits 1 if not; the last line is the run as
-JSON.
+are what the same requests get alone (asked again one by one, as many as a third of the run's time allows), all KV
+blocks are free, and both processes' memory is what it was after the first minute. Exits 1 if not; the last line is the
+run as JSON.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from llmbench.reference_engine.kernels.triton_lang.quantized_linear import Packe
 from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
 from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
 from llmbench.reference_engine.kernels.triton_lang.swiglu import swiglu
+from llmbench.reference_engine.kernels.triton_lang.weight_only_linear import weight_only_linear
 from llmbench.reference_engine.quantization.group_wise import as_quantized, rounds_activations
+from llmbench.reference_engine.quantization.kv_formats import FP8
 from llmbench.reference_engine.step_batch import StepBatch
 
 
@@ -27,7 +29,7 @@ class TritonKernels:
     """
 
     name = "triton"
-    cache_dtypes = frozenset({torch.float32, torch.bfloat16})
+    cache_dtypes = frozenset({torch.float32, torch.bfloat16, torch.int8, FP8})
 
     def __init__(self, num_threads: int, device: torch.device) -> None:
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -41,11 +43,6 @@ class TritonKernels:
         return dtype
 
     def linear(self, parts: LinearParts) -> TritonLinear:
-        if parts.quantization is not None and not rounds_activations(parts.quantization):
-            raise KernelsUnavailableError(
-                f"The Triton-language kernels have quantization int8 and int4, not {parts.quantization}; "
-                "use kernels = torch."
-            )
         return TritonLinear(parts)
 
     def embedding(self, table: torch.Tensor, ids: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
@@ -86,7 +83,8 @@ class TritonLinear:
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         if isinstance(self.weight, torch.Tensor):
             return F.linear(x, self.weight, self.bias)
-        y = quantized_linear(x, self.weight)
+        multiply = quantized_linear if rounds_activations(self.weight.scheme) else weight_only_linear
+        y = multiply(x, self.weight)
         return y if self.bias is None else y + self.bias
 
     def _activate(self, y: torch.Tensor) -> torch.Tensor:

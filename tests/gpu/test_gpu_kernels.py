@@ -7,6 +7,7 @@ import torch
 
 from llmbench.reference_engine.kernels import attention_torch
 from llmbench.reference_engine.kernels.block_copies import copy_blocks
+from llmbench.reference_engine.quantization import kv_formats
 from llmbench.reference_engine.quantization.group_wise import dequantize, quantize, round_activations
 from llmbench.reference_engine.step_batch import TILE_ROWS
 
@@ -63,6 +64,46 @@ def test_prefill_attention(H: int, G: int, D: int, dtype: torch.dtype) -> None:
         with torch.device("cuda"):
             expected = attention_torch.prefill(q[start : start + rows], k_cache, v_cache, table, context, D**-0.5)
         torch.testing.assert_close(ours[start : start + rows], expected, **tolerance(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stored", [torch.int8, kv_formats.FP8])
+@pytest.mark.parametrize(("H", "G", "D"), LAYOUTS)
+def test_attention_over_a_quantised_cache(H: int, G: int, D: int, stored: torch.dtype, dtype: torch.dtype) -> None:
+    from llmbench.reference_engine.kernels.triton_lang.decode_attention import decode_attention
+    from llmbench.reference_engine.kernels.triton_lang.prefill_attention import prefill_attention
+
+    torch.manual_seed(0)
+    lengths = [1, 15, 16, 17, 500, 2049]
+    *caches, tables = paged_cache(lengths, G, D, torch.float32)
+    k_cache, v_cache = (kv_formats.encode(cache, stored) for cache in caches)
+    q, context_lens = torch.randn(len(lengths), H, D, dtype=dtype, device="cuda"), torch.tensor(lengths).cuda()
+    with torch.device("cuda"):
+        expected = attention_torch.decode(q, k_cache, v_cache, tables, context_lens, D**-0.5)
+    torch.testing.assert_close(
+        decode_attention(q, k_cache, v_cache, tables, context_lens, D**-0.5), expected, **tolerance(dtype)
+    )
+    # The same queries as chunks of one row each.
+    spans = torch.tensor([(row, 1, length) for row, length in enumerate(lengths)]).cuda()
+    tiles = torch.tensor([(row, 0) for row in range(len(lengths))]).cuda()
+    out = torch.empty_like(q)
+    prefill_attention(q, k_cache, v_cache, tables, spans, tiles, out, D**-0.5)
+    torch.testing.assert_close(out, expected, **tolerance(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "fp8"])
+@pytest.mark.parametrize("rows", [1, 17, 200])
+def test_the_product_with_quantised_weights_alone(scheme: str, rows: int, dtype: torch.dtype) -> None:
+    from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack
+    from llmbench.reference_engine.kernels.triton_lang.weight_only_linear import weight_only_linear
+
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, 1000, dtype=dtype, device="cuda"), torch.randn(777, 1000, device="cuda")
+    quantized = quantize(weight, scheme)  # type: ignore[arg-type]
+    expected = (x.float() @ dequantize(quantized, 1000).T).to(dtype)
+    bound = 1e-3 if dtype == torch.float32 else 0.5
+    torch.testing.assert_close(weight_only_linear(x, pack(quantized)), expected, atol=bound, rtol=2e-2)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])

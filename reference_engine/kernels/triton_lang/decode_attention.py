@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from llmbench.reference_engine.kernels.triton_lang.kv_storage import as_kernel_argument, load_codes, load_scales
+
 TILE = 64
 # tl.dot needs 16 rows; fewer query heads than that share the tile with masked ones.
 MIN_ROWS = 16
@@ -37,6 +39,7 @@ def decode_part_kernel(
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     sequence = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
@@ -66,17 +69,20 @@ def decode_part_kernel(
         key = tile * TILE + tl.arange(0, TILE)
         is_seen = (key < context_len) & (key >= first_key)
         block = tl.load(tables + sequence * table_stride + key // BLOCK_SIZE, mask=is_seen, other=0)
-        place = ((block * BLOCK_SIZE + key % BLOCK_SIZE) * G + group) * D
-        at = place[:, None] + lane[None, :]
+        place = (block * BLOCK_SIZE + key % BLOCK_SIZE) * G + group
         is_read = is_seen[:, None] & in_head[None, :]
-        keys = tl.load(k_cache + at, mask=is_read, other=0.0)
+        keys = load_codes(k_cache, place, lane, is_read, query, D, FORMAT)
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale
+        if FORMAT == "int8":
+            scores *= load_scales(k_cache, place, is_seen, D)[None, :]
         scores = tl.where(is_seen[None, :], scores, float("-inf"))
         new_best = tl.maximum(best, tl.max(scores, axis=1))
         shrink = tl.exp(best - new_best)
         weights = tl.exp(scores - new_best[:, None])
-        values = tl.load(v_cache + at, mask=is_read, other=0.0)
+        values = load_codes(v_cache, place, lane, is_read, query, D, FORMAT)
         total = total * shrink + tl.sum(weights, axis=1)
+        if FORMAT == "int8":
+            weights *= load_scales(v_cache, place, is_seen, D)[None, :]
         acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         best = new_best
     # A split without keys weighs nothing: its log-sum is -inf, and its zeros are never divided by its zero sum.
@@ -128,7 +134,8 @@ def decode_attention(
 ) -> torch.Tensor:
     """Attention of one new token per sequence over its paged cache; returns [N, H, D] in q's dtype, summed in float32.
 
-    q [N, H, D] (its rows may be strided); k_cache, v_cache [num_blocks, block_size, G, D]; block_tables [N, M] int64,
+    q [N, H, D] (its rows may be strided); k_cache, v_cache [num_blocks, block_size, G, stored width of D]
+    in q's dtype or a format of quantization/kv_formats.py; block_tables [N, M] int64,
     entries beyond a sequence's last block are not read; context_lens [N] int64, contiguous, the new token included.
     num_splits: programs per sequence and key head, by default enough to fill a GPU at small batches.
     Oracle: attention_torch.decode.
@@ -136,6 +143,8 @@ def decode_attention(
     assert context_lens.is_contiguous()
     N, H, D = q.shape
     block_size, G = k_cache.shape[1:3]
+    k_cache, kv_format = as_kernel_argument(k_cache)
+    v_cache, _ = as_kernel_argument(v_cache)
     if num_splits is None:
         max_tiles = triton.cdiv(block_tables.shape[1] * block_size, TILE)
         num_splits = max(1, min(MAX_SPLITS, max_tiles, 256 // (N * G) or 1))
@@ -163,6 +172,7 @@ def decode_attention(
         BLOCK_SIZE=block_size,
         TILE=TILE,
         NUM_SPLITS=num_splits,
+        FORMAT=kv_format,
     )
     decode_combine_kernel[(N, H)](
         part_out,

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from llmbench.reference_engine.kernels.triton_lang.kv_storage import as_kernel_argument, load_codes, load_scales
 from llmbench.reference_engine.step_batch import TILE_ROWS
 
 KEY_TILE = 64
@@ -35,6 +36,7 @@ def prefill_kernel(
     BLOCK_SIZE: tl.constexpr,
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     tile = tl.program_id(0)
     head = tl.program_id(1)
@@ -65,21 +67,24 @@ def prefill_kernel(
         key = key_tile * KEY_TILE + tl.arange(0, KEY_TILE)
         is_key = key < last
         block = tl.load(tables + span * table_stride + key // BLOCK_SIZE, mask=is_key, other=0)
-        place = ((block * BLOCK_SIZE + key % BLOCK_SIZE) * G + head // (H // G)) * D
-        at = place[:, None] + lane[None, :]
+        place = (block * BLOCK_SIZE + key % BLOCK_SIZE) * G + head // (H // G)
         is_read = is_key[:, None] & in_head[None, :]
-        keys = tl.load(k_cache + at, mask=is_read, other=0.0)
+        keys = load_codes(k_cache, place, lane, is_read, query, D, FORMAT)
         distance = position[:, None] - key[None, :]
         is_seen = (distance >= 0) & (distance < window) & is_key[None, :]
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale
+        if FORMAT == "int8":
+            scores *= load_scales(k_cache, place, is_key, D)[None, :]
         scores = tl.where(is_seen, scores, float("-inf"))
         new_best = tl.maximum(best, tl.max(scores, axis=1))
         # A tile that lies wholly before a row's window leaves that row at -inf, and -inf - -inf is nan.
         safe_best = tl.where(new_best == float("-inf"), 0.0, new_best)
         shrink = tl.exp(best - safe_best)
         weights = tl.exp(scores - safe_best[:, None])
-        values = tl.load(v_cache + at, mask=is_read, other=0.0)
+        values = load_codes(v_cache, place, lane, is_read, query, D, FORMAT)
         total = total * shrink + tl.sum(weights, axis=1)
+        if FORMAT == "int8":
+            weights *= load_scales(v_cache, place, is_key, D)[None, :]
         acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         best = new_best
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
@@ -105,9 +110,12 @@ def prefill_attention(
 
     q [T, H, D] (its rows may be strided) and spans [S, 3] int64: first row, number of rows, and number of tokens up to
     and including the last of them; block_tables [S, M] int64 of the same sequences; k_cache, v_cache [num_blocks,
-    block_size, G, D]; tiles [num_tiles, 2] int64 as StepBatch.prefill_tiles. Oracle: attention_torch.prefill.
+    block_size, G, stored width of D] in q's dtype or a format of quantization/kv_formats.py; tiles [num_tiles, 2] int64
+    as StepBatch.prefill_tiles. Oracle: attention_torch.prefill.
     """
     _, H, D = q.shape
+    k_cache, kv_format = as_kernel_argument(k_cache)
+    v_cache, _ = as_kernel_argument(v_cache)
     prefill_kernel[(tiles.shape[0], H)](
         q,
         k_cache,
@@ -127,4 +135,5 @@ def prefill_attention(
         BLOCK_SIZE=k_cache.shape[1],
         QUERY_TILE=TILE_ROWS,
         KEY_TILE=KEY_TILE,
+        FORMAT=kv_format,
     )

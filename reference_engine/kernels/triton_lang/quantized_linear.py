@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, QuantizedWeight
 
 _ROWS = 16
@@ -15,22 +16,25 @@ _COLUMNS = 64
 
 
 class PackedWeight(NamedTuple):
-    """codes int8 [out_features, groups * 64], or for int4 two to a byte [out_features, groups * 32]: in a group, code i
-    in the low and code i + 32 in the high half of byte i. scales float32 [out_features, groups]."""
+    """codes int8 [out_features, groups * 64], uint8 the bytes of e4m3 numbers for fp8; for int4 two to a byte
+    [out_features, groups * 32]: in a group, code i in the low and code i + 32 in the high half of byte i. scales
+    float32 [out_features, groups]."""
 
     codes: torch.Tensor
     scales: torch.Tensor
-    is_int4: bool
+    scheme: QuantizationName
 
 
 def pack(weight: QuantizedWeight) -> PackedWeight:
-    """The weight as the kernel reads it."""
+    """The weight as the kernel for its scheme reads it, this one or weight_only_linear."""
     codes = weight.codes
     if weight.scheme == "int4":
         groups = codes.view(codes.shape[0], -1, GROUP_SIZE)
         low, high = groups[..., : GROUP_SIZE // 2], groups[..., GROUP_SIZE // 2 :]
         codes = ((low & 15) | (high << 4)).flatten(1).contiguous()
-    return PackedWeight(codes, weight.scales.float(), weight.scheme == "int4")
+    elif weight.scheme == "fp8":
+        codes = codes.view(torch.uint8)
+    return PackedWeight(codes, weight.scales.float(), weight.scheme)
 
 
 @triton.jit
@@ -119,7 +123,7 @@ def quantized_linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
         num_outputs,
         num_groups,
         GROUP=GROUP_SIZE,
-        IS_INT4=weight.is_int4,
+        IS_INT4=weight.scheme == "int4",
         ROWS=_ROWS,
         COLUMNS=_COLUMNS,
     )

@@ -7,6 +7,13 @@ import torch
 import triton
 import triton.language as tl
 
+from llmbench.reference_engine.kernels.triton_lang.kv_storage import (
+    as_kernel_argument,
+    int8_scale,
+    store_part,
+    store_scale,
+)
+
 
 @triton.jit
 def rotary_kv_kernel(
@@ -27,6 +34,7 @@ def rotary_kv_kernel(
     REST: tl.constexpr,
     HAS_ROTARY: tl.constexpr,
     HAS_NORM: tl.constexpr,
+    FORMAT: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -56,16 +64,23 @@ def rotary_kv_kernel(
             high = high * c + low * s
             low = turned
     if head < H:
-        there = here
+        tl.store(here + low_at, low.to(qkv.dtype.element_ty), mask=is_pair)
+        tl.store(here + high_at, high.to(qkv.dtype.element_ty), mask=is_pair)
+        tl.store(here + rest_at, rest.to(qkv.dtype.element_ty), mask=is_rest)
     else:
-        slot = tl.load(slots + token)
+        place = tl.load(slots + token) * G + (head - H) % G
         if head < H + G:
-            there = k_cache + (slot * G + head - H) * D
+            cache = k_cache
         else:
-            there = v_cache + (slot * G + head - H - G) * D
-    tl.store(there + low_at, low.to(k_cache.dtype.element_ty), mask=is_pair)
-    tl.store(there + high_at, high.to(k_cache.dtype.element_ty), mask=is_pair)
-    tl.store(there + rest_at, rest.to(k_cache.dtype.element_ty), mask=is_rest)
+            cache = v_cache
+        scale = 1.0
+        if FORMAT == "int8":
+            largest = tl.maximum(tl.max(tl.abs(low), axis=0), tl.max(tl.abs(high), axis=0))
+            scale = int8_scale(tl.maximum(largest, tl.max(tl.abs(rest), axis=0)))
+            store_scale(cache, place, scale, D)
+        store_part(cache, place, low_at, low, is_pair, scale, D, FORMAT)
+        store_part(cache, place, high_at, high, is_pair, scale, D, FORMAT)
+        store_part(cache, place, rest_at, rest, is_rest, scale, D, FORMAT)
 
 
 def rotary_kv(
@@ -77,13 +92,17 @@ def rotary_kv(
     num_heads: int,
     norms: tuple[torch.Tensor, torch.Tensor, float] | None = None,
 ) -> None:
-    """Modifies qkv [T, (H + 2 G) * D] (its queries), k_cache and v_cache [num_blocks, block_size, G, D].
+    """Modifies qkv [T, (H + 2 G) * D] (its queries), k_cache and v_cache [num_blocks, block_size, G, width].
 
-    qkv's dtype is the caches'. rotation: cosines and sines [T, 1, R] as RotaryTable.at gives them, for the first R of a
-    head's components; None for none. norms: weights [D] of the query
-    and key norm and their epsilon, applied first. slots [T] int64: block id * block_size + offset of each token.
+    The caches are in qkv's dtype or in a format of quantization/kv_formats.py, which says how wide. rotation: cosines
+    and sines [T, 1, R] as RotaryTable.at gives them, for the first R of a head's components; None for none. norms:
+    weights [D] of the query and key norm and their epsilon, applied first. slots [T] int64: block id * block_size +
+    offset of each token.
     """
-    G, D = k_cache.shape[2:]
+    G = k_cache.shape[2]
+    D = qkv.shape[1] // (num_heads + 2 * G)
+    k_cache, kv_format = as_kernel_argument(k_cache)
+    v_cache, _ = as_kernel_argument(v_cache)
     cos, sin = rotation if rotation is not None else (qkv, qkv)
     R = D - D % 2 if rotation is None else cos.shape[-1]
     q_weight, k_weight, eps = norms if norms is not None else (qkv, qkv, 0.0)
@@ -105,4 +124,5 @@ def rotary_kv(
         REST=triton.next_power_of_2(max(D - R, 1)),
         HAS_ROTARY=rotation is not None,
         HAS_NORM=norms is not None,
+        FORMAT=kv_format,
     )

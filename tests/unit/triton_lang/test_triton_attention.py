@@ -11,12 +11,16 @@ from llmbench.reference_engine.kernels.triton_lang.prefill_attention import pref
 from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
 from llmbench.reference_engine.layers.rotary import RotaryTable, rotate
 from llmbench.reference_engine.models.config import RopeConfig
+from llmbench.reference_engine.quantization import kv_formats
 from llmbench.reference_engine.step_batch import TILE_ROWS
 
 BLOCK_SIZE = 16
+STORED = [torch.float32, torch.int8, kv_formats.FP8]
 
 
-def paged_cache(lengths: list[int], G: int, D: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def paged_cache(
+    lengths: list[int], G: int, D: int, stored: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Caches with random contents, and block tables over shuffled blocks, padded with block 0."""
     needed = [-(-length // BLOCK_SIZE) for length in lengths]
     num_blocks = sum(needed) + 3
@@ -24,29 +28,34 @@ def paged_cache(lengths: list[int], G: int, D: int) -> tuple[torch.Tensor, torch
     tables = torch.zeros(len(lengths), max(needed) + 1, dtype=torch.int64)
     for row, count in enumerate(needed):
         tables[row, :count] = shuffled[sum(needed[:row]) :][:count]
-    caches = torch.randn(2, num_blocks, BLOCK_SIZE, G, D)
+    # Magnitudes apart from each other, as int8's scales must tell them; and some that e4m3 has only subnormals for.
+    numbers = torch.randn(2, num_blocks, BLOCK_SIZE, G, D) * torch.rand(2, num_blocks, BLOCK_SIZE, G, 1) ** 2
+    caches = kv_formats.encode(numbers, stored)
     return caches[0], caches[1], tables
 
 
-@pytest.mark.parametrize("num_splits", [1, 3])
-@pytest.mark.parametrize("window", [None, 20])
-@pytest.mark.parametrize(("H", "G", "D"), [(4, 2, 16), (4, 4, 24), (8, 1, 64)])
-def test_decode_equals_torch(H: int, G: int, D: int, window: int | None, num_splits: int) -> None:
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize(("window", "num_splits"), [(None, 3), (20, 1)])
+@pytest.mark.parametrize(("H", "G", "D"), [(4, 2, 16), (5, 5, 24), (8, 1, 64), (6, 2, 7)])
+def test_decode_equals_torch(H: int, G: int, D: int, window: int | None, num_splits: int, stored: torch.dtype) -> None:
     torch.manual_seed(0)
     lengths = [1, 16, 63, 65, 150]
-    k_cache, v_cache, tables = paged_cache(lengths, G, D)
+    k_cache, v_cache, tables = paged_cache(lengths, G, D, stored)
     q, context_lens = torch.randn(len(lengths), H, D), torch.tensor(lengths)
     ours = decode_attention(q, k_cache, v_cache, tables, context_lens, D**-0.5, window, num_splits)
     theirs = attention_torch.decode(q, k_cache, v_cache, tables, context_lens, D**-0.5, window)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("window", [None, 20])
-@pytest.mark.parametrize(("H", "G", "D"), [(4, 2, 16), (2, 2, 24)])
-def test_prefill_equals_torch_for_whole_prompts_and_later_chunks(H: int, G: int, D: int, window: int | None) -> None:
+@pytest.mark.parametrize(("H", "G", "D"), [(4, 2, 16), (2, 2, 24), (4, 1, 7)])
+def test_prefill_equals_torch_for_whole_prompts_and_later_chunks(
+    H: int, G: int, D: int, window: int | None, stored: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    chunks = [(5, 5), (70, 70), (33, 100), (1, 64)]  # (rows, context up to the last of them)
-    k_cache, v_cache, tables = paged_cache([context for _, context in chunks], G, D)
+    chunks = [(5, 5), (70, 70), (33, 100), (1, 64), (1, 1)]  # (rows, context up to the last of them)
+    k_cache, v_cache, tables = paged_cache([context for _, context in chunks], G, D, stored)
     starts = [sum(rows for rows, _ in chunks[:index]) for index in range(len(chunks))]
     spans = torch.tensor([(start, *chunk) for start, chunk in zip(starts, chunks, strict=True)])
     q = torch.randn(sum(rows for rows, _ in chunks), H, D)
@@ -60,12 +69,15 @@ def test_prefill_equals_torch_for_whole_prompts_and_later_chunks(H: int, G: int,
         torch.testing.assert_close(ours[start : start + rows], theirs, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("with_norm", [False, True])
 @pytest.mark.parametrize("rotated_share", [None, 1.0, 0.25])
-def test_rotary_and_the_cache_write_equal_torch(rotated_share: float | None, with_norm: bool) -> None:
+def test_rotary_and_the_cache_write_equal_torch(
+    rotated_share: float | None, with_norm: bool, stored: torch.dtype
+) -> None:
     torch.manual_seed(0)
     T, H, G, D = 6, 4, 2, 24
-    k_cache, v_cache, _ = paged_cache([64], G, D)
+    k_cache, v_cache, _ = paged_cache([64], G, D, stored)
     expected_k, expected_v = k_cache.clone(), v_cache.clone()
     qkv, slots = torch.randn(T, (H + 2 * G) * D), torch.tensor([5, 17, 0, 40, 63, 31])
     q, k, v = qkv.clone().view(T, H + 2 * G, D).split([H, G, G], dim=1)
@@ -81,5 +93,28 @@ def test_rotary_and_the_cache_write_equal_torch(rotated_share: float | None, wit
     attention_torch.write_kv(k, v, expected_k, expected_v, slots)
     rotary_kv(qkv, rotation, slots, k_cache, v_cache, H, norms)
     torch.testing.assert_close(qkv.view(T, H + 2 * G, D)[:, :H], q, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(k_cache, expected_k, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(v_cache, expected_v, atol=0, rtol=0)
+    # A key that differs in its last bit may be rounded to the neighbouring code.
+    step = {torch.float32: 1e-5, torch.int8: 1.01 / 127, kv_formats.FP8: 1 / 8}[stored]
+    keys, expected_keys = kv_formats.decode(k_cache), kv_formats.decode(expected_k)
+    torch.testing.assert_close(keys, expected_keys, atol=step * expected_keys.abs().max().item(), rtol=step)
+    if stored != torch.float32:
+        assert (keys == expected_keys).float().mean() > 0.99
+    assert torch.equal(v_cache.view(torch.uint8), expected_v.view(torch.uint8))
+
+
+def test_values_of_every_magnitude_are_stored_as_torch_stores_them() -> None:
+    """Ties, subnormals, zeros, and more than e4m3 has room for; a head of zeros has the scale 0."""
+    torch.manual_seed(0)
+    G, D = 64, 16
+    numbers = torch.randn(G, D) * 2.0 ** torch.randint(-14, 12, (G, D))
+    numbers[0] = 0.0
+    every_code = torch.arange(256, dtype=torch.uint8).view(kv_formats.FP8).float().nan_to_num()
+    numbers[1:17] = every_code.view(16, 16)
+    numbers[17:33] = (every_code + every_code.roll(-1)).view(16, 16) / 2  # halfway between two codes
+    for stored in (torch.int8, kv_formats.FP8):
+        cache = torch.zeros(2, 1, 1, G, kv_formats.stored_width(D, stored)).to(stored)
+        qkv = torch.cat((torch.zeros(1, D), numbers, numbers)).flatten().unsqueeze(0)
+        rotary_kv(qkv, None, torch.tensor([0]), cache[0], cache[1], 1)
+        expected = kv_formats.encode(numbers, stored).view(torch.uint8)
+        for written in cache.view(torch.uint8)[:, 0, 0]:
+            assert torch.equal(written, expected)

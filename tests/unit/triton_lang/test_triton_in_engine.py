@@ -37,16 +37,27 @@ def answers(checkpoint: Path, max_tokens: int, **settings: Any) -> dict[str, lis
     return tokens
 
 
-@pytest.mark.parametrize("quantization", [None, "int4"])
-def test_answers_equal_those_of_the_torch_kernels(checkpoint: Path, quantization: str | None) -> None:
-    # A quantised input may fall to either side of a rounding, and after that texts may part ways: one decode step is
-    # enough there, since the first token alone is compared.
-    max_tokens, num_compared = (2, 1) if quantization else (4, 4)
-    ours = answers(checkpoint, max_tokens, kernels="triton", quantization=quantization)
-    theirs = answers(checkpoint, max_tokens, kernels="torch", quantization=quantization)
+@pytest.mark.parametrize(
+    ("settings", "num_compared"),
+    [
+        ({}, 4),
+        # A quantised input may fall to either side of a rounding, and after that texts may part ways: one decode step
+        # is enough there, since the first token alone is compared.
+        ({"quantization": "int4"}, 1),
+        ({"quantization": "int8-weight-only", "kv_cache_dtype": "fp8"}, 2),
+        ({"quantization": "fp8", "kv_cache_dtype": "int8"}, 2),
+    ],
+    ids=lambda value: "-".join(value.values()) or "float32" if isinstance(value, dict) else "",
+)
+def test_answers_equal_those_of_the_torch_kernels(
+    checkpoint: Path, settings: dict[str, str], num_compared: int
+) -> None:
+    max_tokens = max(2, num_compared)
+    ours = answers(checkpoint, max_tokens, kernels="triton", **settings)
+    theirs = answers(checkpoint, max_tokens, kernels="torch", **settings)
     assert all(len(tokens) == max_tokens for tokens in ours.values())
     same = [ours[name][:num_compared] == theirs[name][:num_compared] for name in ours]
-    assert sum(same) >= len(same) - (quantization is not None)
+    assert sum(same) >= len(same) - bool(settings)
 
 
 def test_without_a_gpu_or_the_interpreter_they_are_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

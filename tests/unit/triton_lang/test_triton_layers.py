@@ -10,7 +10,14 @@ from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack, quantized_linear
 from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
 from llmbench.reference_engine.kernels.triton_lang.swiglu import swiglu
-from llmbench.reference_engine.quantization.group_wise import dequantize, quantize, round_activations
+from llmbench.reference_engine.kernels.triton_lang.weight_only_linear import weight_only_linear
+from llmbench.reference_engine.quantization.group_wise import (
+    QuantizedWeight,
+    dequantize,
+    quantize,
+    round_activations,
+)
+from llmbench.reference_engine.quantization.kv_formats import FP8
 
 
 @pytest.mark.parametrize("columns", [1, 64, 200])
@@ -36,6 +43,27 @@ def test_the_quantised_product_equals_torch_s(scheme: QuantizationName, rows: in
     quantized = quantize(weight, scheme)
     expected = round_activations(x) @ dequantize(quantized, inputs).T
     torch.testing.assert_close(quantized_linear(x, pack(quantized)), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "fp8"])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 64, 64), (5, 200, 70), (17, 33, 130), (3, 1, 1)])
+def test_the_product_with_quantised_weights_alone_equals_torch_s(
+    scheme: QuantizationName, rows: int, inputs: int, outputs: int
+) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs) * torch.rand(outputs, 1)
+    x[0, :8] = 0.0
+    quantized = quantize(weight, scheme)
+    expected = x @ dequantize(quantized, inputs).T
+    torch.testing.assert_close(weight_only_linear(x, pack(quantized)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_every_e4m3_code_is_read_as_torch_reads_it() -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes[[127, 255]] = 0  # NaN
+    numbers = codes.view(FP8)
+    weight = QuantizedWeight(numbers.view(4, 64), torch.ones(4, 1, dtype=torch.bfloat16), "fp8")
+    assert torch.equal(weight_only_linear(torch.eye(64), pack(weight)).T, numbers.float().view(4, 64))
 
 
 def test_every_int4_code_survives_packing() -> None:
