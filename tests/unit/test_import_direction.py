@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,33 @@ def test_the_harness_does_not_import_its_own_command_line() -> None:
         if module.startswith("llmbench.harness.cli")
     ]
     assert not offences, "\n".join(offences)
+
+
+def test_no_file_of_the_reference_engine_imports_itself_by_way_of_others() -> None:
+    """Nor would it if functions did not import late: what a file needs can be read before it."""
+    graph: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "reference_engine").rglob("*.py")):
+        name = ".".join(("llmbench", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        tree = _without_type_checking(ast.parse(path.read_text()))
+        graph[name] = {module for _, module in imported_modules(tree)}
+        # `from package import file` too.
+        graph[name] |= {
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def _without_type_checking(tree: ast.Module) -> ast.Module:
+    """The file without what only type checkers read."""
+
+    class Dropped(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+            self.generic_visit(node)
+            is_dropped = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            return node.orelse if is_dropped else node
+
+    dropped: ast.Module = Dropped().visit(tree)
+    return dropped
