@@ -41,8 +41,7 @@ VARIANTS = [
             f"*bf16 {codes} *fp32 *bf16 i32 i32 i32 i32",
             {**PRODUCT, "ROWS": rows, "IS_FP8": codes == "*u8"},
         )
-        for codes in ("*i8", "*u8")
-        for rows in (16, 64)
+        for codes, rows in (("*i8", 16), ("*u8", 64))
     ),
 ]
 for kv_format, cache in CACHES.items():

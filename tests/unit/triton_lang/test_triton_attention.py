@@ -35,11 +35,13 @@ def paged_cache(
 
 
 @pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize(("window", "num_splits"), [(None, 3), (20, 1)])
-@pytest.mark.parametrize(("H", "G", "D"), [(4, 2, 16), (5, 5, 24), (8, 1, 64), (6, 2, 7)])
+@pytest.mark.parametrize(
+    ("H", "G", "D", "window", "num_splits"),
+    [(4, 2, 16, None, 3), (4, 2, 16, 20, 1), (3, 3, 24, None, 1), (8, 1, 64, 20, 3), (6, 2, 7, None, 2)],
+)
 def test_decode_equals_torch(H: int, G: int, D: int, window: int | None, num_splits: int, stored: torch.dtype) -> None:
     torch.manual_seed(0)
-    lengths = [1, 16, 63, 65, 150]
+    lengths = [1, 16, 65, 150]
     k_cache, v_cache, tables = paged_cache(lengths, G, D, stored)
     q, context_lens = torch.randn(len(lengths), H, D), torch.tensor(lengths)
     ours = decode_attention(q, k_cache, v_cache, tables, context_lens, D**-0.5, window, num_splits)
@@ -48,8 +50,9 @@ def test_decode_equals_torch(H: int, G: int, D: int, window: int | None, num_spl
 
 
 @pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("window", [None, 20])
-@pytest.mark.parametrize(("H", "G", "D"), [(4, 2, 16), (2, 2, 24), (4, 1, 7)])
+@pytest.mark.parametrize(
+    ("H", "G", "D", "window"), [(4, 2, 16, None), (2, 1, 16, 20), (2, 2, 24, None), (3, 1, 7, None)]
+)
 def test_prefill_equals_torch_for_whole_prompts_and_later_chunks(
     H: int, G: int, D: int, window: int | None, stored: torch.dtype
 ) -> None:
@@ -70,16 +73,15 @@ def test_prefill_equals_torch_for_whole_prompts_and_later_chunks(
 
 
 @pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("with_norm", [False, True])
-@pytest.mark.parametrize("rotated_share", [None, 1.0, 0.25])
+@pytest.mark.parametrize(("rotated_share", "with_norm"), [(None, False), (1.0, False), (0.25, True)])
 def test_rotary_and_the_cache_write_equal_torch(
     rotated_share: float | None, with_norm: bool, stored: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    T, H, G, D = 6, 4, 2, 24
+    T, H, G, D = 4, 2, 2, 24
     k_cache, v_cache, _ = paged_cache([64], G, D, stored)
     expected_k, expected_v = k_cache.clone(), v_cache.clone()
-    qkv, slots = torch.randn(T, (H + 2 * G) * D), torch.tensor([5, 17, 0, 40, 63, 31])
+    qkv, slots = torch.randn(T, (H + 2 * G) * D), torch.tensor([5, 17, 0, 63])
     q, k, v = qkv.clone().view(T, H + 2 * G, D).split([H, G, G], dim=1)
     norms = (torch.rand(D) + 0.5, torch.rand(D) + 0.5, 1e-6) if with_norm else None
     if norms is not None:
@@ -88,7 +90,7 @@ def test_rotary_and_the_cache_write_equal_torch(
     rotation = None
     if rotated_share is not None:
         table = RotaryTable(RopeConfig(rotated_share=rotated_share), D, 512, torch.float32)
-        rotation = table.at(torch.tensor([0, 1, 7, 100, 255, 511]))
+        rotation = table.at(torch.tensor([0, 1, 100, 511]))
         q, k = rotate(q, *rotation), rotate(k, *rotation)
     attention_torch.write_kv(k, v, expected_k, expected_v, slots)
     rotary_kv(qkv, rotation, slots, k_cache, v_cache, H, norms)
@@ -105,12 +107,12 @@ def test_rotary_and_the_cache_write_equal_torch(
 def test_values_of_every_magnitude_are_stored_as_torch_stores_them() -> None:
     """Ties, subnormals, zeros, and more than e4m3 has room for; a head of zeros has the scale 0."""
     torch.manual_seed(0)
-    G, D = 64, 16
+    G, D = 16, 64
     numbers = torch.randn(G, D) * 2.0 ** torch.randint(-14, 12, (G, D))
     numbers[0] = 0.0
     every_code = torch.arange(256, dtype=torch.uint8).view(kv_formats.FP8).float().nan_to_num()
-    numbers[1:17] = every_code.view(16, 16)
-    numbers[17:33] = (every_code + every_code.roll(-1)).view(16, 16) / 2  # halfway between two codes
+    numbers[1:5] = every_code.view(4, 64)
+    numbers[5:9] = (every_code + every_code.roll(-1)).view(4, 64) / 2  # halfway between two codes
     for stored in (torch.int8, kv_formats.FP8):
         cache = torch.zeros(2, 1, 1, G, kv_formats.stored_width(D, stored)).to(stored)
         qkv = torch.cat((torch.zeros(1, D), numbers, numbers)).flatten().unsqueeze(0)

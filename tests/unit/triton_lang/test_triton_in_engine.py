@@ -21,10 +21,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answers(checkpoint: Path, max_tokens: int, **settings: Any) -> dict[str, list[int]]:
-    """Four prompts of 1 to 40 tokens, the first two ahead of the others, so that steps mix decodes and chunks."""
-    engine = Engine(EngineConfig(model_path=checkpoint, max_num_batched_tokens=32, num_threads=1, **settings))
+    """Prompts of 1 to 24 tokens, the first two ahead of the third, so that steps mix decodes and chunks."""
+    engine = Engine(
+        EngineConfig(model_path=checkpoint, max_num_batched_tokens=16, max_num_seqs=4, num_threads=1, **settings)
+    )
     rng = random.Random(5)
-    prompts = {f"r{index}": [rng.randrange(10, 1000) for _ in range(rng.randint(1, 40))] for index in range(4)}
+    prompts = {f"r{length}": [rng.randrange(10, 1000) for _ in range(length)] for length in (1, 24, 9)}
     params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
     tokens: dict[str, list[int]] = {name: [] for name in prompts}
     waiting = list(prompts.items())
@@ -40,11 +42,10 @@ def answers(checkpoint: Path, max_tokens: int, **settings: Any) -> dict[str, lis
 @pytest.mark.parametrize(
     ("settings", "num_compared"),
     [
-        ({}, 4),
+        ({}, 3),
         # A quantised input may fall to either side of a rounding, and after that texts may part ways: one decode step
         # is enough there, since the first token alone is compared.
-        ({"quantization": "int4"}, 1),
-        ({"quantization": "int8-weight-only", "kv_cache_dtype": "fp8"}, 2),
+        ({"quantization": "int4", "kv_cache_dtype": "fp8"}, 1),
         ({"quantization": "fp8", "kv_cache_dtype": "int8"}, 2),
     ],
     ids=lambda value: "-".join(value.values()) or "float32" if isinstance(value, dict) else "",
