@@ -44,7 +44,7 @@ class BeamSearch:
 
     async def _search(self) -> StepOutput:
         request_id = next_request_id()
-        clock = RequestClock(self._metrics)
+        clock = RequestClock(self._metrics, len(self.prompt_token_ids))
         finish_reason: str | None = None
         stream = self._engine.submit(request_id, self.prompt_token_ids, self.params, self._priority)
         try:
@@ -52,7 +52,8 @@ class BeamSearch:
             clock.tokens_came()
             finish_reason = output.finish_reason
             assert finish_reason is not None
-            clock.finished(finish_reason)
+            assert output.beams is not None
+            clock.finished(finish_reason, sum(len(beam.token_ids) for beam in output.beams))
             return output
         finally:
             if finish_reason is None:

@@ -77,7 +77,7 @@ class Generation:
         detokenizer = self._tokenizer.stream()
         num_output_tokens = 0
         finish_reason: str | None = None
-        clock = RequestClock(self._metrics)
+        clock = RequestClock(self._metrics, len(self.prompt_token_ids))
         stream = self._engine.submit(request_id, self.prompt_token_ids, self._params, self._priority)
         try:
             while finish_reason is None:
@@ -103,7 +103,7 @@ class Generation:
                     finish_reason = output.finish_reason
                     shown += self._stop.flush()
                 if finish_reason is not None:
-                    clock.finished(finish_reason)
+                    clock.finished(finish_reason, num_output_tokens)
                 stop_token = token_ids[-1] if token_ids and token_ids[-1] in self._params.stop_token_ids else None
                 yield Delta(
                     text=shown,

@@ -216,3 +216,20 @@ def events(body: bytes) -> list[dict]:
     lines = [line.removeprefix("data: ") for line in body.decode().split("\n\n")]
     assert lines[-2:] == ["[DONE]", ""]
     return [json.loads(line) for line in lines[:-2]]
+
+
+def test_histograms_count_what_a_request_was_and_got(server) -> None:
+    names = ("prompt_tokens", "generation_tokens", "time_per_output_token_seconds")
+    sums = {name: f"vllm:request_{name}_sum" for name in names}
+    counts = {name: f"vllm:request_{name}_count" for name in names}
+    before = {name: server.gauge(name) for name in (*sums.values(), *counts.values())}
+    body = {"model": "tiny", "prompt": [5, 6, 7], "temperature": 0, "ignore_eos": True}
+    server.ask("/v1/completions", {**body, "max_tokens": 4})
+    server.ask("/v1/completions", {**body, "max_tokens": 1})
+    grown = {name: server.gauge(name) - seen for name, seen in before.items()}
+    assert grown[sums["prompt_tokens"]] == 6
+    assert grown[sums["generation_tokens"]] == 5
+    assert grown[counts["prompt_tokens"]] == grown[counts["generation_tokens"]] == 2
+    # A single token has no time between tokens.
+    assert grown[counts["time_per_output_token_seconds"]] == 1
+    assert grown[sums["time_per_output_token_seconds"]] > 0
