@@ -16,7 +16,7 @@ import grpc.aio
 
 from llmbench.engines.server_message import clean
 from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline, WireRequest
-from llmbench.harness.deadline import Deadline
+from llmbench.harness.library_call import LibraryCall, given_up
 from llmbench.workloads.spec import TimeoutSpec
 
 # How long calls that were given up and must not be cancelled may go on after the load.
@@ -42,10 +42,10 @@ class GrpcTransport:
     def __init__(self, loop: asyncio.AbstractEventLoop, endpoints: Iterable[Endpoint], timeouts: TimeoutSpec) -> None:
         self._loop = loop
         self._timeouts = timeouts
-        self._calls: set[GrpcCall] = set()
+        self._calls: set[LibraryCall] = set()
         self._channels = loop.run_until_complete(_open_channels(endpoints))
 
-    def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[GrpcCall], None]) -> GrpcCall:
+    def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[LibraryCall], None]) -> GrpcCall:
         """The call under way. `on_done` is called once, after this has returned, with `timeline` complete."""
         channel = self._channels[request.endpoint]
         call = GrpcCall(self._loop, channel, request, timeline, self._timeouts, on_done, self._calls.discard)
@@ -60,19 +60,13 @@ class GrpcTransport:
         self._loop.run_until_complete(self._close())
 
     async def _close(self) -> None:
-        unheard = [call.task for call in self._calls if not call.may_cancel]
-        if unheard:
-            await asyncio.wait(unheard, timeout=DRAIN_S)
-        tasks = [call.task for call in self._calls]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await given_up(self._calls, DRAIN_S)
         for channel in self._channels.values():
             await channel.close()
 
 
-class GrpcCall:
-    """Fills `timeline` and calls `on_done` once; `on_ended` follows when nothing is left of the call."""
+class GrpcCall(LibraryCall):
+    """A call to the method that `request` names."""
 
     def __init__(
         self,
@@ -81,61 +75,21 @@ class GrpcCall:
         request: WireRequest,
         timeline: Timeline,
         timeouts: TimeoutSpec,
-        on_done: Callable[[GrpcCall], None],
-        on_ended: Callable[[GrpcCall], None],
+        on_done: Callable[[LibraryCall], None],
+        on_ended: Callable[[LibraryCall], None],
     ) -> None:
-        self.timeline = timeline
         self._channel = channel
-        self._request = request
         self._total_s = timeouts.total_s
-        self._on_done: Callable[[GrpcCall], None] | None = on_done
-        self._loop = loop
-        self._on_ended = on_ended
-        self._deadline = Deadline(loop, timeline, timeouts, self._last_chunk_ns, self._give_up)
-        self._deadline.arm()
-        self.task = loop.create_task(self._run())
-        self.task.add_done_callback(self._ended)
+        super().__init__(loop, request, timeline, timeouts, on_done, on_ended)
 
-    @property
-    def may_cancel(self) -> bool:
-        return self._request.may_cancel or self.timeline.sent_ns is None
-
-    def cancel(self, reason: str) -> None:
-        """Give up. A call that its server could not bear to lose goes on unheard."""
-        self._give_up(Failure(FailureKind.CANCELLED, reason))
-
-    def _last_chunk_ns(self) -> int | None:
-        return self.timeline.chunk_ns[-1] if self.timeline.chunk_ns else None
-
-    def _give_up(self, failure: Failure) -> None:
-        may_cancel = self.may_cancel
-        self._finish(failure)
-        if may_cancel:
-            self.task.cancel()
-
-    def _finish(self, failure: Failure | None) -> None:
-        on_done, self._on_done = self._on_done, None
-        if on_done is None:
-            return
-        self._deadline.close()
-        self.timeline.end_ns = perf_counter_ns()
-        self.timeline.failure = failure
-        on_done(self)
-
-    async def _run(self) -> None:
-        failure: Failure | None = None
+    async def _exchange(self) -> Failure | None:
         try:
             failure = await self._connect()
             if failure is None:
-                await self._exchange()
+                await self._ask()
         except grpc.aio.AioRpcError as error:
-            failure = self._failure(error.code(), error.details())
-        self._finish(failure)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._on_ended(self)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler({"message": str(error), "exception": error})
+            return self._failure(error.code(), error.details())
+        return failure
 
     async def _connect(self) -> Failure | None:
         channel, state = self._channel, self._channel.get_state(try_to_connect=True)
@@ -148,7 +102,7 @@ class GrpcCall:
         self.timeline.connect_ns = perf_counter_ns()
         return None
 
-    async def _exchange(self) -> None:
+    async def _ask(self) -> None:
         timeline, request = self.timeline, self._request
         # A deadline that a server knows is a cancel to it when it passes.
         timeout_s = self._total_s if request.may_cancel else None
@@ -165,14 +119,11 @@ class GrpcCall:
             now_ns = perf_counter_ns()
             if message is grpc.aio.EOF:
                 return
-            if self._on_done is None:  # given up, and left to run out
+            if self.is_given_up:  # and left to run out
                 continue
-            if timeline.first_byte_ns is None:
-                timeline.first_byte_ns = now_ns
-                timeline.headers = [CONTENT_TYPE]
             assert isinstance(message, bytes)
-            timeline.chunk_ns.append(now_ns)
-            timeline.chunk_bytes.append(message)
+            self._take(message, now_ns)
+            timeline.headers = [CONTENT_TYPE]
 
     def _failure(self, code: grpc.StatusCode, details: str | None) -> Failure:
         kinds = {

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, Overlo
 
 from llmbench.engines.server_message import clean
 from llmbench.engines.wire import Endpoint, Failure, FailureKind, Timeline, WireRequest
-from llmbench.harness.deadline import Deadline
+from llmbench.harness.library_call import LibraryCall, given_up
 from llmbench.workloads.spec import TimeoutSpec
 
 _STREAM, _WHOLE = ("content-type", "text/event-stream"), ("content-type", "application/json")
@@ -31,17 +31,24 @@ class HubTransport:
     def __init__(self, loop: asyncio.AbstractEventLoop, endpoints: Iterable[Endpoint], timeouts: TimeoutSpec) -> None:
         self._loop = loop
         self._timeouts = timeouts
-        self._calls: set[HubCall] = set()
+        self._calls: set[LibraryCall] = set()
         self._clients = {
             endpoint: AsyncInferenceClient(endpoint.url, headers=_authorization(endpoint), timeout=timeouts.total_s)
             for endpoint in set(endpoints)
         }
 
-    def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[HubCall], None]) -> HubCall:
+    def start(self, request: WireRequest, timeline: Timeline, on_done: Callable[[LibraryCall], None]) -> HubCall:
         """The call under way. `on_done` is called once, after this has returned, with `timeline` complete."""
-        call = HubCall(self._loop, self._clients[request.endpoint], request, timeline, self._timeouts, on_done)
+        call = HubCall(
+            self._loop,
+            self._clients[request.endpoint],
+            request,
+            timeline,
+            self._timeouts,
+            on_done,
+            self._calls.discard,
+        )
         self._calls.add(call)
-        call.task.add_done_callback(lambda task: self._calls.discard(call))
         return call
 
     def close(self) -> None:
@@ -49,16 +56,13 @@ class HubTransport:
         self._loop.run_until_complete(self._close())
 
     async def _close(self) -> None:
-        tasks = [call.task for call in self._calls]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await given_up(self._calls, 0)
         for client in self._clients.values():
             await client.close()  # type: ignore[no-untyped-call]
 
 
-class HubCall:
-    """Fills `timeline` and calls `on_done` once."""
+class HubCall(LibraryCall):
+    """A call of the client's `text_generation`."""
 
     def __init__(
         self,
@@ -67,38 +71,14 @@ class HubCall:
         request: WireRequest,
         timeline: Timeline,
         timeouts: TimeoutSpec,
-        on_done: Callable[[HubCall], None],
+        on_done: Callable[[LibraryCall], None],
+        on_ended: Callable[[LibraryCall], None],
     ) -> None:
-        self.timeline = timeline
         self._client = client
         self._arguments: dict[str, Any] = json.loads(request.payload)
-        self._on_done: Callable[[HubCall], None] | None = on_done
-        self._deadline = Deadline(loop, timeline, timeouts, self._last_chunk_ns, self._give_up)
-        self._deadline.arm()
-        self.task = loop.create_task(self._run())
+        super().__init__(loop, request, timeline, timeouts, on_done, on_ended)
 
-    def cancel(self, reason: str) -> None:
-        """Give up."""
-        self._give_up(Failure(FailureKind.CANCELLED, reason))
-
-    def _last_chunk_ns(self) -> int | None:
-        return self.timeline.chunk_ns[-1] if self.timeline.chunk_ns else None
-
-    def _give_up(self, failure: Failure) -> None:
-        self._finish(failure)
-        self.task.cancel()
-
-    def _finish(self, failure: Failure | None) -> None:
-        on_done, self._on_done = self._on_done, None
-        if on_done is None:
-            return
-        self._deadline.close()
-        self.timeline.end_ns = perf_counter_ns()
-        self.timeline.failure = failure
-        on_done(self)
-
-    async def _run(self) -> None:
-        failure: Failure | None = None
+    async def _exchange(self) -> Failure | None:
         timeline = self.timeline
         # When it connects only the client knows.
         timeline.connect_ns = timeline.sent_ns = perf_counter_ns()
@@ -107,20 +87,15 @@ class HubCall:
             timeline.status, timeline.headers = 200, [_STREAM if self._arguments["stream"] else _WHOLE]
             if self._arguments["stream"]:
                 async for event in answer:
-                    self._take(b"data:%b\n\n", event)
+                    now_ns = perf_counter_ns()
+                    self._take(b"data:%b\n\n" % _written(event), now_ns)
             else:
-                self._take(b"%b", answer)
+                now_ns = perf_counter_ns()
+                self._take(_written(answer), now_ns)
         except Exception as error:
             # Whatever the client raises, this one request has failed by it.
-            failure = self._failure(error)
-        self._finish(failure)
-
-    def _take(self, form: bytes, event: Any) -> None:
-        now_ns = perf_counter_ns()
-        if self.timeline.first_byte_ns is None:
-            self.timeline.first_byte_ns = now_ns
-        self.timeline.chunk_ns.append(now_ns)
-        self.timeline.chunk_bytes.append(form % json.dumps(asdict(event)).encode())
+            return self._failure(error)
+        return None
 
     def _failure(self, error: Exception) -> Failure:
         said = clean(str(error)) or type(error).__name__
@@ -136,6 +111,10 @@ class HubCall:
             return Failure(FailureKind.RATE_LIMITED if limited else FailureKind.HTTP_STATUS, said)
         kind = FailureKind.TRUNCATED if self.timeline.chunk_ns else FailureKind.CONNECT
         return Failure(kind, f"The client raised {type(error).__name__}: {said}")
+
+
+def _written(event: Any) -> bytes:
+    return json.dumps(asdict(event)).encode()
 
 
 def _authorization(endpoint: Endpoint) -> dict[str, str]:

@@ -2,6 +2,10 @@
 
 They are pickled by who hands them over and only written by the other thread, a few hundred times a second at most: a
 thread that pickled, or woke up for each, would hold the interpreter's lock just when a request is due.
+
+A process that is killed (SIGKILL) takes with it what was handed over in its last REST_S. Written at once, by whoever
+hands it over, it would be safe; but that thread has due times to keep, and such a write wakes the reader up: 8 µs at
+the median and 1.2 ms at p99 for 5 KB, two busy cores.
 """
 
 from __future__ import annotations
