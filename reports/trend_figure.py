@@ -17,7 +17,7 @@ from llmbench.results.history import StoredRun
 from llmbench.results.trend import Series
 from llmbench.results.units import Floats
 
-_MAX_TICKS = 5
+_MAX_TICKS = 4
 _HEADROOM = 0.12
 # Less than this share of the figure is not blown up to the whole height.
 _LEAST_SPAN = 0.1

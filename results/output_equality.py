@@ -124,9 +124,8 @@ def agreement(run: Run) -> tuple[str, ...]:
         if both == 0:
             sentences.append(f"{engine} and {baseline} have no question that both answered.")
             continue
-        told = (
-            f"{engine} gave the same answer as {baseline} to {identical} of {both} questions ({identical / both:.1%})"
-        )
+        share = f"{100 * identical / both:.1f} %"
+        told = f"{engine} gave the same answer as {baseline} to {identical} of {both} questions ({share})"
         tokens = [divergence.places[0].token for each in found for divergence in each.divergences]
         parts = f"; where they part, it is at token {np.median(tokens):.0f} at the median" if tokens else ""
         sentences.append(f"{told}{parts}.")

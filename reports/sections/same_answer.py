@@ -72,7 +72,7 @@ def _row(each: Equality) -> EqualityRow:
         else f"{percent(share)} ({count(each.num_identical)} of {count(each.num_both)})",
         lengths=lengths,
         failed=" / ".join(count(num) for num in each.num_failed),
-        parted=f"token {digits(float(np.median(tokens)))} at the median" if tokens else "",
+        parted=f"token {np.median(tokens):.0f} at the median" if tokens else "",
         is_unequal=share is not None and share < 1,
     )
 

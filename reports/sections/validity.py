@@ -9,12 +9,12 @@ import numpy as np
 
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, percent
-from llmbench.reports.plain_text import one_line
 from llmbench.reports.section import Section, View
 from llmbench.results.answer import left_out
 from llmbench.results.metrics import is_streamed, values_of
 from llmbench.results.samples import Samples
 from llmbench.results.statistics import MIN_ROUNDS, required_n
+from llmbench.results.window import Rules
 
 _STATES = {
     "complete": "The run came to its end.",
@@ -34,11 +34,13 @@ _SOURCES = {
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something measured about the measurement. `beware` marks what a careful reader would ask about."""
+    """Something measured about the measurement. `beware` marks what a careful reader would ask about, `more` is what
+    only some will want to read."""
 
     title: str
     text: str
     beware: bool = False
+    more: tuple[str, ...] = ()
 
 
 def _view(material: Material) -> View:
@@ -74,10 +76,16 @@ def _requests(samples: tuple[Samples, ...]) -> Fact:
 
 def _window(material: Material) -> Fact:
     rows = material.summary.rows
-    said = {row.window for row in rows}
-    if len(said) == 1:
+    if len({row.window for row in rows}) == 1:
         return Fact("Window", rows[0].window)
-    return Fact("Window", ". ".join(f"{one_line(row.engine)} at {one_line(row.level)}: {row.window}" for row in rows))
+    counted = [(len(each), len(each.whole)) for each in material.samples]
+    few, many = min(inside / whole for inside, whole in counted), max(inside / whole for inside, whole in counted)
+    share = percent(few) if percent(few) == percent(many) else f"{percent(few)} to {percent(many)}"
+    return Fact(
+        "Window",
+        f"{Rules.of(material.workload)}: {share} of an engine's requests count",
+        more=tuple(f"{row.engine} at {row.level}: {row.window}" for row in rows),
+    )
 
 
 def _rounds(material: Material) -> Fact:

@@ -1,4 +1,4 @@
-"""What axe-core finds wrong with the report and the comparison page in headless Chromium, light and dark.
+"""What axe-core finds wrong with the report, the comparison and the trend in headless Chromium, light and dark.
 
     python tests/benchmarks/accessibility.py
 
@@ -21,12 +21,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from browser import CHROMIUM
-from synthetic_run import write_run
+from full_run import write_full_run
 
 from llmbench.reports.comparison_html import write_comparison_html
 from llmbench.reports.html import write_html
+from llmbench.reports.trend_html import write_trend_html
 from llmbench.results.comparison_set import compare_engines
+from llmbench.results.figures import FIGURE_BY_NAME
+from llmbench.results.history import StoredRun, TrendPoint
 from llmbench.results.matching import side_of
+from llmbench.results.trend import series_of
 
 ASK = """
 axe.run(document, {resultTypes: ["violations"]}).then((found) => {
@@ -64,6 +68,28 @@ def violations(page: Path, axe: str, width: int, theme: str, folder: Path) -> tu
     return seen["violations"], seen["passes"]
 
 
+def write_pages(folder: Path) -> list[Path]:
+    run = write_full_run(folder / "run")
+    report, comparison, trend = (folder / f"{name}.html" for name in ("report", "comparison", "trend"))
+    write_html(run, report)
+    write_comparison_html(compare_engines(side_of(run)), comparison)
+    points = [
+        TrendPoint(
+            StoredRun(f"run{day}", f"2026-03-{day:02d}T10:00:00Z", "full", f"{day:040x}", "f0", "q"),
+            10.0 + 0.1 * (day % 3) + 2 * (day > 10),
+            0.01,
+            40,
+            7,
+        )
+        for day in range(1, 21)
+    ]
+    trends = [
+        series for name in ("tpot_p50", "output_throughput") for series in series_of(FIGURE_BY_NAME[name], points)
+    ]
+    write_trend_html(trends, trend, engine="alpha", level="poisson 8/s", hardware={"f0": {"cpu": "Some CPU"}})
+    return [report, comparison, trend]
+
+
 def main() -> int:
     total = 0
     with tempfile.TemporaryDirectory() as name:
@@ -75,13 +101,7 @@ def main() -> int:
             member = archive.extractfile("package/axe.min.js")
             assert member is not None
             axe = member.read().decode("utf-8")
-        run = write_run(
-            folder / "run", rates=(4.0, 8.0), num_requests=24, num_tokens=12, rounds=4, slo={"ttft_ms": 150}
-        )
-        report, comparison = folder / "report.html", folder / "comparison.html"
-        write_html(run, report)
-        write_comparison_html(compare_engines(side_of(run)), comparison)
-        for page in (report, comparison):
+        for page in write_pages(folder):
             for width in (1280, 390):
                 for theme in ("light", "dark"):
                     found, passes = violations(page, axe, width, theme, folder)

@@ -86,3 +86,13 @@ def test_the_pictures_are_shaded_too(cut: Run, run: Run, tmp_path: Path) -> None
         return path.read_text().count("opacity: 0.22")
 
     assert (shades(cut, "cut"), shades(run, "whole")) == (2, 0)
+
+
+def test_windows_of_many_engines_and_loads_do_not_fill_the_page(tmp_path: Path) -> None:
+    workload = {"name": "cut", "traffic": {}, "measure": {"warmup": "20%", "cooldown": "5 requests"}}
+    run = write_run(tmp_path / "run", rates=(4.0, 8.0), num_requests=20, num_tokens=6, rounds=1, workload=workload)
+    html = render(run)
+    facts, more = html[html.index('class="facts"') : html.index('id="overview"')].split("</dl>")
+    assert facts.count(RULES) == 1
+    assert "of an engine's requests count".replace("'", "&#39;") in facts
+    assert more.count(RULES) == 4

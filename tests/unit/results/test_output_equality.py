@@ -41,7 +41,7 @@ def test_equal_answers_are_counted_whether_their_texts_were_kept_or_not(make_run
     [found] = equalities(run)
     assert (found.num_asked, found.num_both, found.num_identical, found.num_kept) == (4, 4, 4, 1)
     assert (found.share, found.divergences, found.extra_tokens) == (1.0, (), 0.0)
-    assert agreement(run) == ("b gave the same answer as a to 4 of 4 questions (100.0%).",)
+    assert agreement(run) == ("b gave the same answer as a to 4 of 4 questions (100.0 %).",)
 
 
 def test_the_first_token_that_differs_is_found(make_run: MakeRun) -> None:
