@@ -4,15 +4,15 @@
     python tests/benchmarks/resampled_gates.py FOLDER judge
 
 `record` runs `llmbench run` again and again on the simulated engine, the pace of which wanders: requests that come
-close are alike. Equal engines first, then some whose tokens come 5 % or whose first token comes 10 % later, each run
-with a noise of its own. What is done is kept in FOLDER, so that `--seconds 280` records a part and the next call goes
-on.
+close are alike. Equal engines, and some whose tokens come 5 % or whose first token comes 10 % later, each run with a
+noise of its own. What is done is kept in FOLDER, so that `--seconds 280` records a part and the next call goes on.
 
-`judge` draws two runs and then round numbers, the same for both, without replacement: every request of those rounds
-with all its stamps goes into a new run directory, so that what requests, metrics and rounds of a run have in common
-stays as it was. `llmbench gate` then judges one by the other, with all its figures, and its exit code is counted. How
-many rounds are drawn is what `llmbench noise` recommends for 95 % power, and less. Prints the tables of
-docs/statistics.md; seeded, about ten minutes on two cores.
+`judge` draws round numbers without replacement, the same for subject and baseline, as both asked the same; and for each
+side either one run that all its rounds come from, or another one for each round. Every request of a drawn round goes
+into a new run directory with all its stamps, so that what requests and metrics of a round have in common stays as it
+was. The gate then judges with all its figures: at the first look, with five other equal runs as `--noise`, and each of
+these with a second measurement, drawn like the first, as `--confirm` has it. Prints the table of docs/statistics.md;
+seeded, about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy import stats
-from typer.testing import CliRunner
 
-from llmbench.harness.cli import app
-from llmbench.results.matching import side_of
+from llmbench.results.comparison_set import Margins, Spreads, compare_sides
+from llmbench.results.gate import GateResult, GateSpec, confirmed, judge_gate
+from llmbench.results.matching import Side, side_of
 from llmbench.results.metrics import ordered_of
-from llmbench.results.noise import noise_floor
+from llmbench.results.noise import noise_floor, run_spreads
 from llmbench.results.run import CHUNKS, MANIFEST, REQUESTS, Run
 from llmbench.results.samples import each_samples
 from llmbench.results.statistics import samples_per_independent
@@ -61,6 +60,7 @@ measure: {{rounds: {NUM_ROUNDS}}}
 """
 NOISE = "wander: 0.03, wander_s: 0.05, jitter_ms: 2"
 FEW_ROUNDS = 8
+MIXED, SINGLE = SOURCES = ("all runs", "one run")
 JOBS = os.cpu_count() or 1
 
 
@@ -99,103 +99,176 @@ def valid(folder: Path, kind: str) -> list[Path]:
 
 
 @lru_cache(maxsize=64)
-def opened(path: Path) -> tuple[Run, pa.Table, pa.Table]:
+def tables(path: Path) -> tuple[Run, pa.Table, pa.Table]:
     run = Run.open(path)
     return run, run.requests, run.chunks
 
 
-def resampled(source: Path, rounds: Sequence[int], target: Path) -> None:
-    """A run directory with these rounds of `source`, renumbered in this order; nothing else is changed."""
-    run, requests, chunks = opened(source)
-    number_of = {old: new for new, old in enumerate(rounds)}
-    is_chosen = pc.is_in(requests.column("round"), pa.array(rounds, pa.int32()))
-    lengths = requests.column("num_chunks").to_numpy()
-    chosen = requests.filter(is_chosen)
-    renumbered = pa.array([number_of[old] for old in chosen.column("round").to_pylist()], pa.int32())
-    place = chosen.schema.get_field_index("round")
+class Part(NamedTuple):
+    """One round of a recorded run."""
+
+    path: Path
+    number: int
+
+
+def resampled(parts: Sequence[Part], target: Path) -> Side:
+    """The side of a run directory that holds these rounds, numbered in this order; nothing else of them is changed."""
+    requests, chunks = [], []
+    for place, part in enumerate(parts):
+        _, rows, reads = tables(part.path)
+        is_chosen = np.asarray(pc.equal(rows.column("round"), part.number))
+        column = rows.schema.get_field_index("round")
+        chosen = rows.filter(pa.array(is_chosen))
+        renumbered = pa.array(np.full(len(chosen), place), pa.int32())
+        requests.append(chosen.set_column(column, rows.schema.field(column), renumbered))
+        chunks.append(reads.filter(pa.array(np.repeat(is_chosen, rows.column("num_chunks").to_numpy()))))
     target.mkdir()
-    pq.write_table(chosen.set_column(place, chosen.schema.field(place), renumbered), target / REQUESTS)
-    pq.write_table(
-        chunks.filter(pa.array(np.repeat(is_chosen.to_numpy(zero_copy_only=False), lengths))), target / CHUNKS
-    )
-    trials = tuple(
-        trial.model_copy(update={"round": number_of[trial.round]})
-        for trial in run.manifest.trials
-        if trial.round in number_of
-    )
-    (target / MANIFEST).write_text(run.manifest.model_copy(update={"trials": trials}).model_dump_json())
+    pq.write_table(pa.concat_tables(requests), target / REQUESTS)
+    pq.write_table(pa.concat_tables(chunks), target / CHUNKS)
+    manifest = tables(parts[0].path)[0].manifest.model_copy(update={"trials": ()})
+    (target / MANIFEST).write_text(manifest.model_dump_json())
+    return side_of(Run.open(target), target.name)
+
+
+@lru_cache(maxsize=64)
+def whole(path: Path) -> Side:
+    return side_of(Run.open(path))
 
 
 class Draw(NamedTuple):
-    """Two runs, and the numbers of the rounds that are taken from both."""
+    """What a gate gets to see."""
 
-    subject: Path
-    baseline: Path
-    rounds: tuple[int, ...]
+    subject: tuple[Part, ...]
+    baseline: tuple[Part, ...]
+    again: tuple[Part, ...]
+    noise: tuple[Path, ...]
 
 
-def draws(subjects: Sequence[Path], baselines: Sequence[Path], rounds: int, number: int, seed: int) -> Iterator[Draw]:
-    generator = np.random.default_rng(seed)
-    pairs = [(one, other) for one in subjects for other in baselines if one != other]
+def draws(subjects: Sequence[Path], plain: Sequence[Path], rounds: int, number: int, mixed: bool) -> Iterator[Draw]:
+    """With `mixed` each round is of a run of its own, else all of a side are of one."""
+    generator = np.random.default_rng([21, rounds, mixed])
+
+    def drawn(paths: Sequence[Path], numbers: Sequence[int], unlike: Sequence[tuple[Part, ...]]) -> tuple[Part, ...]:
+        parts: list[Part] = []
+        for place, each in enumerate(numbers):
+            free = [path for path in paths if all(path != side[place].path for side in unlike)]
+            path = free[generator.integers(len(free))] if mixed or not parts else parts[0].path
+            parts.append(Part(path, each))
+        return tuple(parts)
+
     for _ in range(number):
-        subject, baseline = pairs[generator.integers(len(pairs))]
-        yield Draw(subject, baseline, tuple(generator.permutation(NUM_ROUNDS)[:rounds].tolist()))
+        numbers = generator.permutation(NUM_ROUNDS)[:rounds].tolist()
+        baseline = drawn(plain, numbers, ())
+        subject = drawn(subjects, numbers, (baseline,))
+        again = drawn(subjects, numbers, (baseline, subject))
+        others = [path for path in plain if path not in {side[0].path for side in (baseline, subject, again)}]
+        noise = () if mixed else tuple(others[place] for place in generator.choice(len(others), 5, replace=False))
+        yield Draw(subject, baseline, again, noise)
 
 
-def gated(draw: Draw) -> tuple[int, frozenset[str]]:
-    """The gate's exit code and the figures that it calls worse."""
+GATES = ("first look", "first look, `--noise`", "`--confirm`", "`--noise --confirm`")
+
+
+def gated(draw: Draw) -> dict[str, frozenset[str] | None]:
+    """For each of GATES the figures that turn it red; None where it is not red. Without noise runs, those that need
+    none."""
     with TemporaryDirectory() as name:
-        subject, baseline, junit = (Path(name) / part for part in ("subject", "baseline", "gate.xml"))
-        resampled(draw.subject, draw.rounds, subject)
-        resampled(draw.baseline, draw.rounds, baseline)
-        command = ["gate", str(subject), "--baseline", str(baseline), "--junit", str(junit)]
-        code = CliRunner().invoke(app, command).exit_code
-        cases = ElementTree.parse(junit).getroot().iter("testcase")
-        return code, frozenset(case.get("name", "") for case in cases if case.find("failure") is not None)
+        subject, baseline = (resampled(parts, Path(name) / f"{place}") for place, parts in enumerate(draw[:2]))
+        found: dict[str, frozenset[str] | None] = {}
+        again: Side | None = None
+        for spreads, first_look, second in (
+            (None, GATES[0], GATES[2]),
+            (run_spreads([whole(path) for path in draw.noise]) if draw.noise else None, GATES[1], GATES[3]),
+        ):
+            if spreads is None and found:
+                break
+            found |= {first_look: None, second: None}
+            first = judged(subject, baseline, spreads, GateSpec().margins())
+            if first.verdict == "failed":
+                again = again or resampled(draw.again, Path(name) / "again")
+                suspects = {case.comparison.spec.name for case in first.failed}
+                margins = {figure: margin for figure, margin in GateSpec().margins().items() if figure in suspects}
+                both = confirmed(first, judged(again, baseline, spreads, margins))
+                found[first_look] = blamed(first)
+                found[second] = blamed(both) if both.verdict == "failed" else None
+    return found
+
+
+def judged(subject: Side, baseline: Side, spreads: Spreads | None, margins: Margins) -> GateResult:
+    result = judge_gate(compare_sides([subject], baseline, margins=margins, spreads=spreads))
+    assert not result.reasons, result.reasons
+    return result
+
+
+def blamed(result: GateResult) -> frozenset[str]:
+    return frozenset(case.comparison.spec.name for case in result.failed)
 
 
 def share(hits: int, number: int) -> str:
     """A share with its 95 % interval (Clopper and Pearson 1934)."""
     low, high = stats.binomtest(hits, number).proportion_ci(0.95)
-    return f"{hits} of {number}: {100 * hits / number:.1f} % ({100 * low:.1f} to {100 * high:.1f} %)"
+    return f"{100 * hits / number:.1f} % ({100 * low:.1f} to {100 * high:.1f} %)"
 
 
-def judge(folder: Path, num_pairs: int) -> None:
+def judge(folder: Path, num_pairs: int, sources: Sequence[str]) -> None:
     runs = {kind: valid(folder, kind) for kind in KINDS}
-    counts = ", ".join(f"{len(paths)} {kind}" for kind, paths in runs.items())
-    print(f"valid runs of {NUM_ROUNDS} × {NUM_REQUESTS}: {counts}")
+    print(f"valid runs of {NUM_ROUNDS} × {NUM_REQUESTS}: {', '.join(f'{len(runs[kind])} {kind}' for kind in KINDS)}")
+    print(how_alike(runs["plain"]))
+    for source in sources:
+        print_recommended(runs["plain"], source)
+    print("\n| each side's rounds are of | rounds | gate | equal, red | TPOT +5 % found | TTFT +10 % found |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    with ProcessPoolExecutor(JOBS) as pool:
+        for source in sources:
+            for rounds in (FEW_ROUNDS, NUM_ROUNDS):
+                found = {}
+                for kind in KINDS:
+                    number = num_pairs if kind == "plain" else num_pairs // 2
+                    cases = draws(runs[kind], runs["plain"], rounds, number, source == MIXED)
+                    found[kind] = list(pool.map(gated, cases, chunksize=5))
+                for gate in (gate for gate in GATES if gate in found["plain"][0]):
+                    red = [each[gate] for each in found["plain"]]
+                    cells = [share(sum(figures is not None for figures in red), len(red))]
+                    for kind, sought in (("tpot", "tpot_p50"), ("ttft", "ttft_p50")):
+                        hits = sum(sought in (each[gate] or ()) for each in found[kind])
+                        cells.append(share(hits, len(found[kind])))
+                    print(f"| {source} | {rounds} | {gate} | {' | '.join(cells)} |", flush=True)
+                    blames = Counter(figure for figures in red for figure in figures or ())
+                    print(f"{source}, {rounds}, {gate}: {dict(blames)}", file=sys.stderr, flush=True)
+
+
+def print_recommended(paths: Sequence[Path], source: str, num_floors: int = 10) -> None:
+    """How many rounds noise floors from five runs recommend."""
+    generator = np.random.default_rng(22)
+    recommended: dict[str, list[int | None]] = {"tpot_p50": [], "ttft_p50": []}
+    for _ in range(num_floors):
+        with TemporaryDirectory() as name:
+            order = [generator.permutation(len(paths)) for _ in range(NUM_ROUNDS)]
+            sides = [
+                resampled(
+                    [Part(paths[order[number][place]], number) for number in range(NUM_ROUNDS)], Path(name) / str(place)
+                )
+                if source == MIXED
+                else whole(paths[order[0][place]])
+                for place in range(5)
+            ]
+        for figure, effect in (("tpot_p50", 0.05), ("ttft_p50", 0.10)):
+            rows = noise_floor(sides, effects=(effect,), power=0.95).rows
+            recommended[figure].append(next(row.rounds[effect] for row in rows if row.spec.name == figure))
+    print(f"recommended where a run's rounds are of {source}, by each of {num_floors} floors: {recommended}")
+
+
+def how_alike(paths: Sequence[Path]) -> str:
+    """How requests that come one after the other correlate, at the median of the runs."""
     worth = []
-    for path in runs["plain"]:
-        [samples] = each_samples(opened(path)[0])
+    for path in paths:
+        [samples] = each_samples(tables(path)[0])
         ordered = ordered_of(samples, "e2e")
         assert ordered is not None
         worth.append(samples_per_independent(ordered, samples.units))
     ratio = float(np.median(worth))
     correlation = (ratio - 1) / (ratio + 1)
-    print(f"neighbours' E2E within a round correlate by {correlation:.2f}: {ratio:.1f} samples are worth one\n")
-    recommended = {}
-    some = [side_of(Run.open(path)) for path in runs["plain"][:5]]
-    for figure, effect in (("tpot_p50", 0.05), ("ttft_p50", 0.10)):
-        row = next(row for row in noise_floor(some, effects=(effect,), power=0.95).rows if row.spec.name == figure)
-        recommended[figure] = row.rounds[effect]
-        print(f"recommended for {figure} +{100 * effect:g} %: {row.rounds[effect]} rounds")
-    rounds = max((known for known in recommended.values() if known is not None), default=NUM_ROUNDS)
-    rounds = min(NUM_ROUNDS, rounds)
-    print("\n| rounds × requests | what is gated | red by any figure | the slowed figure found |")
-    print("| --- | --- | --- | --- |")
-    with ProcessPoolExecutor(JOBS) as pool:
-        for count in sorted({FEW_ROUNDS, rounds}):
-            for kind, sought in (("plain", ""), ("tpot", "TPOT p50"), ("ttft", "TTFT p50")):
-                cases = list(draws(runs[kind], runs["plain"], count, num_pairs, seed=21))
-                found = list(pool.map(gated, cases, chunksize=10))
-                codes = Counter(code for code, _ in found)
-                assert set(codes) <= {0, 6}, codes
-                blamed = Counter(name for _, names in found for name in names)
-                hits = sum(any(sought in name for name in names) for _, names in found)
-                power = share(hits, num_pairs) if sought else "–"
-                print(f"| {count} × {NUM_REQUESTS} | {kind} | {share(codes[6], num_pairs)} | {power} |", flush=True)
-                if blamed and not sought:
-                    print(f"blamed: {dict(blamed)}", file=sys.stderr)
+    return f"neighbours' E2E within a round correlate by {correlation:.2f}: {ratio:.1f} samples are worth one"
 
 
 def main() -> None:
@@ -204,14 +277,17 @@ def main() -> None:
     parser.add_argument("part", choices=("record", "judge"))
     parser.add_argument("--runs", type=int, default=20, help="equal runs to record; default 20")
     parser.add_argument("--slower", type=int, default=5, help="runs of each slower kind to record; default 5")
-    parser.add_argument("--pairs", type=int, default=400, help="comparisons a row; default 400")
+    parser.add_argument(
+        "--pairs", type=int, default=400, help="comparisons of equal runs a row, half as many of others; default 400"
+    )
+    parser.add_argument("--rounds-of", nargs="*", choices=SOURCES, help="where a side's rounds come from; default each")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so long; default none")
     options = parser.parse_args()
     if options.part == "record":
         wanted = {"plain": options.runs, "tpot": options.slower, "ttft": options.slower}
         record(options.folder, wanted, options.seconds)
     else:
-        judge(options.folder, options.pairs)
+        judge(options.folder, options.pairs, options.rounds_of or SOURCES)
 
 
 if __name__ == "__main__":
