@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -125,14 +125,27 @@ def noise_floor(
     return NoiseFloor(tuple(rows), tuple(lacking), tuple(effects), len(keys), alpha, power)
 
 
-def run_spreads(runs: Sequence[Side]) -> dict[tuple[str, str, str], Spread]:
-    """By engine, level and figure: what runs differ by while nothing changes. Takes at least MIN_RUNS runs; raises
-    RunError for fewer, and where two of them are not comparable."""
+def run_spreads(runs: Sequence[Side], like: Side | None = None) -> dict[tuple[str, str, str], Spread]:
+    """By engine, level and figure: what runs differ by while nothing changes, the engines named as `like` names them.
+
+    Takes at least MIN_RUNS runs; raises RunError for fewer, where two of them are not comparable, and where they asked
+    something else or on another machine than `like`: such noise would excuse what it does not explain.
+    """
     if len(runs) < MIN_RUNS:
         raise RunError(f"What runs differ by takes {MIN_RUNS} runs or more to know; there are {len(runs)}.")
+    rows = noise_floor(runs).rows
+    names = {each.engine: each.engine for each in runs[0].measured}
+    if like is not None:
+        # Whether `like` itself may be used is not the question here.
+        sound = replace(like, identity=replace(like.identity, invalid=(), finished=True))
+        found = match(runs[0], sound)
+        unlike = [flag.text for flag in found.flags if flag.fatal] or ([] if found.pairs else list(found.unmatched))
+        if unlike:
+            raise RunError(f"{runs[0].name} does not show what {like.name} would do anyway: {unlike[0]}")
+        names |= {here.engine: there.engine for here, there in found.pairs}
     return {
-        (row.engine, row.level, row.spec.name): Spread(row.between_runs, row.num_runs - 1)
-        for row in noise_floor(runs).rows
+        (names[row.engine], row.level, row.spec.name): Spread(row.between_runs, row.num_runs - 1)
+        for row in rows
         if row.between_runs is not None
     }
 

@@ -159,11 +159,12 @@ def gate(
     if given == 0:
         return
     other = open_side(baseline) if baseline is not None else _newest(store, side, run) if store is not None else None
-    spreads = run_spreads([open_side(path) for path in noise]) if noise else None
-    if spreads is not None and against is not None:
+    if noise and against is not None:
         raise ConfigError(
             "--noise is what runs differ by; --against compares within one run, where that plays no part."
         )
+    noises = [open_side(path) for path in noise or ()]
+    spreads = run_spreads(noises, None if allow_unlike else side) if noises else None
     compared = _compared(side, other, against, spec, spreads)
     result = judge_gate(compared, allow_unlike=allow_unlike, required=spec.required)
     console = Console(markup=False, highlight=False)

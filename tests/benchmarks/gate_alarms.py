@@ -40,9 +40,9 @@ WORKLOAD = """\
 name: gate_alarms
 model: simulated
 engines: [simulated]
-prompts: {kind: text, path: prompts.txt, output_tokens: 16}
-traffic: {requests: 50, warmup_requests: 2, arrivals: {kind: poisson, rate: 30}}
-measure: {rounds: 6}
+prompts: {{kind: text, path: prompts.txt, output_tokens: 16}}
+traffic: {{requests: 50, warmup_requests: 2, arrivals: {{kind: poisson, rate: 30}}}}
+measure: {{rounds: {rounds}}}
 """
 TURNS = """\
 engines:
@@ -56,16 +56,17 @@ EXIT_CODES = {0: "passed", UNDECIDED: "invalid or undecided", 6: "red"}
 class Session:
     """The runs and gates in `folder`; a line of gates.jsonl is written as soon as its gate has spoken."""
 
-    def __init__(self, folder: Path, turns: bool) -> None:
+    def __init__(self, folder: Path, turns: bool, rounds: int) -> None:
         self.folder = folder
         self.num_noise = 0 if turns else NUM_NOISE
         self.turns = folder / "turns.yaml" if turns else None
         self.workload = folder / "workload.yaml"
         self.log = folder / "gates.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        self.workload.write_text(WORKLOAD)
+        workload = WORKLOAD.format(rounds=rounds)
+        self.workload.write_text(workload)
         if self.turns is not None:
-            self.turns.write_text(WORKLOAD.replace("engines: [simulated]\n", TURNS))
+            self.turns.write_text(workload.replace("engines: [simulated]\n", TURNS))
         (folder / "prompts.txt").write_text("".join(f"Tell me story {number} of the sea.\n" for number in range(50)))
 
     def plain(self) -> list[Path]:
@@ -173,12 +174,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--alike", type=int, default=20, help="default 20")
     parser.add_argument("--slower", type=int, default=10, help="of each kind; default 10")
+    parser.add_argument("--rounds", type=int, default=6, help="of each run; default 6")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so long; default none")
     parser.add_argument("--turns", action="store_true", help="suspects again with the baseline, turn by turn")
     parser.add_argument("--pairs", action="store_true", help="judge all pairs of plain runs; measures nothing")
     parser.add_argument("--show", action="store_true", help="print the table alone")
     options = parser.parse_args()
-    session = Session(options.folder, options.turns)
+    session = Session(options.folder, options.turns, options.rounds)
     if options.pairs:
         show_pairs(session)
         return

@@ -266,10 +266,11 @@ def draw_power(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
         axes.axhline(0.95, color="grey", linestyle="--")
         axes.set_title(f"{title} p50", loc="left", fontsize=11)
         axes.set_xlabel("slower by (dotted: the margin)")
+        axes.set_xticks((0, 0.05, 0.1, 0.15, 0.2))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     canvas.axes[0].set_ylabel("found in (dashed: 95 %)")
-    canvas.axes[1].legend(title="rounds × requests", frameon=False, fontsize=9, loc="lower right")
+    canvas.axes[0].legend(title="rounds × requests", frameon=False, fontsize=9, loc="lower right")
     canvas.savefig(path, metadata={"Date": None})
 
 

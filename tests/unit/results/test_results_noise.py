@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from gated_runs import RIG, WORKLOAD
 
 from llmbench.results.comparison_set import compare_sides
 from llmbench.results.errors import RunError
 from llmbench.results.gate import GateSpec, judge_gate
+from llmbench.results.manifest import EngineManifest
 from llmbench.results.noise import noise_floor, rounds_needed, run_spreads
 
 
@@ -84,3 +86,26 @@ def test_what_runs_differ_by_anyway_is_no_regression(measured) -> None:
     assert judge_gate(compare_sides([lost], runs[0], margins=margins, spreads=spreads)).verdict == "failed"
     with pytest.raises(RunError, match="takes 3 runs or more"):
         run_spreads(runs[:2])
+
+
+def test_noise_of_another_machine_excuses_nothing(measured) -> None:
+    runs = [measured(seed, itl=5 * drift) for seed, drift in enumerate((1.0, 1.06, 0.97))]
+    elsewhere = measured(7, run_fields={"environment": RIG | {"cpu": "Another CPU"}})
+    with pytest.raises(RunError, match=r"does not show what .* would do anyway: Hardware differs: cpu"):
+        run_spreads(runs, elsewhere)
+    longer = measured(8, run_fields={"workload": WORKLOAD | {"traffic": {"requests": 50}}})
+    with pytest.raises(RunError, match=r"Workload differs: traffic\.requests"):
+        run_spreads(runs, longer)
+    at_another_level = measured(9, level="closed 8")
+    with pytest.raises(RunError, match="a at closed 1 is in"):
+        run_spreads(runs, at_another_level)
+
+
+def test_noise_counts_for_the_engine_by_its_label_in_the_run_that_is_judged(measured) -> None:
+    runs = [measured(seed, itl=5 * drift) for seed, drift in enumerate((1.0, 1.06, 0.97))]
+    renamed = measured(
+        7,
+        engine="head",
+        run_fields={"engines": (EngineManifest(label="head", name="reference"),), "invalid": ("Late.",)},
+    )
+    assert run_spreads(runs, renamed)["head", "closed 1", "tpot_p50"].deviation > 0.02
