@@ -235,6 +235,16 @@ def test_engines_of_one_run_are_paired(make_run: MakeRun) -> None:
         compare_engines(side, "c")
 
 
+@pytest.mark.parametrize("lacks", ["a", "b"])
+def test_a_level_that_one_engine_of_a_run_lacks_is_not_skipped(measured, lacks: str) -> None:
+    engines = (EngineManifest(label="a", name="reference"), EngineManifest(label="b", name="reference"))
+    has = "b" if lacks == "a" else "a"
+    rows = [*requests(1, engine="a"), *requests(2, engine="b"), *requests(3, engine=has, level="closed 8")]
+    result = judge_gate(compare_engines(measured(0, rows=rows, run_fields={"engines": engines}), "a"))
+    assert result.verdict == "not comparable"
+    assert result.reasons == (f"{has} was measured at closed 8 and {lacks} was not.",)
+
+
 def test_one_engine_alone_has_nothing_to_be_compared_with(measured) -> None:
     with pytest.raises(RunError, match="name a second run"):
         compare_engines(measured(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,10 @@ from gated_runs import RIG, WORKLOAD
 
 from llmbench.results.comparison_set import compare_sides
 from llmbench.results.errors import RunError
+from llmbench.results.figures import Figure
 from llmbench.results.gate import GateSpec, judge_gate
 from llmbench.results.manifest import EngineManifest
+from llmbench.results.matching import Identity, Measured, Side
 from llmbench.results.noise import noise_floor, rounds_needed, run_spreads
 
 
@@ -22,6 +25,18 @@ def test_noise_of_runs_that_are_alike(measured) -> None:
     assert tpot.between_runs < 0.004
     assert tpot.rounds[0.2] == 4
     assert floor.recommended(0.2).rounds is not None
+
+
+def test_what_runs_differ_by_is_the_deviation_of_a_sample() -> None:
+    identity = Identity({}, "p", {"cpu": "x"}, finished=True, invalid=())
+    runs = []
+    for drift in (-0.02, 0.0, 0.02):
+        figure = Figure(
+            10 * math.exp(drift), n=400, num_failed=0, num_rounds=8, log_error=0.0, freedom=7, across_rounds=True
+        )
+        runs.append(Side("r", identity, (Measured("a", "closed 4", {"tpot_p50": figure}, 400, 8),)))
+    spread = run_spreads(runs)["a", "closed 4", "tpot_p50"]
+    assert (spread.deviation, spread.freedom) == (pytest.approx(0.02), 2)
 
 
 def test_a_figure_too_noisy_for_any_rounds_does_not_hide_what_the_others_take(measured) -> None:

@@ -70,6 +70,12 @@ def test_all_failed_has_no_mean_and_an_infinite_median() -> None:
     assert (found.mean, found.std, found.minimum, found.p50) == (None, None, None, math.inf)
 
 
+def test_the_spread_is_that_of_a_sample_and_a_failure_takes_no_part() -> None:
+    found = described(np.array([1.0, 2.0, 3.0, 4.0, math.inf]), weights=np.array([1, 1, 2, 1, 1]))
+    assert found.std == pytest.approx(np.std([1, 2, 3, 3, 4], ddof=1))
+    assert described(np.array([1.0])).std is None
+
+
 def test_nothing_is_none_and_zero_is_zero() -> None:
     empty = np.empty(0)
     assert distribution(empty, None, empty.astype(np.int64), units_of(np.empty(0, np.int64))) is None
