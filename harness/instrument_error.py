@@ -33,7 +33,8 @@ MAX_SEND_NS = 100_000
 class InstrumentError:
     """Absolute errors in ns of measured requests that ended well, `num_answers` of them with `num_chunks` chunks.
 
-    `ttft_ns` and `e2e_ns` have one entry per request: the stamp of the first chunk, and of the end, less the engine's.
+    `ttft_ns` and `e2e_ns` have one entry per request: the stamp of the first chunk, and of the end, less the engine's,
+    where that is known to MAX_SEND_NS.
     `itl_ns` has one per gap between two chunks, with the engine's own chunks as they were sent; `itl_read_ns` is what
     it would be with user-space stamps alone. `num_lost` chunks were sent and never recorded; of `num_unclear` the true
     time is not known to MAX_SEND_NS.
@@ -61,7 +62,7 @@ def instrument_error(run: Run, log: Path, level: str | None = None, tokens_per_c
     e2e: list[int] = []
     gaps: list[Ints] = []
     read_gaps: list[Ints] = []
-    num_chunks = num_lost = num_unclear = 0
+    num_answers = num_chunks = num_lost = num_unclear = 0
     for row, request_id in enumerate(requests["request_id"]):
         if requests["warmup"][row] or requests["status"][row] != "ok" or request_id not in sent:
             continue
@@ -80,11 +81,13 @@ def instrument_error(run: Run, log: Path, level: str | None = None, tokens_per_c
         both_clear = clear[1:] & clear[:-1]
         gaps.append(np.abs(np.diff(stamps_ns - truth.sent_ns))[both_clear])
         read_gaps.append(np.abs(np.diff(read_ns - truth.sent_ns))[both_clear])
-        e2e.append(abs(requests["end_ns"][row] - truth.end_ns))
-    if not e2e:
+        num_answers += 1
+        if truth.end_ns - truth.end_began_ns <= MAX_SEND_NS:
+            e2e.append(abs(requests["end_ns"][row] - truth.end_ns))
+    if not num_answers:
         raise HarnessError(f"{log} and {run.path} have no answer in common, so nothing can be compared.")
     return InstrumentError(
-        num_answers=len(e2e),
+        num_answers=num_answers,
         num_chunks=num_chunks,
         num_lost=num_lost,
         num_unclear=num_unclear,
@@ -108,6 +111,7 @@ class _Sent(NamedTuple):
 
     began_ns: Ints
     sent_ns: Ints
+    end_began_ns: int
     end_ns: int
 
 
@@ -122,7 +126,9 @@ def _read_log(log: Path) -> dict[str, _Sent]:
                 continue
             if entry["outcome"] == "done":
                 began_ns, sent_ns = (np.array(entry[name], np.int64) for name in ("began_ns", "sent_ns"))
-                sent[entry["request_id"]] = _Sent(began_ns, sent_ns, entry["end_ns"])
+                end_ns = entry["end_ns"]
+                # Only the simulated engine tells when it began to send the end.
+                sent[entry["request_id"]] = _Sent(began_ns, sent_ns, entry.get("end_began_ns", end_ns), end_ns)
     return sent
 
 

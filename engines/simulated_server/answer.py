@@ -34,6 +34,7 @@ class Answer:
         "_itl_ns",
         "_jitter",
         "_jitter_ns",
+        "_last_send_ns",
         "_max_run",
         "_next",
         "_num_chunks",
@@ -62,6 +63,7 @@ class Answer:
         self.num_sent = 0
         # Per send, not per chunk: how many chunks, began, sent. A flood of chunks leaves in few sends.
         self._runs = array("q")
+        self._last_send_ns: tuple[int, int] | None = None
         self.closes = False
         self.outcome = "done"
         self._next = 0
@@ -107,6 +109,7 @@ class Answer:
 
     def stamp(self, began_ns: int, sent_ns: int) -> None:
         """Everything taken so far has left between these times; before the first step that is the head."""
+        self._last_send_ns = began_ns, sent_ns
         num_left = min(self._next, self._num_chunks)
         if num_left > self.num_sent:
             self._runs.extend((num_left - self.num_sent, began_ns, sent_ns))
@@ -115,8 +118,12 @@ class Answer:
             self.head_ns = sent_ns
 
     def log_line(self, now_ns: int) -> bytes:
-        """One JSON object for the log. `began_ns` and `sent_ns` have an entry per chunk that left."""
+        """One JSON object for the log. `began_ns` and `sent_ns` have an entry per chunk that left; the end left between
+        `end_began_ns` and `end_ns`, which of an answer that was cut short is now."""
         nums, began_ns, sent_ns = self._runs[0::3], self._runs[1::3], self._runs[2::3]
+        end_began_ns, end_ns = self._last_send_ns or (now_ns, now_ns)
+        if not self.is_over:
+            end_began_ns = end_ns = now_ns
         record = {
             "request_id": self.question.request_id,
             "outcome": self.outcome,
@@ -124,7 +131,8 @@ class Answer:
             "head_ns": self.head_ns,
             "began_ns": [stamp for num, stamp in zip(nums, began_ns, strict=True) for _ in range(num)],
             "sent_ns": [stamp for num, stamp in zip(nums, sent_ns, strict=True) for _ in range(num)],
-            "end_ns": now_ns,
+            "end_began_ns": end_began_ns,
+            "end_ns": end_ns,
         }
         return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 

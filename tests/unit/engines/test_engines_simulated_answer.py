@@ -55,6 +55,19 @@ def test_a_late_server_sends_together_what_has_fallen_due() -> None:
     assert answer.due_ns == 40 * MS
 
 
+def test_the_end_is_known_as_well_as_its_send_and_a_cut_answer_ends_now() -> None:
+    answer = Answer(Question(request_id="r", max_tokens=3, stream=True), Behaviour(ttft_ms=0, itl_ms=1), 0)
+    answer.take(0)
+    answer.stamp(5, 6)
+    cut = json.loads(answer.log_line(7))
+    assert (cut["end_began_ns"], cut["end_ns"]) == (7, 7)
+    while not answer.is_over:
+        answer.take(10**12)
+    answer.stamp(20, 30)
+    whole = json.loads(answer.log_line(99))
+    assert (whole["end_began_ns"], whole["end_ns"]) == (20, 30)
+
+
 @given(
     st.integers(1, 3000),
     st.integers(1, 5),
