@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmbench.results.metrics import tpot_ms
+from llmbench.results.latencies import tpot_ms
 from llmbench.results.samples import Samples
 
 Floats = NDArray[np.float64]

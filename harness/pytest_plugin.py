@@ -54,7 +54,8 @@ class WorkloadRunner:
         from llmbench.harness.errors import ExitCode
         from llmbench.harness.session import run_session
         from llmbench.results.figures import FIGURE_BY_NAME, figures_of
-        from llmbench.results.metrics import BY_NAME, SampleMetric, values_of
+        from llmbench.results.metric import SampleMetric
+        from llmbench.results.metrics import BY_NAME, values_of
         from llmbench.results.run import Run
         from llmbench.results.samples import each_samples
         from llmbench.results.statistics import required_n

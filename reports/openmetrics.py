@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from llmbench.results.metrics import METRICS, MetricSpec
+from llmbench.results.metric import MetricSpec
+from llmbench.results.metrics import METRICS
 from llmbench.results.run import Run
 from llmbench.results.statistics import Distribution
 from llmbench.results.summary import SummaryRow, summarise

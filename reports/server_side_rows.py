@@ -9,7 +9,8 @@ import numpy as np
 
 from llmbench.reports.numbers import NO_BREAK, bytes_, count, digits, percent
 from llmbench.results.costs import currency_of, price_of
-from llmbench.results.metrics import BY_NAME, RatioMetric, values_of
+from llmbench.results.metric import RatioMetric
+from llmbench.results.metrics import BY_NAME, values_of
 from llmbench.results.samples import Samples
 from llmbench.results.server_side import ServerSide, interval_s, server_side
 

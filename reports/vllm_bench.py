@@ -16,7 +16,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from llmbench.reports.load_level import OfferedLoad, offered_load
-from llmbench.results.metrics import meets_slo, tpot_ms
+from llmbench.results.latencies import tpot_ms
+from llmbench.results.objectives import meets_slo
 from llmbench.results.samples import Bools, Floats, Ints, Samples
 
 _PIECE = 1000  # requests whose gaps are made text at a time

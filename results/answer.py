@@ -8,8 +8,8 @@ from itertools import groupby
 
 from llmbench.results.compare import Comparison, compare, settle
 from llmbench.results.figures import FIGURE_BY_NAME, figures_of
+from llmbench.results.latencies import is_streamed
 from llmbench.results.manifest import Manifest
-from llmbench.results.metrics import is_streamed
 from llmbench.results.own_error import own_error_ms
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples

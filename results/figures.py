@@ -9,7 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from llmbench.results.metrics import BY_NAME, RatioMetric, SampleMetric, TotalMetric, ordered_of, round_seconds
+from llmbench.results.duration import round_seconds
+from llmbench.results.metric import RatioMetric, SampleMetric, TotalMetric
+from llmbench.results.metrics import BY_NAME, ordered_of
 from llmbench.results.samples import Samples
 from llmbench.results.statistics import estimate_quantile, missing_beyond, required_n
 from llmbench.results.units import MIN_FREEDOM, MIN_ROUNDS, Floats, Units

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmbench.results.metrics import NS_PER_S, ordered_of
+from llmbench.results.duration import NS_PER_S
+from llmbench.results.metrics import ordered_of
 from llmbench.results.run import Run
 from llmbench.results.samples import Floats, Samples, each_samples
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from llmbench.results.metrics import METRICS, SampleMetric, ordered_of
+from llmbench.results.metric import SampleMetric
+from llmbench.results.metrics import METRICS, ordered_of
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples
 from llmbench.results.statistics import Distribution, describe

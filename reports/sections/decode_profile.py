@@ -10,7 +10,8 @@ from llmbench.reports.figure import Axis, Figure, Trace, label, line, rounded
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import digits
 from llmbench.reports.section import Section, View, figures_by_level
-from llmbench.results.metrics import NS_PER_MS, is_streamed
+from llmbench.results.duration import NS_PER_MS
+from llmbench.results.latencies import is_streamed
 from llmbench.results.samples import Floats, Ints, Samples
 
 _MAX_BINS = 48

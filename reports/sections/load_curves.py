@@ -13,7 +13,8 @@ from llmbench.reports.load_level import OfferedLoad, offered_load
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import digits
 from llmbench.reports.section import Section, View
-from llmbench.results.metrics import BY_NAME, slo_ms
+from llmbench.results.metrics import BY_NAME
+from llmbench.results.objectives import slo_ms
 from llmbench.results.samples import Floats
 from llmbench.results.statistics import Interval
 from llmbench.results.summary import SummaryRow

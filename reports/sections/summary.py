@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from llmbench.reports.material import Material
 from llmbench.reports.section import Section, View
-from llmbench.results.metrics import METRICS, SampleMetric
+from llmbench.results.metric import SampleMetric
+from llmbench.results.metrics import METRICS
 from llmbench.results.statistics import QUANTILES
 
 _LATENCIES = (("ttft", "TTFT"), ("itl", "ITL"), ("tpot", "TPOT"), ("e2e", "E2E"))

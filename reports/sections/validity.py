@@ -11,7 +11,8 @@ from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits, percent
 from llmbench.reports.section import Section, View
 from llmbench.results.answer import left_out
-from llmbench.results.metrics import is_streamed, values_of
+from llmbench.results.latencies import is_streamed
+from llmbench.results.metrics import values_of
 from llmbench.results.samples import Samples
 from llmbench.results.statistics import MIN_ROUNDS, required_n
 from llmbench.results.window import Rules

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from llmbench.results.manifest import ClockManifest, EngineManifest, Manifest, TrialManifest
-from llmbench.results.metrics import BY_NAME, TotalMetric
+from llmbench.results.metric import TotalMetric
+from llmbench.results.metrics import BY_NAME
 from llmbench.results.records import ChunkRecord, RequestRecord
 from llmbench.results.run import Run
 from llmbench.results.samples import Samples, each_samples

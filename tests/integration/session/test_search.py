@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmbench.results.metrics import meets_slo
+from llmbench.results.objectives import meets_slo
 from llmbench.results.run_directory import Run
 from llmbench.results.samples import samples
 
