@@ -31,6 +31,7 @@ class Answer:
 
     __slots__ = (
         "_first_due_ns",
+        "_is_flood",
         "_itl_ns",
         "_jitter",
         "_jitter_ns",
@@ -73,6 +74,8 @@ class Answer:
         self._jitter = random.Random(f"{behaviour.seed}/{question.request_id}")
         self._stall_at = behaviour.stall_at
         self._stall_ns = int(behaviour.stall_s * 1e9)
+        # All chunks are due when the first is: nothing has to be asked per chunk.
+        self._is_flood = not self._itl_ns and not self._jitter_ns and self._stall_at is None
         num_tokens = question.max_tokens if behaviour.output_tokens is None else behaviour.output_tokens
         self._plain = b""
         self._special_steps: dict[int, bytes] = {}
@@ -99,11 +102,15 @@ class Answer:
             self.due_ns = self._due_ns(self._next)
             return self._special_steps[first]
         limit = min(self._special, first + self._max_run)
-        after = first + 1
-        due_ns = self._due_ns(after)
-        while after < limit and due_ns <= now_ns:
-            after += 1
+        if self._is_flood:
+            after = limit
+            due_ns = self.due_ns
+        else:
+            after = first + 1
             due_ns = self._due_ns(after)
+            while after < limit and due_ns <= now_ns:
+                after += 1
+                due_ns = self._due_ns(after)
         self._next, self.due_ns = after, due_ns
         return self._plain if after - first == 1 else self._plain * (after - first)
 
@@ -129,12 +136,12 @@ class Answer:
             "outcome": self.outcome,
             "arrival_ns": self.arrival_ns,
             "head_ns": self.head_ns,
-            "began_ns": [stamp for num, stamp in zip(nums, began_ns, strict=True) for _ in range(num)],
-            "sent_ns": [stamp for num, stamp in zip(nums, sent_ns, strict=True) for _ in range(num)],
             "end_began_ns": end_began_ns,
             "end_ns": end_ns,
         }
-        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        # In a flood writing the log would take longer than sending: equal stamps are written once and repeated.
+        columns = f'"began_ns":[{_repeated(nums, began_ns)}],"sent_ns":[{_repeated(nums, sent_ns)}]'
+        return f"{json.dumps(record, separators=(',', ':'))[:-1]},{columns}}}\n".encode()
 
     def _due_ns(self, step: int) -> int:
         due_ns = self._first_due_ns + step * self._itl_ns
@@ -210,6 +217,11 @@ def response_head(status: int, question: Question, fields: dict[str, str], num_b
         fields["connection"] = "close"
     lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Simulated')}", *(f"{key}: {fields[key]}" for key in fields)]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+
+
+def _repeated(nums: array[int], stamps_ns: array[int]) -> str:
+    """`stamps_ns[i]` written `nums[i]` times, with commas between all of them."""
+    return "".join(f"{stamp_ns}," * num for num, stamp_ns in zip(nums, stamps_ns, strict=True))[:-1]
 
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 429: "Too Many Requests"}
