@@ -150,6 +150,17 @@ class Connection:
         self._unsent = memoryview(payload)
         self._write()
 
+    def outlet(self) -> int | None:
+        """The file descriptor to which a request may be written as it is; None where only `send` can."""
+        return None if self._socket is None else self._socket.fileno()
+
+    def was_sent(self, payload: bytes, num_sent: int, now_ns: int) -> None:
+        """`payload` has been written to `outlet`, which took `num_sent` bytes by `now_ns`; -1: it refused."""
+        self._unsent = memoryview(payload)
+        # A server may refuse a request before it has all of it: reading tells whether there is an answer.
+        if num_sent >= 0:
+            self._took(num_sent, now_ns)
+
     def close(self) -> None:
         """No callback follows; closing twice is fine."""
         if self._socket is None:
@@ -254,7 +265,10 @@ class Connection:
         except OSError:
             # A server may refuse a request before it has all of it: reading tells whether there is an answer.
             return
-        now_ns = perf_counter_ns()
+        self._took(num_sent, perf_counter_ns())
+
+    def _took(self, num_sent: int, now_ns: int) -> None:
+        assert self._socket is not None
         self._unsent = self._unsent[num_sent:]
         if self._unsent:
             self._loop.add_writer(self._socket, self._on_writable)

@@ -73,18 +73,39 @@ class Exchange:
         connection = self._connection
         if connection is None or not connection.is_open:  # the server may have closed it while it waited
             connection = self._connection = self._connect(self._endpoint)
-        self.reader.several_segments = connection.several_segments
-        now_ns = self.timeline.begun_ns = perf_counter_ns()
-        self._deadline.begin(now_ns)
+        now_ns = perf_counter_ns()
+        self._begin(connection, now_ns)
         if connection.is_open:
             connection.take(self)
             self.connected(now_ns)
         else:
             connection.open(self)
 
+    def outbound(self) -> tuple[int, bytes] | None:
+        """What is left to do when it is due: to write these bytes to this file descriptor, and to say so to `gone`.
+
+        None where more than that is.
+        """
+        fd = None if self._connection is None else self._connection.outlet()
+        return None if fd is None else (fd, self._payload)
+
+    def gone(self, num_sent: int, began_ns: int, sent_ns: int) -> None:
+        """What `outbound` gave has been written: `num_sent` bytes of it, -1 where the socket refused."""
+        connection = self._connection
+        assert connection is not None
+        self._begin(connection, began_ns)
+        connection.take(self)
+        self.timeline.connect_ns = began_ns
+        connection.was_sent(self._payload, num_sent, sent_ns)
+
     def cancel(self, reason: str) -> None:
         """Give up."""
         self.broken(Failure(FailureKind.CANCELLED, reason))
+
+    def _begin(self, connection: Connection, now_ns: int) -> None:
+        self.reader.several_segments = connection.several_segments
+        self.timeline.begun_ns = now_ns
+        self._deadline.begin(now_ns)
 
     def _last_body_ns(self) -> int | None:
         return self.reader.last_body_ns

@@ -11,6 +11,7 @@ from functools import partial
 from llmbench.engines.wire import Endpoint, Failure, Timeline, WireRequest
 from llmbench.harness.chunk_log import ChunkLog, PythonChunkLog
 from llmbench.harness.connection import Address, Connection
+from llmbench.harness.departure import SendDue, send_due
 from llmbench.harness.epoll_reads import EpollReads
 from llmbench.harness.exchange import Exchange
 from llmbench.harness.native_reads import NativeReads, chosen_reader
@@ -33,7 +34,7 @@ class HttpTransport:
     and `before_read` is called before they are read, and again once the instant that it gave has passed; with
     `packet_clock`, they carry those of every segment. Raises ConfigError for authorities that cannot be read.
 
-    `reader` says what reads them: native, or python.
+    `reader` says what reads them, native or python, and `send_due` sends what is `outbound`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class HttpTransport:
         self._new_log: Callable[[], ChunkLog] = PythonChunkLog
         self._poller: ReadPoller = LoopPoller(loop)
         self.reader = "python"
+        self.send_due: SendDue = send_due
         # Only what the kernel stamps may be read late.
         if wall_offset is not None and sys.platform == "linux":
             native = chosen_reader()
@@ -62,6 +64,7 @@ class HttpTransport:
                 reads = NativeReads(native, wall_offset, before_read)
                 self._new_log = partial(native.ChunkLog, MAX_BODY_BYTES)
                 self.reader = "native"
+                self.send_due = native.send_due
             self._poller = RestingPoller(loop, reads)
         self._tls_contexts: dict[Endpoint, ssl.SSLContext] = {}
         self._addresses: dict[Endpoint, list[Address] | Failure] = {}

@@ -20,6 +20,7 @@ from llmbench.engines.wire import Endpoint, Timeline
 from llmbench.harness.agenda import Agenda, Due, Outgoing
 from llmbench.harness.alarm import create_alarm, wait_until
 from llmbench.harness.conversation import Conversations, FollowUp
+from llmbench.harness.departure import departing
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.lag_probe import LagProbe
 from llmbench.harness.lag_samples import LagSamples
@@ -221,16 +222,27 @@ class _Load:
                 if self._may_prepare(now_ns, first_ns):
                     self._prepare(now_ns)
                 elif first_ns is not None and first_ns <= now_ns + AHEAD_NS:
-                    _, _, request = heapq.heappop(ready)
-                    self._in_flight.add(request)
-                    wait_until(first_ns)
-                    request.go()
+                    self._send(now_ns)
                 else:
                     break
         finally:
             self._is_filling = False
         self._set_alarm()
         self._end_if_done()
+
+    def _send(self, now_ns: int) -> None:
+        """Send the first that is ready, and with it those that are due so soon behind it that nothing else fits in."""
+        going = departing(self._ready, now_ns, now_ns + MAX_GO_NS)
+        if not going:
+            due_ns, _, request = heapq.heappop(self._ready)
+            self._in_flight.add(request)
+            wait_until(due_ns)
+            request.go()
+            return
+        self._in_flight.update(request for request, _ in going)
+        departures = self._transport.send_due([outbound for _, outbound in going])
+        for (request, _), departure in zip(going, departures, strict=True):
+            request.gone(*departure)
 
     def _send_first(self) -> int:
         """Send what is due, or soon is, before time is spent on answers: these have their stamps from the kernel.

@@ -1,10 +1,18 @@
 """The compiled reader (harness/csrc); absent where the install found no C compiler, or no Linux."""
 
+from collections.abc import Sequence
 from typing import final
 
 from llmbench.harness.read_poller import Readable
 
 READ_BYTES: int
+
+def send_due(requests: Sequence[tuple[int, bytes, int]], /) -> list[tuple[int, int, int]]:
+    """Send each (fd, payload, due_ns), in their order and none before it is due; spends processor time until then.
+
+    For each (num_sent, began_ns, sent_ns): bytes that the socket took, 0 where it takes none now and -1 where it
+    refuses; and the times just before and after.
+    """
 
 @final
 class ChunkLog:

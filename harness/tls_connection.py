@@ -39,6 +39,9 @@ class TlsConnection(Connection):
         self._tls.write(payload)
         super().send(self._outgoing.read())
 
+    def outlet(self) -> None:
+        """None: the cipher comes first."""
+
     def several_segments(self) -> bool:
         return True
 

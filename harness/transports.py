@@ -9,6 +9,7 @@ from time import perf_counter_ns
 from typing import Protocol, get_args
 
 from llmbench.engines.wire import Endpoint, Timeline, Transport, WireRequest
+from llmbench.harness.departure import SendDue
 from llmbench.harness.errors import MissingExtraError
 from llmbench.harness.http_transport import HttpTransport
 from llmbench.harness.packet_clock import PacketClock
@@ -30,6 +31,17 @@ class Ready(UnderWay, Protocol):
 
     def go(self) -> None:
         """Send it. What was asked to be told is told once, possibly before this returns."""
+        ...
+
+    def outbound(self) -> tuple[int, bytes] | None:
+        """A file descriptor and bytes: to write these when it is due, and to tell `gone`, does what `go` would.
+
+        None where it takes more than that.
+        """
+        ...
+
+    def gone(self, num_sent: int, began_ns: int, sent_ns: int) -> None:
+        """What `outbound` gave has been written; see `departure.Departure`."""
         ...
 
 
@@ -90,6 +102,11 @@ class Transports:
         return _Unprepared(timeline, partial(transport.start, wire, timeline, lambda call: on_done()))
 
     @property
+    def send_due(self) -> SendDue:
+        """What sends requests that are `outbound`."""
+        return self._http.send_due
+
+    @property
     def reader(self) -> str:
         """What reads the sockets of HTTP: native, or python."""
         return self._http.reader
@@ -113,6 +130,12 @@ class _Unprepared:
     def go(self) -> None:
         self._timeline.begun_ns = perf_counter_ns()
         self._call = self._start()
+
+    def outbound(self) -> None:
+        """None: it takes all that `go` does."""
+
+    def gone(self, num_sent: int, began_ns: int, sent_ns: int) -> None:
+        raise AssertionError("nothing was outbound")
 
     def cancel(self, reason: str) -> None:
         if self._call is not None:

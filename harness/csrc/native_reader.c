@@ -1,11 +1,17 @@
 /* The module llmbench.harness.native_reader. */
 #include "native_reader.h"
 
+static PyMethodDef functions[] = {
+    {"send_due", send_due, METH_O, "Send each (fd, payload, due_ns) when it is due: [(num_sent, began_ns, sent_ns)]."},
+    {NULL, NULL, 0, NULL},
+};
+
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "llmbench.harness.native_reader",
-    .m_doc = "Reads the sockets of a load.",
+    .m_doc = "Reads the sockets of a load, and sends what is due.",
     .m_size = -1,
+    .m_methods = functions,
 };
 
 PyMODINIT_FUNC PyInit_native_reader(void) {

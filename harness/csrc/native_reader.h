@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <structmember.h>
+#include <time.h>
 
 #define READ_BYTES (64 * 1024)
 #define UNKNOWN_NS INT64_MIN
@@ -44,5 +45,14 @@ int chunk_log_push(ChunkLog *log, int64_t read_ns, int64_t arrival_ns, const cha
 
 /* None for UNKNOWN_NS. */
 PyObject *stamp_object(int64_t stamp_ns);
+
+PyObject *send_due(PyObject *self, PyObject *requests);
+
+/* The clock of time.perf_counter_ns. */
+static inline int64_t clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
 #endif

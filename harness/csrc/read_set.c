@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MAX_EVENTS 1024
@@ -52,12 +51,6 @@ static size_t whole_frame(const char *frame, size_t num_bytes, size_t *begin) {
     if (memcmp(frame + at, "\r\n", 2) != 0 || memcmp(frame + num_bytes - 2, "\r\n", 2) != 0) return 0;
     *begin = at + 2;
     return size;
-}
-
-static int64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now); /* the clock of time.perf_counter_ns */
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 static int64_t wall_stamp_ns(struct msghdr *message) {
@@ -215,7 +208,7 @@ static int serve(ReadSet *set, struct epoll_event event, int64_t offset_ns, int6
         .msg_iov = &vector, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
     ssize_t num_bytes = recvmsg(fd, &message, MSG_DONTWAIT);
     int error = num_bytes < 0 ? errno : 0;
-    *read_ns = now_ns();
+    *read_ns = clock_ns();
     if (error == EAGAIN || error == EWOULDBLOCK || error == EINTR) {
         return error == EINTR && control(set, EPOLL_CTL_MOD, fd) < 0 ? -1 : 1;
     }
