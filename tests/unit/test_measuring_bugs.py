@@ -28,6 +28,7 @@ BUGS: dict[str, tuple[str, ...]] = {
     "a true zero is taken for missing, and percentiles of nothing are zero": (
         "unit/results/test_results_statistics.py::test_nothing_is_none_and_zero_is_zero",
         "unit/reports/test_console.py::test_what_was_not_measured_is_not_zero",
+        "unit/reports/test_console.py::test_a_rate_over_no_time_is_not_zero",
     ),
     "an exception while aggregating is logged, and the sample lost under a normal exit": (
         "integration/session/test_nothing_is_lost.py::test_statistics_that_fail_fail_the_run_and_lose_no_row",

@@ -44,7 +44,14 @@ def test_too_few_samples_say_how_many_it_takes(run: Run) -> None:
 
 def test_what_was_not_measured_is_not_zero(make_run: MakeRun) -> None:
     text = printed(make_run([entry(index, tokens=[(10 + index, 1)]) for index in range(6)]))
-    assert "n/a" in text  # one token has no TPOT
+    [medians] = [line.split() for line in text.splitlines() if line.split()[2:3] == ["p50"]]
+    assert medians[4:6] == ["n/a", "n/a"], "one token has no ITL and no TPOT"
+
+
+def test_a_rate_over_no_time_is_not_zero(make_run: MakeRun) -> None:
+    never = [entry(index, tokens=[], ok=False, end_ns=None) for index in range(6)]
+    [medians] = [line.split() for line in printed(make_run(never)).splitlines() if line.split()[2:3] == ["p50"]]
+    assert medians[-2:] == ["n/a", "n/a"], "nothing ended, so no time was measured"
 
 
 def test_failures_and_problems_are_told(make_run: MakeRun) -> None:
