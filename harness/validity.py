@@ -46,7 +46,8 @@ def judge(
     cannot be held to it).
     `lag_matters` is false where the workload bounds the requests in flight: those beyond are meant to wait.
     `exact_lengths` is false where answers may end when they like. `constant_load` says that requests come at one rate
-    whatever the engine does: answers that came ever later are then a flag.
+    whatever the engine does: answers that came ever later are then a flag, as is a load that was over before answers
+    were.
     """
     by_engine: dict[str, list[RequestRecord]] = defaultdict(list)
     for record in records:
@@ -61,6 +62,7 @@ def judge(
                 findings += _judge_lengths(engine, asked, keeps_lengths)
             if constant_load:
                 findings += _judge_steadiness(engine, asked)
+                findings += _judge_duration(engine, asked)
     return findings
 
 
@@ -184,3 +186,23 @@ def _judge_steadiness(engine: str, asked: list[RequestRecord]) -> Iterable[Findi
                 "show longer latencies.",
                 invalid=False,
             )
+
+
+def _judge_duration(engine: str, asked: list[RequestRecord]) -> Iterable[Finding]:
+    """A flag for each level of which a trial's requests had all come when half of its answers were still under way."""
+    trials: dict[str, dict[int, list[RequestRecord]]] = defaultdict(lambda: defaultdict(list))
+    for record in asked:
+        trials[record.level][record.round].append(record)
+    for level, rounds in trials.items():
+        for records in rounds.values():
+            due_ns = [record.due_ns for record in records]
+            took_ns = [each.end_ns - each.due_ns for each in records if each.status == "ok" and each.end_ns is not None]
+            span_ns = max(due_ns) - min(due_ns)
+            if len(records) > 1 and took_ns and (median_ns := percentile_ns(took_ns, 0.5)) > span_ns:
+                yield Finding(
+                    f"{engine}, {level}: {len(records)} requests were all due within {span_ns / 1e9:.2g} s, and an "
+                    f"answer took {median_ns / 1e9:.2g} s at the median: that is a burst, and shows nothing of a load "
+                    "that lasts. Give more requests, or traffic.duration_s.",
+                    invalid=False,
+                )
+                break

@@ -66,9 +66,10 @@ def test_a_server_that_is_slow_to_accept_does_not_make_the_schedule_late() -> No
 
 def test_a_queue_that_grows_at_a_constant_load_is_a_flag_of_its_trial() -> None:
     def answered(index: int, wait_ms: int, level: str) -> RequestRecord:
-        due_ns = index * MS
+        due_ns = index * 20 * MS
+        first_ns = due_ns + wait_ms * MS
         return replace(
-            GOOD, index=index, level=level, due_ns=due_ns, sent_ns=due_ns, first_token_ns=due_ns + wait_ms * MS
+            GOOD, index=index, level=level, due_ns=due_ns, sent_ns=due_ns, first_token_ns=first_ns, end_ns=first_ns + 1
         )
 
     growing = [answered(index, 10 + 10 * index, "poisson 9/s") for index in range(60)]
@@ -77,6 +78,19 @@ def test_a_queue_that_grows_at_a_constant_load_is_a_flag_of_its_trial() -> None:
     assert not finding.invalid
     assert finding.text.startswith("a, poisson 9/s, round 1: no steady state was reached.")
     assert judge(growing, A) == []
+
+
+def test_a_load_that_was_over_before_its_answers_is_called_a_burst() -> None:
+    def answered(index: int, number: int, gap_ms: int) -> RequestRecord:
+        due_ns = number * 10**12 + index * gap_ms * MS
+        return replace(GOOD, index=index, round=number, due_ns=due_ns, sent_ns=due_ns, end_ns=due_ns + 150 * MS)
+
+    short = [answered(index, number, 2) for number in range(3) for index in range(60)]
+    [finding] = judge(short, A, constant_load=True)
+    assert not finding.invalid
+    assert "60 requests were all due within 0.12 s, and an answer took 0.15 s at the median" in finding.text
+    assert judge([answered(index, 0, 3) for index in range(60)], A, constant_load=True) == []
+    assert judge(short, A) == [], "a burst that was asked for, or a closed loop"
 
 
 def test_waiting_for_a_slot_that_the_workload_itself_bounds_is_not_lateness() -> None:
