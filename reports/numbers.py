@@ -51,8 +51,8 @@ def quantile(distribution: Distribution | None, share: float) -> str:
 
 
 def interval(found: Interval | None) -> str:
-    """`low–high`, empty where there is no interval."""
-    return "" if found is None else f"{digits(found.low)}–{digits(found.high)}"
+    """`low–high`, empty where there is no interval, or nothing but failures in it."""
+    return "" if found is None or math.isinf(found.low) else f"{digits(found.low)}–{digits(found.high)}"
 
 
 def bytes_(size: int) -> str:

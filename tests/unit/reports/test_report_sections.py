@@ -14,12 +14,14 @@ from llmbench.reports.headline import headline
 from llmbench.reports.html import render
 from llmbench.reports.load_level import OfferedLoad, offered_load
 from llmbench.reports.material import Material
+from llmbench.reports.numbers import interval
 from llmbench.reports.sections.decode_profile import DECODE_PROFILE
 from llmbench.reports.sections.environment import flattened
 from llmbench.reports.sections.load_curves import LOAD_CURVES
 from llmbench.results.comparison_set import compare_engines
 from llmbench.results.manifest import InstrumentManifest, TrialManifest
 from llmbench.results.run import Run
+from llmbench.results.statistics import Interval
 
 
 @pytest.mark.parametrize(
@@ -139,3 +141,8 @@ def test_the_page_says_what_stamped_the_chunks(make_run: MakeRun, clock: str, sa
         engine="a", level="closed 1", round=0, start_ns=0, end_ns=1, requests=1, instrument=instrument
     )
     assert f"chunks stamped by {said}; event loop uvloop" in render(make_run([entry()], trials=(trial,)))
+
+
+def test_between_failures_and_failures_no_interval_is_shown() -> None:
+    assert interval(Interval(math.inf, math.inf)) == ""
+    assert interval(Interval(1.5, math.inf)) == "1.50–∞"
