@@ -126,9 +126,7 @@ def _read_log(log: Path) -> dict[str, _Sent]:
                 continue
             if entry["outcome"] == "done":
                 began_ns, sent_ns = (np.array(entry[name], np.int64) for name in ("began_ns", "sent_ns"))
-                end_ns = entry["end_ns"]
-                # Only the simulated engine tells when it began to send the end.
-                sent[entry["request_id"]] = _Sent(began_ns, sent_ns, entry.get("end_began_ns", end_ns), end_ns)
+                sent[entry["request_id"]] = _Sent(began_ns, sent_ns, entry["end_began_ns"], entry["end_ns"])
     return sent
 
 

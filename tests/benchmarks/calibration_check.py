@@ -54,6 +54,7 @@ def main() -> None:
     pairs = {
         "ttft_error_ms": (stated.ttft_error, summarised(seen.ttft_ns)),
         "itl_error_ms": (stated.itl_error, summarised(seen.itl_ns)),
+        "e2e_error_ms": (stated.e2e_error, summarised(seen.e2e_ns)),
     }
     figures = {
         name: {"stated": _ms(calibrated), "seen": _ms(real), "stated_maximum_holds_p99": _holds(calibrated, real)}

@@ -3,7 +3,8 @@
     python tests/support/independent_server.py PORT LOG TTFT_MS ITL_MS
 
 It shares no code with `llmbench.engines.simulated_server`, so that an error in either shows as a disagreement. Each
-answer adds a JSON line to LOG: `request_id`, and per chunk `began_ns` and `sent_ns` around `sendall`.
+answer adds a JSON line to LOG: `request_id`, and per chunk `began_ns` and `sent_ns` around `sendall`, `end_began_ns` and
+`end_ns` around that of the end.
 """
 
 from __future__ import annotations
@@ -52,13 +53,17 @@ def serve(connection: socket.socket, lines, lock: threading.Lock, ttft_s: float,
                 connection.sendall(part)
                 sent_ns.append(time.perf_counter_ns())
             usage = {"prompt_tokens": 3, "completion_tokens": num_tokens, "total_tokens": num_tokens + 3}
-            connection.sendall(chunk({"choices": [], "usage": usage}) + frame(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+            end = chunk({"choices": [], "usage": usage}) + frame(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+            end_began_ns = time.perf_counter_ns()
+            connection.sendall(end)
+            end_ns = time.perf_counter_ns()
             line = {
                 "request_id": headers.get("x-request-id"),
                 "outcome": "done",
                 "began_ns": began_ns,
                 "sent_ns": sent_ns,
-                "end_ns": time.perf_counter_ns(),
+                "end_began_ns": end_began_ns,
+                "end_ns": end_ns,
             }
             with lock:
                 lines.write(json.dumps(line) + "\n")
