@@ -3,7 +3,7 @@
     python tests/support/independent_server.py PORT LOG TTFT_MS ITL_MS
 
 It shares no code with `llmbench.engines.simulated_server`, so that an error in either shows as a disagreement. Each
-answer adds a JSON line to LOG: `request_id`, and per chunk `began_ns` and `sent_ns` around `sendall`, `end_began_ns` and
+answer adds a JSON line to LOG: `request_id`, per chunk `began_ns` and `sent_ns` around `sendall`, and `end_began_ns` and
 `end_ns` around that of the end.
 """
 
