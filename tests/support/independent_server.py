@@ -3,8 +3,8 @@
     python tests/support/independent_server.py PORT LOG TTFT_MS ITL_MS
 
 It shares no code with `llmbench.engines.simulated_server`, so that an error in either shows as a disagreement. Each
-answer adds a JSON line to LOG: `request_id`, per chunk `began_ns` and `sent_ns` around `sendall`, and `end_began_ns` and
-`end_ns` around that of the end.
+answer adds a JSON line to LOG: `request_id`, per chunk `began_ns` and `sent_ns` around `sendall`, and `end_began_ns`
+and `end_ns` around that of the end.
 """
 
 from __future__ import annotations
