@@ -51,6 +51,7 @@ def write_json(run: Run, path: Path) -> None:
         "run_id": manifest.run_id,
         "created_utc": manifest.created_utc,
         "status": manifest.status,
+        "invalid": list(manifest.invalid),
         "problems": list(manifest.problems),
         "workload_digest": manifest.workload_digest,
         "prompts_digest": manifest.prompts_digest,
@@ -112,19 +113,20 @@ def write_vllm_bench(run: Run, path: Path) -> None:
 
 
 def statistics(run: Run) -> Iterator[Statistic]:
-    """Every number of the run's summary."""
+    """Every number of the run's summary. A unit of money names its currency."""
+    currency = currency_of(run) or "currency"
     for row in summarise(run).rows:
         for metric in METRICS:
-            value = row.values[metric.name]
+            value, unit = row.values[metric.name], metric.unit.replace("currency", currency)
             if isinstance(value, Distribution):
                 for name, number, low, high in _numbers(value):
                     yield Statistic(
-                        row.engine, row.level, metric.name, metric.unit, name, number, low, high,
+                        row.engine, row.level, metric.name, unit, name, number, low, high,
                         value.n, value.num_failed,
                     )  # fmt: skip
             elif value is not None:
                 yield Statistic(
-                    row.engine, row.level, metric.name, metric.unit, "total", value, None, None,
+                    row.engine, row.level, metric.name, unit, "total", value, None, None,
                     row.num_requests, row.num_failed,
                 )  # fmt: skip
 

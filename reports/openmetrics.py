@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from llmbench.results.costs import currency_of
 from llmbench.results.metric import MetricSpec
 from llmbench.results.metrics import METRICS
 from llmbench.results.run import Run
@@ -29,7 +30,8 @@ _Labels = tuple[tuple[str, str], ...]
 
 
 def write_openmetrics(run: Run, path: Path) -> None:
-    """One gauge per metric, with labels for engine, level and quantile; what is not defined has no sample."""
+    """One gauge per metric, with labels for engine, level and quantile, and the currency of what is money; what is not
+    defined has no sample."""
     path.write_text("".join(f"{line}\n" for line in openmetrics(run)), encoding="utf-8")
 
 
@@ -52,15 +54,16 @@ def openmetrics(run: Run) -> Iterator[str]:
         for outcome, num in (("ok", row.num_requests - row.num_failed), ("failed", row.num_failed)):
             yield _sample("llmbench_requests", (*_where(row), ("outcome", outcome)), num)
     for metric in METRICS:
-        yield from _family(metric, rows)
+        money = (("currency", currency_of(run) or ""),) if "currency" in metric.unit else ()
+        yield from _family(metric, rows, money)
     yield "# EOF"
 
 
-def _family(metric: MetricSpec, rows: tuple[SummaryRow, ...]) -> Iterator[str]:
+def _family(metric: MetricSpec, rows: tuple[SummaryRow, ...], money: _Labels) -> Iterator[str]:
     unit, factor = _UNITS[metric.unit]
     name = f"llmbench_{metric.name}_{unit}"
     samples = [
-        _sample(name, (*_where(row), *labels), value * factor)
+        _sample(name, (*_where(row), *money, *labels), value * factor)
         for row in rows
         for labels, value in _values(row.values[metric.name])
     ]

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from full_run import write_full_run
 from made_runs import MakeRun, entry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from llmbench.reports.exports import write_csv, write_json, write_vllm_bench
+from llmbench.reports.exports import write_csv, write_json, write_parquet, write_vllm_bench
+from llmbench.reports.openmetrics import openmetrics
 from llmbench.results.run import Run
 from llmbench.results.summary import summarise
 
@@ -134,3 +138,26 @@ def test_vllm_bench_has_the_gaps_of_every_request_in_due_order(run: Run, tmp_pat
             assert found == pytest.approx(gaps.tolist())
         counted = [gaps for gaps, row in zip(expected, rows, strict=True) if row["status"] == "ok"]
         assert document["mean_itl_ms"] == pytest.approx(1e3 * np.concatenate(counted).mean())
+
+
+def test_money_has_its_currency_in_every_export_that_names_units(tmp_path: Path) -> None:
+    run = write_full_run(tmp_path / "run", rates=(4.0,), rounds=1)
+    write_csv(run, tmp_path / "summary.csv")
+    with (tmp_path / "summary.csv").open(newline="", encoding="utf-8") as file:
+        costs = {line["engine"]: line for line in csv.DictReader(file) if line["metric"] == "cost"}
+    write_parquet(run, tmp_path / "summary.parquet")
+    table = pq.read_table(tmp_path / "summary.parquet").to_pylist()
+    text = "".join(f"{line}\n" for line in openmetrics(run))
+    [family] = [each for each in text_string_to_metric_families(text) if each.name.startswith("llmbench_cost")]
+    assert {line["unit"] for line in costs.values()} == {"EUR/1M tokens"}
+    assert {row["unit"] for row in table if row["metric"] == "cost"} == {"EUR/1M tokens"}
+    assert [(each.labels["engine"], each.labels["currency"]) for each in family.samples] == [
+        ("alpha", "EUR"),
+        ("beta", "EUR"),
+    ]
+    assert [each.value for each in family.samples] == [float(line["value"]) for line in costs.values()]
+
+
+def test_the_json_of_an_invalid_run_says_so(make_run: MakeRun, tmp_path: Path) -> None:
+    write_json(make_run([entry()], problems=("It rained.",), invalid=("It rained.",)), tmp_path / "summary.json")
+    assert strict_json((tmp_path / "summary.json").read_text())["invalid"] == ["It rained."]
