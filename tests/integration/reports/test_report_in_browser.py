@@ -1,4 +1,4 @@
-"""The report in a real browser: every picture is drawn, the policy holds, sorting and load levels work."""
+"""Pages in a real browser: every picture is drawn, on paper too, the policy holds, sorting and load levels work."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from browser import CHROMIUM, told_by
 from synthetic_run import ALPHA, FakeEngine, write_run
 
 from llmbench.reports.html import write_html
+from llmbench.reports.trend_html import trend_html
+from llmbench.results.figures import FIGURES
+from llmbench.results.history import StoredRun, TrendPoint
+from llmbench.results.trend import series_of
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
 
@@ -40,6 +44,26 @@ READER = """
 """
 
 
+# A reader whose window shows the first pictures of a long page, and who then prints it.
+PRINTER = """
+  const isDrawn = (plot) => plot.querySelector("svg.main-svg");
+  const plots = [...document.querySelectorAll(".plot")];
+  const wait = async (enough) => {
+    for (let i = 0; i < 200 && !enough(); i++) await new Promise((done) => setTimeout(done, 50));
+  };
+  let shift = 0;
+  new PerformanceObserver((list) => list.getEntries().forEach((entry) => { shift += entry.value; }))
+    .observe({ type: "layout-shift", buffered: true });
+  await wait(() => isDrawn(plots[0]));
+  const near = plots.filter(isDrawn).length;
+  dispatchEvent(new Event("beforeprint"));
+  await wait(() => plots.every(isDrawn));
+  const onPaper = plots.filter(isDrawn).length;
+  dispatchEvent(new Event("afterprint"));
+  await fetch("/", { method: "POST", body: JSON.stringify({ near, onPaper, all: plots.length, shift }) });
+"""
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile = FakeEngine("</script><script>window.ran=1</script><img src=x onerror='window.ran=2'>", fails=0.2)
@@ -57,3 +81,14 @@ def test_every_picture_is_drawn_and_nothing_overflows(page: Path) -> None:
     assert seen["ran"] is None
     assert seen["up"] == sorted(seen["up"], key=int)
     assert seen["down"] == sorted(seen["up"], key=int, reverse=True)
+
+
+def test_a_long_page_draws_what_is_near_without_moving_and_all_of_it_on_paper() -> None:
+    runs = [StoredRun(f"run{day}", f"2026-01-{day:02d}T00:00:00Z", "w", "c0ffee", "f0", "q") for day in range(1, 6)]
+    points = [TrendPoint(run, 10.0 + index, 0.01, 40, 7) for index, run in enumerate(runs)]
+    trends = [series for spec in FIGURES for series in series_of(spec, points)]
+    html = trend_html(trends, engine="alpha", level="closed 4", hardware={})
+    seen = told_by(html, PRINTER, width=1000, height=700, kind="module")
+    assert seen["all"] == seen["onPaper"] == len(FIGURES)
+    assert 0 < seen["near"] < seen["all"]
+    assert seen["shift"] == 0
