@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import digits, percent
-from llmbench.results.answer import answer
+from llmbench.results.answer import answer, incompleteness
 from llmbench.results.compare import Comparison, compare, settle
 from llmbench.results.figures import FIGURE_BY_NAME
 from llmbench.results.matching import Measured
@@ -16,7 +16,10 @@ _WAYS = {"e2e_p50": "to a whole answer", "ttft_p50": "to the first token", "tpot
 
 
 def headline(material: Material) -> tuple[str, ...]:
-    """One sentence per load level. `results.answer` has the whole of it; this is what fits above a table."""
+    """One sentence per load level, or per engine where the highest good load was searched for. `results.answer` has the
+    whole of it; this is what fits above a table."""
+    if found := [search for search in material.manifest.search if search.tried]:
+        return (*incompleteness(material.run), *(f"{search.engine}: {search.sentence}" for search in found))
     if len(material.engines) < 2:
         return answer(material.run)
     ranked = {level: _ranked(material, level) for level in material.levels}

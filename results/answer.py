@@ -20,13 +20,7 @@ from llmbench.results.units import MIN_ROUNDS
 
 def answer(run: Run) -> tuple[str, ...]:
     """One sentence per load level, with unit, n and interval, after one that says so if the run is not whole."""
-    sentences = []
-    if not run.finished:
-        sentences.append("This run did not come to its end: what follows is what was stored before.")
-    elif run.manifest.status == "interrupted":
-        sentences.append("This run was interrupted: what follows is what was measured until then.")
-    elif run.manifest.status == "failed":
-        sentences.append(left_out(run.manifest))
+    sentences = list(incompleteness(run))
     rows = {(row.engine, row.level): row for row in summarise(run).rows}
     if not rows:
         return (*sentences, "Nothing was measured.")
@@ -37,6 +31,15 @@ def answer(run: Run) -> tuple[str, ...]:
         else:
             sentences.append(_side_by_side(members, rows))
     return tuple(sentences)
+
+
+def incompleteness(run: Run) -> tuple[str, ...]:
+    """The sentence that says so if the run is not whole."""
+    if not run.finished:
+        return ("This run did not come to its end: what follows is what was stored before.",)
+    if run.manifest.status == "interrupted":
+        return ("This run was interrupted: what follows is what was measured until then.",)
+    return (left_out(run.manifest),) if run.manifest.status == "failed" else ()
 
 
 def left_out(manifest: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -255,10 +256,18 @@ def _numbered(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
     return coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.int64)
 
 
+def _amount(level: str) -> float:
+    found = re.search(r"[0-9.]+(?:e[+-]?[0-9]+)?", level)
+    return float(found[0]) if found else 0.0
+
+
 def _in_order(run: Run, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     # The manifest's order is the one the workload lists; a killed run may hold rows of a trial it does not name yet.
     order = [engine.label for engine in run.manifest.engines]
     planned = list(dict.fromkeys(trial.level for trial in run.manifest.trials))
+    if run.manifest.search:
+        # A search goes up and down; a reader does not.
+        planned.sort(key=_amount)
 
     def place(pair: tuple[str, str]) -> tuple[int, int, str]:
         engine, level = pair

@@ -90,12 +90,14 @@ def _window(material: Material) -> Fact:
 
 
 def _rounds(material: Material) -> Fact:
-    num = max(row.num_rounds for row in material.summary.rows)
-    if num == 1:
+    nums = [row.num_rounds for row in material.summary.rows]
+    fewest, most = min(nums), max(nums)
+    if most == 1:
         return Fact("Repetition", "one round; nothing shows whether another would agree", beware=True)
-    if num < MIN_ROUNDS:
-        return Fact("Repetition", f"{num} rounds; how rounds differ shows from {MIN_ROUNDS} on", beware=True)
-    return Fact("Repetition", f"{num} rounds; intervals cover how they differ")
+    told = f"{most} rounds" if fewest == most else f"{fewest} to {most} rounds, by load and engine"
+    if fewest < MIN_ROUNDS:
+        return Fact("Repetition", f"{told}; how rounds differ shows from {MIN_ROUNDS} on", beware=True)
+    return Fact("Repetition", f"{told}; intervals cover how they differ")
 
 
 def _send_lag(material: Material) -> Fact | None:
@@ -124,7 +126,10 @@ def _measuring_error(material: Material) -> Fact:
 def _tails(samples: tuple[Samples, ...]) -> Fact:
     fewest = min(len(each) for each in samples)
     if fewest < required_n(0.99):
-        text = f"{count(fewest)} requests per engine and load: a p99 takes {required_n(0.99)}, so it is left out"
+        few = "as few as " if fewest < max(len(each) for each in samples) else ""
+        text = (
+            f"{few}{count(fewest)} requests per engine and load: a p99 takes {required_n(0.99)}, and less leaves it out"
+        )
         return Fact("Tails", text, beware=True)
     return Fact("Tails", f"at least {count(fewest)} requests per engine and load, enough for a p99")
 

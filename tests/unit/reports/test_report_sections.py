@@ -19,7 +19,7 @@ from llmbench.reports.sections.decode_profile import DECODE_PROFILE
 from llmbench.reports.sections.environment import flattened
 from llmbench.reports.sections.load_curves import LOAD_CURVES
 from llmbench.results.comparison_set import compare_engines
-from llmbench.results.manifest import InstrumentManifest, TrialManifest
+from llmbench.results.manifest import InstrumentManifest, SearchManifest, TrialManifest, TriedLoadManifest
 from llmbench.results.run import Run
 from llmbench.results.statistics import Interval
 
@@ -146,3 +146,29 @@ def test_the_page_says_what_stamped_the_chunks(make_run: MakeRun, clock: str, sa
 def test_between_failures_and_failures_no_interval_is_shown() -> None:
     assert interval(Interval(math.inf, math.inf)) == ""
     assert interval(Interval(1.5, math.inf)) == "1.50–∞"
+
+
+def test_the_answer_of_a_search_is_its_result_and_its_loads_go_upwards(make_run: MakeRun) -> None:
+    tried = TriedLoadManifest(load=8, num_trials=1, num_met=1, num_requests=1, low=0.1, high=1, verdict="undecided")
+    found = SearchManifest(
+        engine="a",
+        attainment=0.9,
+        confidence=0.95,
+        unit="requests/s",
+        met=8,
+        missed=16,
+        sentence="8 it is.",
+        tried=(tried,),
+    )
+    levels = ["poisson 8/s", "poisson 16/s", "poisson 11.3137/s", "poisson 8/s"]
+    entries = [entry(place, level=level, round=place // 3) for place, level in enumerate(levels)]
+    trials = [
+        TrialManifest(engine="a", level=level, round=place // 3, start_ns=0, end_ns=1, requests=1)
+        for place, level in enumerate(levels)
+    ]
+    material = Material(make_run(entries, search=(found,), trials=tuple(trials)))
+    assert headline(material) == ("a: 8 it is.",)
+    assert material.levels == ("poisson 8/s", "poisson 11.3137/s", "poisson 16/s")
+    page = render(material.run)
+    assert "1 to 2 rounds, by load and engine; how rounds differ shows from 4 on" in page
+    assert page.index("a: 8 it is.") < page.index("The whole answer") < page.index("answered 1 of 1 requests")
