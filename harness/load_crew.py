@@ -154,9 +154,10 @@ class _CrewTrial:
         self.give_up(left, f"load worker {number + 1} {ending}")
 
     def give_up(self, requests: Sequence[PlannedRequest], why: str) -> None:
-        """Failures for requests of which nobody knows more."""
+        """Failures for requests that were not yet due, and for those of which nobody knows more."""
         now_ns = time.perf_counter_ns()
-        failure = Failure(FailureKind.CANCELLED, f"What became of this request is not known: {why}.")
+        unsent = Failure(FailureKind.CANCELLED, f"This request was not sent: {why}.")
+        unknown = Failure(FailureKind.CANCELLED, f"What became of this request is not known: {why}.")
         for request in requests:
             due_ns, attempt, first_due_ns = now_ns, 1, None
             if (before := self._retried.pop(request.request_id, None)) is not None:
@@ -165,6 +166,7 @@ class _CrewTrial:
                 first_due_ns = before.due_ns if before.first_due_ns is None else before.first_due_ns
             elif self.start_ns is not None and request.due_offset_ns is not None:
                 due_ns = self.start_ns + request.due_offset_ns
+            failure = unsent if self.start_ns is None or due_ns > now_ns else unknown
             timeline = Timeline(due_ns, end_ns=max(now_ns, due_ns), failure=failure)
             timeline.attempt, timeline.first_due_ns = attempt, first_due_ns
             self._on_done(request.request_id, timeline)

@@ -102,7 +102,8 @@ def test_a_worker_lost_while_its_requests_wait_ends_them_as_rows(workplace: Any,
         assert found["due_ns"][row] == found["due_ns"][row - 1]
         assert found["attempt_due_ns"][row] == found["end_ns"][row - 1] + 8_000_000_000
     for row in lost:
-        assert "was ended by SIGKILL" in found["error"][row]
+        assert found["error"][row].startswith("This request was not sent: load worker")
+        assert found["error"][row].endswith("was ended by SIGKILL.")
         assert found["sent_ns"][row] is None
     assert any("3 of its requests were lost" in reason for reason in run.manifest.invalid)
     assert "6 of 6 requests were sent again" in stdout

@@ -90,9 +90,25 @@ def test_a_dead_worker_s_requests_are_failures_and_the_run_is_invalid(workplace:
     assert lost
     assert len({index % 2 for index in lost}) == 1, "only those of the worker that died"
     assert all("was ended by SIGKILL" in rows["error"][index] for index in lost)
+    assert rows["error"][lost[-1]] == f"This request was not sent: load worker {lost[-1] % 2 + 1} was ended by SIGKILL."
     assert rows["status"].count("ok") >= 30
     assert any("of its requests were lost" in reason for reason in run.manifest.invalid)
     assert not other.is_running()
+
+
+def test_without_any_worker_left_later_rounds_are_rows_that_say_so(workplace: Any, eventually: Any) -> None:
+    traffic = {"requests": 40, "warmup_requests": 0, "arrivals": {"kind": "constant", "rate": 10}}
+    workload = workplace.workload(traffic=traffic, measure={"rounds": 2})
+    process = workplace.start("run", workload, "--workers", "2", "--out", "out")
+    eventually(lambda: is_answered(workplace.folder / "out"))
+    for worker in load_workers(process):
+        worker.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 5, stderr
+    assert "Traceback" not in stderr
+    _, rows = measured(workplace.folder / "out")
+    told = [error for number, error in zip(rows["round"], rows["error"], strict=True) if number == 1]
+    assert told == ["This request was not sent: no load worker is left."] * 40
 
 
 def test_ctrl_c_stops_all_workers(workplace: Any, eventually: Any) -> None:
