@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -107,6 +108,24 @@ def test_a_worker_lost_while_its_requests_wait_ends_them_as_rows(workplace: Any,
         assert found["sent_ns"][row] is None
     assert any("3 of its requests were lost" in reason for reason in run.manifest.invalid)
     assert "6 of 6 requests were sent again" in stdout
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_does_not_wait_for_requests_that_wait(workplace: Any, shy: Any, eventually: Any, workers: str) -> None:
+    workload = asks(
+        workplace,
+        shy(1),
+        {"wait_s": 25.0},
+        traffic={"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "burst"}},
+    )
+    process = workplace.start("run", workload, "--workers", workers, "--out", "out")
+    eventually(lambda: num_stored(workplace.folder / "out") == 6)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=15)
+    assert process.returncode == 130, stdout + stderr
+    found = Run.open(workplace.folder / "out").requests.to_pydict()
+    assert (found["attempt"], found["error_kind"]) == ([1] * 6, ["rate_limited"] * 6)
+    assert "answered 0 of 6 requests" in stdout
 
 
 def test_a_turn_that_is_sent_again_is_followed_by_the_next(workplace: Any, shy: Any) -> None:
