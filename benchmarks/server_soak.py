@@ -1,12 +1,12 @@
 """A server of the reference engine under random load for a while: nothing leaks, hangs, or changes an answer.
 
-    python benchmarks/server_soak.py --minutes 10
+    python benchmarks/server_soak.py --minutes 10 [--speculative ngram …]
 
-Requests arrive at random: streamed and not, greedy and seeded, beam searches, some cancelled in mid-answer, some with
-prompts beyond the context, some that are no requests at all. At the end: every status was the right one, the answers
-are what the same requests get alone (asked again one by one, as many as a third of the run's time allows), all KV
-blocks are free, and both processes' memory is what it was after the first minute. Exits 1 if not; the last line is the
-run as JSON.
+Options that it does not know are the server's. Requests arrive at random: streamed and not, greedy and seeded, beam
+searches, some cancelled in mid-answer, some with prompts beyond the context, some that are no requests at all. At the
+end: every status was the right one, the answers are what the same requests get alone (asked again one by one, as many
+as a third of the run's time allows), all KV blocks are free, and both processes' memory is what it was after the first
+minute. Exits 1 if not; the last line is the run as JSON.
 """
 
 from __future__ import annotations
@@ -204,10 +204,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=20.0, help="requests per second")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options, for_server = parser.parse_known_args()
     # Few blocks, so that requests are preempted and cached blocks evicted.
     argv = [sys.executable, "-m", "llmbench.reference_engine", "serve", "--model", MODEL, "--port", "0"]
-    process = subprocess.Popen([*argv, "--num-blocks", "64"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*argv, "--num-blocks", "64", *for_server], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         port = next(int(found[1]) for line in process.stderr if (found := re.search(r"http://127.0.0.1:(\d+)", line)))
