@@ -86,7 +86,9 @@ class BeamGroup:
         """Begin with the prompt alone, which has the seats of all the beams that it will become."""
         # Even if every ending of each beam is among the best, enough are left to go on with.
         num_candidates = self.params.width * (1 + max(len(self._end_token_ids), 1))
-        sampling = SamplingParams(max_tokens=self.params.max_tokens, temperature=0, logprobs=num_candidates)
+        # A request may name hundreds of endings: of one beam's tokens fewer are needed than of all beams' together.
+        num_each = min(num_candidates, 2 * self.params.width + len(self._end_token_ids))
+        sampling = SamplingParams(max_tokens=self.params.max_tokens, temperature=0, logprobs=num_each)
         root = Sequence(self.request_id, self._prompt_token_ids, sampling, seed=0, priority=self.priority)
         root.num_seats = self.params.width
         root.beams = self
