@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.graphs import padded_sizes
-from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.models import synthetic
 from llmbench.reference_engine.sampling import SamplingParams
 
 NUM_BLOCKS = 40
@@ -41,7 +42,7 @@ class Rerun:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("graphs") / "checkpoint")
+    return synthetic.create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("graphs") / "checkpoint")
 
 
 def make_engine(checkpoint: Path, **settings: object) -> Engine:
@@ -78,8 +79,11 @@ def test_replayed_steps_answer_as_plain_ones_do(checkpoint: Path, monkeypatch: p
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler imports it
 @pytest.mark.timeout(300)  # a cold cache and a busy machine make the compiler take minutes
-def test_a_compiled_step_answers_as_a_plain_one_does(checkpoint: Path) -> None:
-    """One sequence at a time: the graph for several takes another half a minute to compile."""
+def test_a_compiled_step_answers_as_a_plain_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sequence at a time and one layer: every further graph and layer takes another half a minute to compile."""
+    one_layer = replace(synthetic.PRESETS["llama-tiny"], num_layers=1)
+    monkeypatch.setitem(synthetic.PRESETS, "one-layer", one_layer)
+    checkpoint = synthetic.create("synthetic:one-layer", out=tmp_path / "checkpoint")
     one = {"max_num_seqs": 1, "max_num_batched_tokens": 64}
     assert answers(make_engine(checkpoint, graphs="compile", **one)) == answers(make_engine(checkpoint, **one))
 
