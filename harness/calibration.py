@@ -74,6 +74,14 @@ def complaint(level: CalibrationManifest) -> str | None:
         )
         if p99_ns is not None and p99_ns > limit_ms * 1e6
     ]
+    num_answers = level.num_requests - level.num_failed
+    # Each answer has a first chunk, and where there are more chunks there are gaps.
+    for name, error, num_owed in (
+        ("TTFT error", level.ttft_error, num_answers),
+        ("ITL error", level.itl_error, level.num_chunks - num_answers),
+    ):
+        if num_owed > 0 and not error.n:
+            found.append(f"{name} not known, as the simulated engine was kept from the processor at each")
     found += [f"{level.num_lost} chunks lost"] if level.num_lost else []
     found += [f"{level.num_failed} requests failed"] if level.num_failed else []
     return f"Calibration at {level.level}: {', '.join(found)}." if found else None

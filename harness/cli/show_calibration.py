@@ -54,7 +54,7 @@ def _facts(level: CalibrationManifest) -> list[Text | str]:
         f"{level.num_requests} requests",
         f"{level.chunks_per_s:,.0f} chunks/s",
         "" if cpu_s is None else f"{cpu_s:.0f} CPU s/10⁶ chunks",
-        "within budget" if complaint(level) is None else Text("beyond budget", style="bold red"),
+        "within budget" if complaint(level) is None else Text("not within budget", style="bold red"),
     ]
 
 
