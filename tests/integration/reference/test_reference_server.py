@@ -23,6 +23,8 @@ def client(server) -> Iterator[openai.OpenAI]:
 def expected(tiny_model: Path):
     """Prompt to the token ids and the text that transformers continues it with."""
     import torch
+
+    pytest.importorskip("transformers")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)

@@ -30,6 +30,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     made: dict[tuple[int, int | None], Path] = {}
 
     def make(seed: int = 20, window: int | None = None) -> Path:
+        pytest.importorskip("transformers")
         from transformers import MistralConfig, MistralForCausalLM
 
         if (seed, window) not in made:

@@ -40,6 +40,7 @@ def prompts(count: int) -> list[list[int]]:
 def test_answers_and_scores_are_those_of_transformers(
     tiny_engine: MakeEngine, tiny_checkpoint: Callable[..., Path], params: BeamParams, ends: int | None
 ) -> None:
+    pytest.importorskip("transformers")
     from transformers import MistralForCausalLM
 
     oracle = MistralForCausalLM.from_pretrained(tiny_checkpoint(), dtype=torch.float32).eval()
@@ -118,6 +119,7 @@ def test_beams_end_at_stop_texts_and_stop_tokens_as_transformers_do(
 @pytest.fixture(scope="module")
 def trained() -> tuple[Engine, Any, Any]:
     """The bundled model here and in transformers, and its tokenizer."""
+    pytest.importorskip("transformers")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     engine = Engine(EngineConfig(model_path=BUNDLED, kernels="torch", num_blocks=64))

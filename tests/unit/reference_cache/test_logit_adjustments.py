@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import RequestError
@@ -19,6 +18,8 @@ from llmbench.reference_engine.logit_adjustments import Row, adjust
 from llmbench.reference_engine.sampler import sample, sample_rows
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.sequence import Sequence
+
+transformers = pytest.importorskip("transformers")
 
 VOCAB_SIZE = 40
 
@@ -40,7 +41,7 @@ tokens = st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=20)
 @settings(max_examples=60, deadline=None)
 def test_repetition_penalty_is_that_of_transformers(prompt: list[int], output: list[int], factor: float) -> None:
     logits = random_logits(1, VOCAB_SIZE)
-    expected = RepetitionPenaltyLogitsProcessor(factor)(torch.tensor([prompt + output]), logits)
+    expected = transformers.RepetitionPenaltyLogitsProcessor(factor)(torch.tensor([prompt + output]), logits)
     before = logits.clone()
     got = adjust(logits, [Row(make_sequence(prompt, output, repetition_penalty=factor), ())], ())
     torch.testing.assert_close(got, expected)
@@ -103,7 +104,11 @@ def test_min_p_draws_from_transformers_distribution(filters: dict[str, Any]) -> 
     """Chi-square at p = 1e-6 with fixed seeds: 5e-6 for a right sampler over the five cases, then settled for good."""
     logits = random_logits(1, VOCAB_SIZE, seed=6) / 2
     warped = logits.clone()
-    for name, warper in (("top_k", TopKLogitsWarper), ("top_p", TopPLogitsWarper), ("min_p", MinPLogitsWarper)):
+    for name, warper in (
+        ("top_k", transformers.TopKLogitsWarper),
+        ("top_p", transformers.TopPLogitsWarper),
+        ("min_p", transformers.MinPLogitsWarper),
+    ):
         if name in filters:
             warped = warper(filters[name])(torch.tensor([[0]]), warped)
     expected = warped.softmax(-1)[0].double().numpy()

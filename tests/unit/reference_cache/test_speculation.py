@@ -249,6 +249,7 @@ def test_no_drafts_in_a_batch_that_is_large_enough(
 def test_draft_models_that_do_not_fit_are_refused(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, tiny_engine: MakeEngine
 ) -> None:
+    pytest.importorskip("transformers")
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {

@@ -92,6 +92,7 @@ def test_aborted_while_swapped_out_leaves_nothing_behind(tiny_engine: MakeEngine
 def test_window_frees_what_is_out_of_sight_and_changes_no_output(
     tiny_engine: MakeEngine, tiny_checkpoint: Callable[..., Path], serve: Serve
 ) -> None:
+    pytest.importorskip("transformers")
     from transformers import MistralForCausalLM
 
     oracle = MistralForCausalLM.from_pretrained(tiny_checkpoint(window=10), dtype=torch.float32).eval()

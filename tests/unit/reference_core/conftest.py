@@ -63,6 +63,7 @@ def write_checkpoint() -> Callable[..., None]:
 
 
 def _write_checkpoint(folder: Path, settings: Mapping[str, Any], **save_options: Any) -> None:
+    pytest.importorskip("transformers")
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(20)

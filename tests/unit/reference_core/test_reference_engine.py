@@ -49,6 +49,7 @@ def run_alone(
 def test_greedy_output_equals_transformers(
     make_engine: MakeEngine, checkpoint: Callable[[str], Path], drain: Drain
 ) -> None:
+    pytest.importorskip("transformers")
     from transformers import LlamaForCausalLM
 
     oracle = LlamaForCausalLM.from_pretrained(checkpoint("gqa"), dtype=torch.float32).eval()

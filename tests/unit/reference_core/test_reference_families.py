@@ -49,6 +49,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
     """Variant to its checkpoint folder and transformers' model; made once."""
+    pytest.importorskip("transformers")
     import transformers
 
     made: dict[str, tuple[Path, Any]] = {}

@@ -56,6 +56,7 @@ def paged_logits(folder: Path, texts: list[list[int]], prompt_lens: list[int], b
 @pytest.mark.parametrize("variant", ["gqa", "mha", "mqa_tied", "llama3_rope", "linear_rope", "biases", "wide_heads"])
 def test_logits_equal_transformers(variant: str, checkpoint: Checkpoint) -> None:
     """float32, max abs error < 1e-4, for three texts in one batch with prefills split at uneven places."""
+    pytest.importorskip("transformers")
     from transformers import LlamaForCausalLM
 
     generator = torch.Generator().manual_seed(4)
@@ -82,6 +83,7 @@ def test_rope_settings_of_older_configs_read_the_same() -> None:
 
 @pytest.mark.parametrize("rope_type", ["default", "llama3", "linear"])
 def test_inverse_frequencies_equal_transformers_for_the_real_llama31_settings(rope_type: str) -> None:
+    pytest.importorskip("transformers")
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 

@@ -86,6 +86,7 @@ def test_parameters_are_as_many_as_the_name_says(name: str) -> None:
 
 
 def test_transformers_reads_model_and_tokenizer(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     from transformers import AutoConfig, AutoTokenizer
 
     folder = synthetic.create("llama-tiny", out=tmp_path / "made")

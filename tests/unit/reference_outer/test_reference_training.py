@@ -123,6 +123,7 @@ def test_muon_moves_all_singular_values_close_to_one() -> None:
 
 
 def test_what_was_trained_is_what_transformers_reads(tmp_path: Path, small_recipe: train.Recipe) -> None:
+    pytest.importorskip("transformers")
     from transformers import AutoModelForCausalLM
 
     train.train_pair(tmp_path, [small_recipe])
@@ -181,6 +182,7 @@ def test_speculation_with_the_pair_writes_the_same_text(source: str) -> None:
 
 
 def mean_nats(folder: Path, token_ids: list[int]) -> float:
+    pytest.importorskip("transformers")
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
