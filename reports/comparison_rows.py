@@ -58,9 +58,14 @@ def verdict(comparison: Comparison) -> str:
 def notes(comparisons: tuple[Comparison, ...], alpha: float) -> list[str]:
     """What a reader of the rows must know, in sentences."""
     tested = sum(each.p is not None for each in comparisons)
+    judged = (
+        f"{tested} tests were judged together (Holm), so that any false verdict among them has"
+        if tested > 1
+        else "a false one has"
+    )
     said = [
-        f"A verdict needs a change beyond its margin; {tested} tests were judged together (Holm), so that any false "
-        f"verdict among them has a chance of at most {percent(alpha)}. Intervals are 95 %, each for itself."
+        f"A verdict needs a change beyond its margin; {judged} a chance of at most {percent(alpha)}. Intervals are "
+        "95 %, each for itself."
     ]
     if any(each.verdict == "no difference shown" for each in comparisons):
         said.append("“Would show”: the smallest change that this data shows 80 % of the time.")

@@ -62,6 +62,8 @@ def open_side(path: Path) -> Side:
     """A run directory or a baseline file, as one side of a comparison. Raises RunError if it is neither."""
     if path.is_file():
         return read_baseline(path)
+    if not path.exists():
+        raise RunError(f"There is no {path}; give a run directory, or a file of `llmbench gate RUN --save FILE`.")
     # "." has no name of its own.
     return side_of(Run.open(path), path.resolve().name)
 

@@ -156,7 +156,8 @@ def test_text_from_elsewhere_stays_text(make_run: MakeRun) -> None:
     assert not any(tag == "img" for tag, _ in page.elements)
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert "alert(2)" in page.text
-    assert not set("\x1b\u202e") & set(html)
+    # Some versions of plotly have an escape character of their own.
+    assert not set("\x1b\u202e") & set(html.replace(page.executed[0], ""))
     # Plotly reads `<…>` in a name as markup.
     assert not re.search(r'"name":"[^"]*<', json.dumps(page.figures, separators=(",", ":")))
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from llmbench.reports.comparison_console import print_comparison, print_gate
-from llmbench.reports.comparison_rows import row_of
+from llmbench.reports.comparison_rows import notes, row_of
 from llmbench.reports.gate_junit import gate_junit
 from llmbench.reports.gate_markdown import comparison_markdown, gate_markdown
 from llmbench.reports.noise_console import print_noise
@@ -148,3 +148,7 @@ def test_noise_is_told_with_the_rounds_it_takes() -> None:
     )
     said = text_of(print_noise, noise_floor([Side("r", identity, (measured,))]))
     assert "To see a change of 5\u00a0%: 6 rounds on each side; not in TTFT p50, whose margin is larger." in said
+
+
+def test_one_test_alone_is_not_judged_together_with_others() -> None:
+    assert "; a false one has a chance of at most 5" in notes(made().comparisons[:1], 0.05)[0]

@@ -12,7 +12,7 @@ import pytest
 from gated_runs import RIG, WORKLOAD, failed_figures, judged, requests
 from made_runs import Entry, MakeRun, entry
 
-from llmbench.results.baseline import read_baseline, to_json
+from llmbench.results.baseline import open_side, read_baseline, to_json
 from llmbench.results.comparison_set import ComparisonSet, compare_engines, compare_sides
 from llmbench.results.errors import RunError
 from llmbench.results.gate import confirmed, judge_gate
@@ -320,3 +320,8 @@ def test_rounds_of_unlike_prompts_are_paired_across_runs(measured) -> None:
         assert error is None or error > 0.1
     floor = noise_floor(sides, figures=["output_throughput"])
     assert floor.rows[0].between_rounds < 0.02
+
+
+def test_a_baseline_that_is_not_there_is_named_with_what_would_do(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"There is no .*base\.json; give a run directory, or a file of `llmbench gate"):
+        open_side(tmp_path / "base.json")
