@@ -6,6 +6,7 @@ from typing import final
 from llmbench.harness.read_poller import Readable
 
 READ_BYTES: int
+INTERFACE: int
 
 def send_due(requests: Sequence[tuple[int, bytes, int]], /) -> list[tuple[int, int, int]]:
     """Send each (fd, payload, due_ns), in their order and none before it is due; spends processor time until then.

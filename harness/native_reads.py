@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from llmbench.harness import native_reader
 
 CHOICE = "LLMBENCH_READER"
+# What harness/csrc/native_reader.c calls by this name.
+INTERFACE = 2
 
 
 def chosen_reader() -> ModuleType | None:
@@ -33,14 +35,18 @@ def chosen_reader() -> ModuleType | None:
         return None
     try:
         from llmbench.harness import native_reader
+
+        problem = "it was built from other sources"
+        if getattr(native_reader, "INTERFACE", None) == INTERFACE:
+            return native_reader
     except ImportError as error:
-        if choice == "native":
-            raise ConfigError(
-                f"{CHOICE} is native, and the compiled reader cannot be imported ({error}): install llmbench where "
-                "there is a C compiler, on Linux."
-            ) from None
-        return None
-    return native_reader
+        problem = str(error)
+    if choice == "native":
+        raise ConfigError(
+            f"{CHOICE} is native, and the compiled reader cannot be used ({problem}): install llmbench anew, where "
+            "there is a C compiler, on Linux."
+        )
+    return None
 
 
 class NativeReads:

@@ -14,11 +14,15 @@ static struct PyModuleDef module = {
     .m_methods = functions,
 };
 
+/* Counted up whenever Python needs something else of this module: an install in place can leave an old one behind. */
+#define INTERFACE 2
+
 PyMODINIT_FUNC PyInit_native_reader(void) {
     PyObject *made = PyModule_Create(&module);
     if (made == NULL) return NULL;
     if (PyModule_AddType(made, &ChunkLogType) < 0 || PyModule_AddType(made, &ReadSetType) < 0 ||
-        PyModule_AddIntConstant(made, "READ_BYTES", READ_BYTES) < 0) {
+        PyModule_AddIntConstant(made, "READ_BYTES", READ_BYTES) < 0 ||
+        PyModule_AddIntConstant(made, "INTERFACE", INTERFACE) < 0) {
         Py_DECREF(made);
         return NULL;
     }

@@ -331,3 +331,12 @@ def test_a_reader_that_was_not_built_is_missed_only_where_it_is_asked_for(monkey
     monkeypatch.setenv(CHOICE, "native")
     with pytest.raises(ConfigError, match="C compiler"):
         chosen_reader()
+
+
+def test_a_reader_built_from_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "INTERFACE", native.INTERFACE - 1)
+    monkeypatch.delenv(CHOICE, raising=False)
+    assert chosen_reader() is None
+    monkeypatch.setenv(CHOICE, "native")
+    with pytest.raises(ConfigError, match="other sources"):
+        chosen_reader()
