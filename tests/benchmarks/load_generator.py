@@ -4,11 +4,12 @@
     python tests/benchmarks/load_generator.py --flood --streams 64  as fast as it goes
     python tests/benchmarks/load_generator.py --starve              with a busy loop on the load generator's core
 
-The engine runs on the first of this process's cores and the load generator on the last, so that with two cores neither
-waits for the other. Where other work shares them, `--realtime` (as root) puts both before it. The error of a chunk is
-its stamp minus the engine's own stamp just after the kernel had taken it, on the same clock; an ITL error is the
-absolute difference of two such errors in a row. Chunks that the engine took more than 0.1 ms to send are counted and
-left out. The last line is JSON.
+The engine runs on the first of this process's cores and the load generator on the last, so that with two cores
+neither waits for the other. Where other work shares them, `--realtime` (as root) puts both before it. As root the
+load generator is scheduled in real time anyway and no busy loop starves it; `setpriv --bounding-set=-sys_nice
+--inh-caps=-sys_nice` in front of the command keeps it from that. The error of a chunk is its stamp minus the engine's
+own stamp just after the kernel had taken it, on the same clock; an ITL error is the absolute difference of two such
+errors in a row. Chunks that the engine took more than 0.1 ms to send are counted and left out. The last line is JSON.
 """
 
 from __future__ import annotations
