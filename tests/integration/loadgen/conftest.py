@@ -13,6 +13,7 @@ import pytest
 
 from llmbench.engines.wire import Endpoint, Timeline, WireRequest
 from llmbench.harness.loadgen import LoadReport, Outgoing, StopFlag, run_load
+from llmbench.harness.native_reads import CHOICE, chosen_reader
 from llmbench.workloads.spec import TimeoutSpec
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -136,6 +137,16 @@ def serve() -> Iterator[Serve]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture(params=["native", "python"])
+def each_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both readers in turn; a compiled one that was not built is skipped."""
+    monkeypatch.delenv(CHOICE, raising=False)
+    if request.param == "native" and chosen_reader() is None:
+        pytest.skip("the compiled reader was not built")
+    monkeypatch.setenv(CHOICE, request.param)
+    return str(request.param)
 
 
 Load = Callable[..., tuple[LoadReport, dict[str, Timeline]]]

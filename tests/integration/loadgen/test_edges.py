@@ -44,14 +44,6 @@ class Waiting:
         self._loop.stop()
 
 
-@pytest.fixture(params=["native", "python"])
-def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.delenv("LLMBENCH_READER", raising=False)
-    if request.param == "native" and chosen_reader() is None:
-        pytest.skip("the compiled reader was not built")
-    return str(request.param)
-
-
 def answer_to(payload: bytes, reader: str, then_close: bool) -> Timeline:
     """What becomes of `payload`, sent by a server as soon as it is connected."""
     loop = asyncio.new_event_loop()
@@ -86,16 +78,16 @@ def answer_to(payload: bytes, reader: str, then_close: bool) -> Timeline:
     return request.timeline
 
 
-def test_a_close_behind_the_data_is_seen(reader: str) -> None:
-    timeline = answer_to(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", reader, then_close=True)
+def test_a_close_behind_the_data_is_seen(each_reader: str) -> None:
+    timeline = answer_to(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", each_reader, then_close=True)
     assert timeline.failure is None
     assert b"".join(timeline.chunk_bytes) == b"until the end"
 
 
-def test_more_than_one_read_holds_is_read_to_its_end(reader: str) -> None:
+def test_more_than_one_read_holds_is_read_to_its_end(each_reader: str) -> None:
     body = b"x" * (3 * READ_BYTES)
     payload = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    timeline = answer_to(payload, reader, then_close=False)
+    timeline = answer_to(payload, each_reader, then_close=False)
     assert timeline.failure is None
     assert timeline.end_ns is not None
     assert b"".join(timeline.chunk_bytes) == body

@@ -20,6 +20,8 @@ from llmbench.results.records import RequestRecord
 from llmbench.workloads.arrivals import BurstArrivals
 from llmbench.workloads.spec import EngineSpec, TimeoutSpec
 
+pytestmark = pytest.mark.usefixtures("each_reader")
+
 TOKEN = b'data: {"choices":[{"text":"a","index":0}]}\n\n'
 LAST = b'data: {"choices":[{"text":"b","index":0,"finish_reason":"length"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
