@@ -29,6 +29,10 @@ def test_decoding(llmbench):
 """
 
 
+# Plugins of this repository's tests, which play no part here and take five times as long to load as all the rest.
+OTHERS = ("anyio", "asyncio", "hypothesispytest", "schemathesis", "timeout", "xdist", "xdist.looponfail")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "workload.yaml").write_text(WORKLOAD)
@@ -40,6 +44,7 @@ def folder(tmp_path: Path) -> Path:
 def pytest_in(folder: Path, *options: str, test: str = TEST.format(override="")) -> subprocess.CompletedProcess[str]:
     (folder / "test_engine.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    command += [word for plugin in OTHERS for word in ("-p", f"no:{plugin}")]
     # It is nobody's worker: pytest-benchmark stores nothing in one.
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
