@@ -99,7 +99,7 @@ def _sentence(group: Sequence[tuple[Series, int]]) -> str:
         ]
         told += [f"{word} in {', '.join(named)}"] if named else []
     p = chance(max(series.changes[index].p for series, index in group))
-    return f"From {name_of(_run_of(group))} on {'; '.join(told)} ({p.replace('=', '≤') if len(group) > 1 else p})."
+    return f"From {name_of(_run_of(group))} on, {'; '.join(told)} ({p.replace('=', '≤') if len(group) > 1 else p})."
 
 
 def _run_of(group: Sequence[tuple[Series, int]]) -> StoredRun:

@@ -57,7 +57,7 @@ def test_a_change_is_named_with_its_commit_and_how_sure_it_is(figure: str, word:
     html = page(STEP, figure)
     answer = html[html.index('id="answer"') : html.index('id="series-1"')].replace("\xa0", " ")
     title = FIGURE_BY_NAME[figure].title
-    assert f"From c0ffee0 of 2026-01-08 on {word} in {title} (+20.0 %) (p = 0.001)." in answer
+    assert f"From c0ffee0 of 2026-01-08 on, {word} in {title} (+20.0 %) (p = 0.001)." in answer
     layout = drawn(html)["layout"]
     # Between the seventh run and the eighth.
     assert [(shape["x0"], shape["line"]["color"]) for shape in layout["shapes"]] == [(7.5, colour)]
