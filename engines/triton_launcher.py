@@ -61,6 +61,8 @@ def _server_options(arguments: argparse.Namespace, package: Path) -> list[str]:
         "metrics-address": "127.0.0.1",
         "metrics-port": arguments.metrics_port,
         "exit-timeout-secs": EXIT_TIMEOUT_S,
+        # Its tables of what it is and has would be all that the end of the log shows when it cannot start.
+        "log-info": "false",
         "backend-config": f"python,shm-region-prefix-name={SHARED_MEMORY}{os.getpid()}-",
     }
     if arguments.grpc_port:

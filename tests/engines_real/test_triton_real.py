@@ -21,6 +21,8 @@ from llmbench.engines.environments import environment
 from llmbench.engines.triton_launch import RECIPE
 from llmbench.engines.triton_launcher import EXIT_TIMEOUT_S
 from llmbench.engines.wire import DecodedAnswer, Endpoint, FailureKind, GenerationRequest, TokenSource
+from llmbench.harness.errors import EngineStartError
+from llmbench.harness.log_facts import read_log_facts
 from llmbench.harness.process import EngineProcess
 from llmbench.harness.prometheus import scrape
 
@@ -88,19 +90,26 @@ def test_the_engine_tells_of_itself_at_triton_s_metrics(ask, server, model) -> N
         endpoint = Endpoint("127.0.0.1", server.plan.metrics_port)
         return {value.metric: value.value for value in scrape(endpoint, adapter("http").capabilities.metrics)}
 
-    before = seen()
-    assert before["kv_cache_usage"] == 0  # told before any request
+    def idle() -> dict[str, float]:
+        """What is seen once the engine has nothing to do: it tells so within half a second."""
+        give_up = time.monotonic() + 20
+        while (told := seen())["kv_cache_usage"] or told["requests_running"]:
+            assert time.monotonic() < give_up, told
+            time.sleep(0.2)
+        return told
+
+    before = idle()
     requests = [question(model.name, f"metrics {number}", number) for number in range(12)]
     answers = ask(adapter("http"), Endpoint("127.0.0.1", server.plan.ready_port), requests)
     assert [answer.failure for answer in answers] == [None] * 12
     give_up = time.monotonic() + 20
-    while (after := seen()).get("ttft_count", 0) - before.get("ttft_count", 0) < 12:
+    while (after := idle())["ttft_count"] - before["ttft_count"] < 12:
         assert time.monotonic() < give_up, after
         time.sleep(0.2)
-    assert after["generated_tokens"] - before.get("generated_tokens", 0) == 12 * 16
+    assert after["generated_tokens"] - before["generated_tokens"] == 12 * 16
     prompt_tokens = sum(answer.prompt_tokens for answer in answers)
-    assert after["prompt_tokens"] - before.get("prompt_tokens", 0) == prompt_tokens
-    assert after["ttft_sum"] > before.get("ttft_sum", 0)
+    assert after["prompt_tokens"] - before["prompt_tokens"] == prompt_tokens
+    assert after["ttft_sum"] > before["ttft_sum"]
     assert {"requests_running", "requests_waiting", "prefix_cache_queries", "preemptions"} <= set(after)
 
 
@@ -172,11 +181,22 @@ def test_refusals_are_told_in_the_servers_words(ask, endpoint, protocol, model) 
         assert answers[0].failure is None
 
 
+def test_what_the_engine_computes_with_is_in_the_log(server) -> None:
+    facts = read_log_facts(server.log_path, server.plan.log_facts)
+    assert (facts["dtype"], facts["device"]) == ("float32", "cpu")
+
+
 def test_the_server_is_the_one_of_the_recipe_and_its_numpy_is_old_enough(server) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.plan.ready_port}/v2") as answer:
         assert json.load(answer)["version"] == RECIPE.version
     [numpy] = [line for line in environment(RECIPE).lock() if line.startswith("numpy==")]
     assert numpy.startswith("numpy==1.")
+
+
+def test_why_the_engine_did_not_start_is_in_the_end_of_the_log(start) -> None:
+    with pytest.raises(EngineStartError, match="ended with code 1 before it was ready") as told:
+        start("triton", settings={"kernels": "torch", "max_num_seqs": 600}, startup_timeout_s=240.0)
+    assert "max_num_batched_tokens (512) must be at least max_num_seqs (600)" in str(told.value)
 
 
 def test_a_second_server_beside_the_first_is_killed_and_leaves_nothing(ask, start, server, model, expected) -> None:
