@@ -84,6 +84,8 @@ class Engine:
         self.eos_token_ids = model.config.eos_token_ids
         self._pool = BlockPool(plan.num_blocks, config.eviction)
         num_swap_blocks = 0 if config.preemption == "recompute" else config.num_swap_blocks or plan.num_blocks
+        # What the checkpoint's weights were rounded to when it was written; None for one that was not.
+        self.stored_quantization = model.stored_quantization
         self._tables = BlockTables(
             self._pool,
             config.block_size,

@@ -5,17 +5,19 @@ Needs no package, so that a host process that has its own logging can say it too
 
 from __future__ import annotations
 
-from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.config import EngineConfig, QuantizationName
 
 EVENT = "engine loaded"
 
 
-def loaded_facts(config: EngineConfig, max_model_len: int) -> dict[str, object]:
-    """By the names that follow EVENT on its line."""
+def loaded_facts(
+    config: EngineConfig, max_model_len: int, stored_quantization: QuantizationName | None = None
+) -> dict[str, object]:
+    """By the names that follow EVENT on its line. A checkpoint that is quantised already needs no setting to be so."""
     return {
         "dtype": config.dtype,
         "kv_cache_dtype": config.kv_cache_dtype,
-        "quantization": config.quantization,
+        "quantization": config.quantization or stored_quantization,
         "device": config.device,
         "max_model_len": max_model_len,
     }

@@ -40,7 +40,7 @@ def main() -> int:
         except ReferenceEngineError as error:
             channel.send(CannotStart(str(error)))
             return 2
-        log_loaded(config, engine.limits.max_model_len)
+        log_loaded(config, engine.limits.max_model_len, engine.stored_quantization)
         channel.send(Ready(engine.limits, engine.stats()))
         serve(engine, channel)
     except EOFError:

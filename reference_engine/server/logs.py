@@ -15,7 +15,7 @@ from typing import Literal
 
 import structlog
 
-from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.config import EngineConfig, QuantizationName
 from llmbench.reference_engine.loaded import EVENT, loaded_facts
 from llmbench.reference_engine.server.errors import ApiError
 from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody
@@ -52,9 +52,9 @@ def configure_logging(log_format: LogFormat) -> None:
     )
 
 
-def log_loaded(config: EngineConfig, max_model_len: int) -> None:
+def log_loaded(config: EngineConfig, max_model_len: int, stored_quantization: QuantizationName | None = None) -> None:
     """What the engine computes with, on a line of its own."""
-    log.info(EVENT, **loaded_facts(config, max_model_len))
+    log.info(EVENT, **loaded_facts(config, max_model_len, stored_quantization))
 
 
 def log_failure(request_id: str, path: str, failure: ApiError, error: Exception) -> None:

@@ -42,7 +42,7 @@ class TritonPythonModel:
         config = EngineConfig(**settings)
         self._tokenizer = Tokenizer(config.model_path)
         engine = Engine(config)
-        facts = loaded_facts(config, engine.limits.max_model_len)
+        facts = loaded_facts(config, engine.limits.max_model_len, engine.stored_quantization)
         logger.info("%s %s", EVENT, " ".join(f"{name}={value}" for name, value in facts.items()))
         self._model_name = args["model_name"]
         self._metrics: EngineMetrics | None = None

@@ -18,6 +18,7 @@ from llmbench.reference_engine.cli import app
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import CheckpointError, ConfigError
+from llmbench.reference_engine.loaded import loaded_facts
 from llmbench.reference_engine.models.loader import load_model
 from llmbench.reference_engine.models.stored_weights import StoredFormat, pack_codes, read_format
 from llmbench.reference_engine.models.synthetic import create
@@ -99,6 +100,9 @@ def test_gptq_and_dense_checkpoints_of_the_same_weights_answer_alike(
             assert torch.equal(views[name] * scales, view)
     if bits == 8:
         assert answer(folders[0]) == answer(folders[1])
+    # Who compares engines reads in the log that this one is quantised, though no setting asked for it.
+    engine = Engine(EngineConfig(model_path=folders[1], kernels="torch", num_threads=1))
+    assert loaded_facts(engine.config, 64, engine.stored_quantization)["quantization"] == ours.stored_quantization
 
 
 @pytest.mark.parametrize(
