@@ -65,7 +65,7 @@ KINDS = {
     "decode_heavy": {"prompts": {"output_tokens": 96}, "traffic": {"requests": 8}},
     "mixed": {
         "prompts": {"prompt_tokens": {"mean": 128, "stddev": 96, "max": 512}, "output_tokens": {"mean": 32}},
-        "traffic": {"requests": 8, "arrivals": {"rate": 0.6}},
+        "traffic": {"requests": 8, "arrivals": {"rate": 0.9}},
     },
     # As completions: Triton and MII take prompts, not chats.
     "streaming": {
