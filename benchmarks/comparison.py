@@ -34,7 +34,8 @@ DOCUMENT = ROOT / "docs" / "comparison.md"
 MARKS = ("<!-- made by benchmarks/comparison.py -->", "<!-- end of what it made -->")
 
 MODEL = "synthetic:llama-20m"
-ROUNDS = 3
+# As many as five minutes have room for: vLLM takes half a minute to start.
+ROUNDS = {"vllm-triton": 4, "grpc-mii": 5}
 # One thread computes, whichever engine: the other core is for servers, load generator and recorder.
 OURS = {"dtype": "float32", "threads": 1}
 # Without compilation, which takes minutes on two cores at each of three starts.
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--mii-python", type=Path, help="the interpreter of an environment with deepspeed-mii")
     parser.add_argument("--vllm-url", help="measure the vLLM that runs there; default: it is started for each turn")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, help="default: each group's own number")
     parser.add_argument("--requests", type=int, help="in each round; default: each kind's own number")
     options = parser.parse_args()
     if options.what == "tables":
@@ -119,7 +120,7 @@ def measure(kind: str, group: str, options: argparse.Namespace) -> None:
     if options.vllm_url:
         attached = {"vllm": {"url": options.vllm_url}}
         engines = [attached if "vllm" in engine else engine for engine in engines]
-    fields = {"model": MODEL, "engines": engines, "measure": {"rounds": options.rounds}, **KINDS[kind]}
+    fields = {"model": MODEL, "engines": engines, "measure": {"rounds": options.rounds or ROUNDS[group]}, **KINDS[kind]}
     if options.requests:
         fields["traffic"] = {**KINDS[kind]["traffic"], "requests": options.requests}
     argv = [sys.executable, "-m", "llmbench", "run", kind, "--out", str(out), "--allow-invalid"]
