@@ -71,6 +71,14 @@ def test_no_difference_says_what_could_have_been_seen() -> None:
     assert 0.03 < finer.detectable < found.detectable
 
 
+def test_among_many_figures_less_could_have_been_seen() -> None:
+    one = compare(TPOT, "closed 4", ("new", figure(10.2)), ("old", figure(10)))
+    [alone], [first, *_] = settle([one]), settle([one] * 20)
+    assert alone.detectable is not None
+    assert first.detectable is not None
+    assert alone.detectable < first.detectable
+
+
 @pytest.mark.parametrize("missing", ["subject", "baseline", "both"])
 def test_a_missing_figure_is_no_improvement(missing: str) -> None:
     subject = None if missing != "baseline" else figure(10)
