@@ -21,6 +21,7 @@ from llmbench.reference_engine.config import GraphsName
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.rotary import RotaryTable
+from llmbench.reference_engine.spans import Spans, no_spans
 from llmbench.reference_engine.static_inputs import StaticInputs
 from llmbench.reference_engine.step_batch import StepBatch
 from llmbench.reference_engine.step_replay import MOST_REPLAYED_ROWS, ReplayedSteps
@@ -32,8 +33,11 @@ SIZE_STEP = 8
 
 
 class DecodeGraphs(Protocol):
-    def run(self, batch: StepBatch) -> torch.Tensor | None:
-        """Logits [T, vocab_size] of all tokens of a step, valid until the next call; None if no graph fits the step."""
+    def run(self, batch: StepBatch, spans: Spans) -> torch.Tensor | None:
+        """Logits [T, vocab_size] of all tokens of a step, valid until the next call; None if no graph fits the step.
+
+        Copying the batch to where the graph reads it is part of the span "prepare".
+        """
         ...
 
 
@@ -120,11 +124,12 @@ class RecordedSteps:
     def _compute(self, step: Step, size: int) -> torch.Tensor:
         return step(self._inputs.batch(size, size))
 
-    def run(self, batch: StepBatch) -> torch.Tensor | None:
+    def run(self, batch: StepBatch, spans: Spans) -> torch.Tensor | None:
         place = bisect.bisect_left(self._sizes, batch.num_decodes)
         if batch.num_decodes < len(batch.spans) or place == len(self._sizes):
             return None
-        self._inputs.fill(batch)
+        with spans("prepare"):
+            self._inputs.fill(batch)
         return self._replay[self._sizes[place]]()[: batch.num_decodes]
 
 
@@ -141,16 +146,17 @@ class CompiledSteps:
         self._compiled = torch.compile(step, fullgraph=True, dynamic=True)
         inputs = StaticInputs(min(max_num_seqs, 2), width, kv_cache, rotary)
         for size in range(1, len(inputs.token_ids) + 1):
-            self.run(inputs.batch(size, size))
+            self.run(inputs.batch(size, size), no_spans)
 
-    def run(self, batch: StepBatch) -> torch.Tensor | None:
+    def run(self, batch: StepBatch, spans: Spans) -> torch.Tensor | None:
         n, width = batch.block_tables.shape
         if batch.num_decodes < n:
             return None
-        tables = torch.nn.functional.pad(batch.block_tables, (0, self._width - width))
-        fixed = StepBatch(batch.token_ids, batch.positions, batch.spans, tables, n, batch.kv_cache, batch.rotary)
-        # Looked up here: torch.compile does not see through properties that are computed once.
-        _ = fixed.slots
-        if fixed.rotary is not None:
-            _ = fixed.rotation
+        with spans("prepare"):
+            tables = torch.nn.functional.pad(batch.block_tables, (0, self._width - width))
+            fixed = StepBatch(batch.token_ids, batch.positions, batch.spans, tables, n, batch.kv_cache, batch.rotary)
+            # Looked up here: torch.compile does not see through properties that are computed once.
+            _ = fixed.slots
+            if fixed.rotary is not None:
+                _ = fixed.rotation
         return self._compiled(fixed)

@@ -70,7 +70,7 @@ class ModelRunner:
             self.kv_cache.copy_blocks(plan.copies)
             batch = self._batch(plan)
         if self._graphs is not None and _samples_every_row(plan):
-            logits = self._graphs.run(batch)
+            logits = self._graphs.run(batch, self.spans)
             if logits is not None:
                 return logits
         hidden = self.model(batch)

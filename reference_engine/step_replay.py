@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from llmbench.reference_engine.spans import Spans
 from llmbench.reference_engine.static_inputs import StaticInputs
 from llmbench.reference_engine.step_batch import StepBatch
 
@@ -35,12 +36,13 @@ class ReplayedSteps:
         self._replay = self._recorder.run  # looking it up takes as long as calling it
         self._programs: dict[tuple[int, int], int] = {}
 
-    def run(self, batch: StepBatch) -> torch.Tensor | None:
+    def run(self, batch: StepBatch, spans: Spans) -> torch.Tensor | None:
         """Logits [T, vocab_size] of the batch's tokens, valid until the next call; None for more tokens than fit."""
         shape = len(batch.token_ids), len(batch.spans)
         if shape[0] > self._inputs.num_rows:
             return None
-        self._inputs.copy(batch)
+        with spans("prepare"):
+            self._inputs.copy(batch)
         program = self._programs.get(shape)
         if program is None:
             return self._record(shape)
