@@ -9,6 +9,9 @@ namespace llmbench {
 constexpr int kPanel = 64;  // outputs that lie together in packed weights
 constexpr int kGroup = 64;  // inputs that share a scale, of the weights and of the activations
 
+// Rows that are multiplied with a panel of weights at a time: more are cut, so that a prompt has work for all threads.
+constexpr int kPieceRows = 128;
+
 // kInt8 and kInt4 are multiplied with inputs rounded to 8 bits; kFp8 (e4m3) and kInt8Only with float32 ones.
 enum class Format : int { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3, kFp8 = 4, kInt8Only = 5 };
 enum class Activation : int { kNone = 0, kSwiGLU = 1, kGelu = 2, kGeluTanh = 3 };
@@ -40,10 +43,11 @@ struct LinearArgs {
   Activation activation;
   const float* residual;  // [num_rows, out_features] or null
   float* out;             // [num_rows, out_features]
-  // The inputs as the dot products read them, written by linear_inputs and read by linear_panel.
-  uint8_t* inputs;        // [num_rows, num_groups * kGroup] of the format's input type
-  float* input_scales;    // [num_rows, num_groups], integer formats only
-  int32_t* input_sums;    // [num_rows, num_groups], integer formats only
+  // The inputs as the dot products read them, written by linear_inputs and read by linear_panel: rows in blocks of
+  // however many are computed together, a block's rows interleaved by words of four bytes.
+  uint8_t* inputs;        // [block: words, rows in the block] of the format's input type, num_groups * kGroup in a row
+  float* input_scales;    // [block: num_groups, rows in the block], integer formats only
+  int32_t* input_sums;    // likewise
 };
 
 // One sequence's rows of a step.
@@ -86,7 +90,7 @@ struct KernelTable {
   const char* name;
   // Rows [first, last) to the format's input type; scratch [in_features rounded up to kGroup].
   void (*linear_inputs)(const LinearArgs&, int64_t first, int64_t last, float* scratch);
-  // Rows [first, last) of one panel's outputs.
+  // Rows [first, last) of one panel's outputs: kPieceRows from a multiple of that on, or those that are left.
   void (*linear_panel)(const LinearArgs&, int64_t panel, int64_t first, int64_t last);
   // Token `offset` of a span: its q into args.q, its k and v into the cache.
   void (*attention_write)(const AttentionArgs&, const Span&, const int64_t* table, int64_t offset);

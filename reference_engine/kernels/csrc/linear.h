@@ -49,9 +49,39 @@ inline void normalise(const LinearArgs& a, const float* x, float* y) {
   }
 }
 
-// One scale per group of 64: the largest magnitude becomes 127.
-inline void quantise_row(const float* x, int64_t num_groups, int8_t* codes, float* scales, int32_t* sums) {
-  for (int64_t g = 0; g < num_groups; ++g, x += kGroup, codes += kGroup) {
+// The block of rows that a row is computed in. Pieces of kPieceRows, which a thread takes at a time, are cut in blocks of
+// nearly equal size.
+struct RowBlock {
+  int64_t first;
+  int64_t num_rows;
+};
+
+inline RowBlock block_of_row(Format format, int64_t row, int64_t num_rows) {
+  const int64_t start = row / kPieceRows * kPieceRows, left = num_rows - start;
+  const int64_t size = left < kPieceRows ? left : kPieceRows;
+  const int64_t num_blocks = (size + most_rows(format) - 1) / most_rows(format);
+  const int64_t short_rows = size / num_blocks, num_long = size % num_blocks, in_long = num_long * (short_rows + 1);
+  const int64_t offset = row - start;
+  if (offset < in_long) return {start + offset / (short_rows + 1) * (short_rows + 1), short_rows + 1};
+  return {start + in_long + (offset - in_long) / short_rows * short_rows, short_rows};
+}
+
+// A row's words of four bytes to their place among those of its block: the block's first words, then its second words.
+template <class Word>
+inline void write_words(const RowBlock& block, int64_t row, int64_t num_words, const void* from, void* inputs) {
+  Word* to = static_cast<Word*>(inputs) + block.first * num_words + (row - block.first);
+  if (block.num_rows == 1) {
+    std::memcpy(to, from, num_words * sizeof(Word));
+    return;
+  }
+  const Word* words = static_cast<const Word*>(from);
+  for (int64_t i = 0; i < num_words; ++i) to[i * block.num_rows] = words[i];
+}
+
+// One scale per group of 64: the largest magnitude becomes 127. Scales and sums `stride` apart; codes in place of x.
+inline void quantise_row(float* x, int64_t num_groups, int64_t stride, float* scales, int32_t* sums) {
+  auto* codes = reinterpret_cast<int8_t*>(x);
+  for (int64_t g = 0; g < num_groups; ++g, x += kGroup, codes += kGroup, scales += stride, sums += stride) {
     f32v extreme{};
     for (int i = 0; i < kGroup; i += kLanes) extreme = max(extreme, abs(load<f32v>(x + i)));
     const float magnitude = largest(extreme);
@@ -62,8 +92,8 @@ inline void quantise_row(const float* x, int64_t num_groups, int8_t* codes, floa
       total += code;
       store(codes + i, narrow_to_bytes(code));
     }
-    scales[g] = magnitude / 127.0f;
-    sums[g] = sum(total);
+    *scales = magnitude / 127.0f;
+    *sums = sum(total);
   }
 }
 
@@ -71,22 +101,26 @@ inline void linear_inputs(const LinearArgs& a, int64_t first, int64_t last, floa
   const int64_t width = a.num_groups * kGroup;
   std::memset(scratch + a.in_features, 0, (width - a.in_features) * sizeof(float));
   for (int64_t row = first; row < last; ++row) {
+    const RowBlock block = block_of_row(a.format, row, a.num_rows);
     normalise(a, a.x + row * a.in_features, scratch);
     switch (a.format) {
       case Format::kFloat32:
       case Format::kFp8:
       case Format::kInt8Only:
-        std::memcpy(a.inputs + row * width * 4, scratch, width * 4);
+        write_words<float>(block, row, width, scratch, a.inputs);
         break;
       case Format::kBfloat16: {
-        auto* to = reinterpret_cast<Bf16Input*>(a.inputs) + row * width;
-        for (int64_t i = 0; i < width; i += kLanes) write_bf16_input(to + i, load<f32v>(scratch + i));
+        auto* narrowed = reinterpret_cast<Bf16Input*>(scratch);
+        for (int64_t i = 0; i < width; i += kLanes) write_bf16_input(narrowed + i, load<f32v>(scratch + i));
+        write_words<Bf16Word>(block, row, width * sizeof(Bf16Input) / 4, scratch, a.inputs);
         break;
       }
       case Format::kInt8:
-      case Format::kInt4:
-        quantise_row(scratch, a.num_groups, reinterpret_cast<int8_t*>(a.inputs) + row * width,
-                     a.input_scales + row * a.num_groups, a.input_sums + row * a.num_groups);
+      case Format::kInt4: {
+        const int64_t group_0 = block.first * a.num_groups + (row - block.first);
+        quantise_row(scratch, a.num_groups, block.num_rows, a.input_scales + group_0, a.input_sums + group_0);
+        write_words<int32_t>(block, row, width / 4, scratch, a.inputs);
+      }
     }
   }
 }
@@ -147,7 +181,7 @@ inline void epilogue(const LinearArgs& a, int64_t panel, int64_t row, float* til
 // ---- one panel: rows by blocks
 
 template <Format kFormat, int R>
-inline void block_rows(const LinearArgs& a, int64_t panel, int64_t row) {
+inline void block_rows(const LinearArgs& a, int64_t panel, int64_t row, const Ahead& ahead) {
   alignas(64) float tile[R][kPanel];
   const uint8_t* weights = a.packed + panel * a.num_groups * chunk_bytes(kFormat);
   constexpr int NV = kBlockVectors<R>;
@@ -155,33 +189,52 @@ inline void block_rows(const LinearArgs& a, int64_t panel, int64_t row) {
     if constexpr (kFormat == Format::kFloat32) {
       float_block<R, NV>(a, weights, column, row, tile);
     } else if constexpr (kFormat == Format::kBfloat16) {
-      bf16_block<R, NV>(a, weights, column, row, tile);
+      bf16_block<R, NV>(a, weights, column, row, ahead, tile);
     } else if constexpr (kFormat == Format::kFp8 || kFormat == Format::kInt8Only) {
       byte_block<kFormat, R, NV>(a, weights, column, row, tile);
     } else {
-      integer_block<kFormat, R, NV>(a, weights, column, row, tile);
+      integer_block<kFormat, R, NV>(a, weights, column, row, ahead, tile);
     }
   }
   for (int r = 0; r < R; ++r) epilogue(a, panel, row + r, tile[r]);
 }
 
-// Blocks of R rows, then one of the rows that are left.
-template <Format kFormat, int R>
-inline void all_rows(const LinearArgs& a, int64_t panel, int64_t row, int64_t last) {
-  for (; row + R <= last; row += R) block_rows<kFormat, R>(a, panel, row);
+// block_rows for a number of rows that is known when it runs.
+template <Format kFormat, int R = most_rows(kFormat)>
+inline void block_of(int64_t num_rows, const LinearArgs& a, int64_t panel, int64_t row, const Ahead& ahead) {
   if constexpr (R > 1) {
-    if (row < last) all_rows<kFormat, R - 1>(a, panel, row, last);
+    if (num_rows < R) return block_of<kFormat, R - 1>(num_rows, a, panel, row, ahead);
+  }
+  block_rows<kFormat, R>(a, panel, row, ahead);
+}
+
+// Rows [first, last), which are a piece. Where a batch's blocks pass over a panel several times, each of the first four
+// fetches its share of the next one: a single pass waits for memory anyway, and a prompt waits for the arithmetic.
+template <Format kFormat>
+inline void all_rows(const LinearArgs& a, int64_t panel, int64_t first, int64_t last) {
+  constexpr int64_t kBatch = 32, kLinesOfStep = 4;
+  const int64_t panel_bytes = a.num_groups * chunk_bytes(kFormat);
+  const bool is_batch = a.num_rows > most_rows(kFormat) && a.num_rows <= kBatch;
+  const int64_t num_blocks = (last - first + most_rows(kFormat) - 1) / most_rows(kFormat);
+  const int64_t num_shares = num_blocks < kLinesOfStep ? num_blocks : kLinesOfStep;
+  int64_t share = 0;
+  for (int64_t row = first; row < last; ++share) {
+    const int64_t size = block_of_row(kFormat, row, a.num_rows).num_rows;
+    const int64_t line = kLinesOfStep * share / num_shares, end = kLinesOfStep * (share + 1) / num_shares;
+    const bool fetches = is_batch && share < num_shares;
+    block_of<kFormat>(size, a, panel, row, {panel_bytes + 64 * line, fetches ? static_cast<int>(end - line) : 0});
+    row += size;
   }
 }
 
 inline void linear_panel(const LinearArgs& a, int64_t panel, int64_t first, int64_t last) {
   switch (a.format) {
-    case Format::kFloat32: return all_rows<Format::kFloat32, kBlockRows>(a, panel, first, last);
-    case Format::kBfloat16: return all_rows<Format::kBfloat16, kBlockRows>(a, panel, first, last);
-    case Format::kInt8: return all_rows<Format::kInt8, kBlockRows>(a, panel, first, last);
-    case Format::kInt4: return all_rows<Format::kInt4, kBlockRows>(a, panel, first, last);
-    case Format::kFp8: return all_rows<Format::kFp8, kBlockRows>(a, panel, first, last);
-    case Format::kInt8Only: return all_rows<Format::kInt8Only, kBlockRows>(a, panel, first, last);
+    case Format::kFloat32: return all_rows<Format::kFloat32>(a, panel, first, last);
+    case Format::kBfloat16: return all_rows<Format::kBfloat16>(a, panel, first, last);
+    case Format::kInt8: return all_rows<Format::kInt8>(a, panel, first, last);
+    case Format::kInt4: return all_rows<Format::kInt4>(a, panel, first, last);
+    case Format::kFp8: return all_rows<Format::kFp8>(a, panel, first, last);
+    case Format::kInt8Only: return all_rows<Format::kInt8Only>(a, panel, first, last);
   }
 }
 

@@ -7,62 +7,87 @@
 namespace llmbench::LLMBENCH_ISA {
 
 // Rows and vectors of one block of accumulators: as many as the registers hold beside the weights and an input. Fewer rows
-// take more vectors, and a single one the whole panel, whose bytes then come from memory in their order.
+// take more vectors, and a single one the whole panel, whose bytes then come from memory in their order. Integers have
+// two accumulators for each: the group's dots and the sum over groups.
 #if defined(__AVX512F__)
-constexpr int kBlockRows = 4;
+constexpr int most_rows(Format format) { return format == Format::kFloat32 || format == Format::kBfloat16 ? 6 : 4; }
 template <int R>
 constexpr int kBlockVectors = 4;
 #else
-constexpr int kBlockRows = 4;
+constexpr int most_rows(Format) { return 4; }
 template <int R>
 constexpr int kBlockVectors = R == 1 ? 8 : R == 2 ? 4 : 2;
 #endif
 
-// Asks for NV vectors of weights that are due kAhead bytes later. Where several rows share the weights, a panel is read in
-// columns of a few vectors, and processors do not foresee that order.
-template <int NV, int kAhead>
+// For the rows of a block, written out: the accumulators must be registers, whatever the compiler thinks of the length.
+#define LLMBENCH_ROWS(r) _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r)
+
+// Asks for NV vectors of weights that are due some bytes later. For R rows that share them, kAhead bytes: the arithmetic
+// has time for what it asks into the first-level cache, and columns of a few vectors are an order that processors do not
+// foresee. A single row waits for memory, in an order that processors with AVX-512 do foresee: fetching to the
+// second-level cache leaves the first one's few places for misses to the loads. Further ahead, int4 loses a third.
+template <int R, int NV, int kAhead>
 inline void prefetch_weights(const uint8_t* weights) {
+#if defined(__AVX512F__)
+  if constexpr (R == 1) {
+    for (int i = 0; i < NV * kLanes * 4; i += 64) __builtin_prefetch(weights + 2048 + i, 0, 2);
+    return;
+  }
+#endif
   for (int i = 0; i < NV * kLanes * 4; i += 64) __builtin_prefetch(weights + kAhead + i);
+}
+
+// What a pass over a panel fetches of the next one, so that memory works while the passes compute: of each step's lines
+// `num_lines`, which lie `offset` further on. They go to the second-level cache: the first has no room for a panel.
+struct Ahead {
+  int64_t offset;
+  int num_lines;
+};
+
+inline void prefetch_ahead(const uint8_t* weights, const Ahead& ahead) {
+  for (int i = 0; i < ahead.num_lines; ++i) __builtin_prefetch(weights + ahead.offset + 64 * i, 0, 2);
 }
 
 template <Format kFormat>
 constexpr int kZero = kFormat == Format::kInt8 ? 128 : 8;
 
-// dots [R, NV] of one group: the integer products of weights from `weights` on and R rows of inputs, `stride` apart.
+// dots [R, NV] of one group: the integer products of weights from `weights` on and the inputs of R rows.
 template <Format kFormat, int R, int NV>
-inline void group_dots(const uint8_t* weights, const int8_t* inputs, int64_t stride, const int32_t* sums,
-                       int64_t sums_stride, i32v (*dots)[NV]) {
+inline void group_dots(const uint8_t* weights, const int32_t* inputs, const int32_t* sums, const Ahead& ahead,
+                       i32v (*dots)[NV]) {
   constexpr int kZeroPoint = kZero<kFormat>;
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < NV; ++v) dots[r][v] = dot_start<kZeroPoint>(sums[r * sums_stride]);
+  LLMBENCH_ROWS(r) {
+    for (int v = 0; v < NV; ++v) dots[r][v] = dot_start<kZeroPoint>(sums[r]);
   }
   if constexpr (kFormat == Format::kInt8) {
 #pragma GCC unroll 4
-    for (int k = 0; k < kGroup; k += 4, weights += kPanel * 4) {
-      prefetch_weights<NV, 2 * chunk_bytes(kFormat)>(weights);
+    for (int k = 0; k < kGroup; k += 4, weights += kPanel * 4, inputs += R) {
+      prefetch_weights<R, NV, 2 * chunk_bytes(kFormat)>(weights);
+      prefetch_ahead(weights, ahead);
       i32v w[NV];
       for (int v = 0; v < NV; ++v) w[v] = load<i32v>(weights + v * kLanes * 4);
-      for (int r = 0; r < R; ++r) {
-        const i32v x = splat_4_bytes(inputs + r * stride + k);
+      LLMBENCH_ROWS(r) {
+        const i32v x = splat(inputs[r]);
         for (int v = 0; v < NV; ++v) dots[r][v] = dot<kZeroPoint>(dots[r][v], w[v], x);
       }
     }
   } else {
 #pragma GCC unroll 2
-    for (int k = 0; k < kGroup; k += 8, weights += kPanel * 4) {
-      prefetch_weights<NV, 2 * chunk_bytes(kFormat)>(weights);
+    for (int k = 0; k < kGroup; k += 8, weights += kPanel * 4, inputs += 2 * R) {
+      prefetch_weights<R, NV, 2 * chunk_bytes(kFormat)>(weights);
+      prefetch_ahead(weights, ahead);
       i32v low[NV], high[NV];
       for (int v = 0; v < NV; ++v) {
         const i32v both = load<i32v>(weights + v * kLanes * 4);
         low[v] = both & 0x0f0f0f0f;
         high[v] = (i32v)((u32v)both >> 4) & 0x0f0f0f0f;
       }
-      for (int r = 0; r < R; ++r) {
-        const i32v x = splat_4_bytes(inputs + r * stride + k);
+      LLMBENCH_ROWS(r) {
+        const i32v x = splat(inputs[r]);
         for (int v = 0; v < NV; ++v) dots[r][v] = dot<kZeroPoint>(dots[r][v], low[v], x);
       }
-      for (int r = 0; r < R; ++r) {
-        const i32v x = splat_4_bytes(inputs + r * stride + k + 4);
+      LLMBENCH_ROWS(r) {
+        const i32v x = splat(inputs[R + r]);
         for (int v = 0; v < NV; ++v) dots[r][v] = dot<kZeroPoint>(dots[r][v], high[v], x);
       }
     }
@@ -79,18 +104,18 @@ inline void add_pairs(i32v& sums, i32v codes, i32v inputs) {
 // Products of codes below 16 with inputs of at most 127 are summed in 16 bits as far as they fit: sixteen of them are at
 // most 30480. The codes stay as they are stored, 8 too large; the inputs' sum makes up for it.
 template <int R, int NV>
-inline void group_dots_of_nibbles(const uint8_t* weights, const int8_t* inputs, int64_t stride, const int32_t* sums,
-                                  int64_t sums_stride, i32v (*dots)[NV]) {
+inline void group_dots_of_nibbles(const uint8_t* weights, const int32_t* inputs, const int32_t* sums,
+                                  i32v (*dots)[NV]) {
   constexpr int kFit = 32;  // inputs: eight pairs for each 16-bit sum
   constexpr int kAtOnce = NV < 2 ? NV : 2;
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < NV; ++v) dots[r][v] = splat(-kZero<Format::kInt4> * sums[r * sums_stride]);
+  LLMBENCH_ROWS(r) {
+    for (int v = 0; v < NV; ++v) dots[r][v] = splat(-kZero<Format::kInt4> * sums[r]);
   }
   for (int k = 0; k < kGroup; k += kFit) {
     i32v pairs[R][NV] = {};
 #pragma GCC unroll 1
-    for (int i = k; i < k + kFit; i += 8, weights += kPanel * 4) {
-      prefetch_weights<NV, 2 * chunk_bytes(Format::kInt4)>(weights);
+    for (int i = k; i < k + kFit; i += 8, weights += kPanel * 4, inputs += 2 * R) {
+      prefetch_weights<R, NV, 2 * chunk_bytes(Format::kInt4)>(weights);
       for (int first = 0; first < NV; first += kAtOnce) {
         i32v low[kAtOnce], high[kAtOnce];
         for (int v = 0; v < kAtOnce; ++v) {
@@ -98,9 +123,8 @@ inline void group_dots_of_nibbles(const uint8_t* weights, const int8_t* inputs, 
           low[v] = both & 0x0f0f0f0f;
           high[v] = (i32v)((u32v)both >> 4) & 0x0f0f0f0f;
         }
-        for (int r = 0; r < R; ++r) {
-          const int8_t* x = inputs + r * stride + i;
-          const i32v x_low = splat_4_bytes(x), x_high = splat_4_bytes(x + 4);
+        LLMBENCH_ROWS(r) {
+          const i32v x_low = splat(inputs[r]), x_high = splat(inputs[R + r]);
           for (int v = 0; v < kAtOnce; ++v) {
             add_pairs(pairs[r][first + v], low[v], x_low);
             add_pairs(pairs[r][first + v], high[v], x_high);
@@ -108,7 +132,7 @@ inline void group_dots_of_nibbles(const uint8_t* weights, const int8_t* inputs, 
         }
       }
     }
-    for (int r = 0; r < R; ++r) {
+    LLMBENCH_ROWS(r) {
       for (int v = 0; v < NV; ++v) {
         dots[r][v] += (i32v)_mm256_madd_epi16((__m256i)pairs[r][v], _mm256_set1_epi16(1));
       }
@@ -118,35 +142,33 @@ inline void group_dots_of_nibbles(const uint8_t* weights, const int8_t* inputs, 
 #endif
 
 template <Format kFormat, int R, int NV>
-inline void integer_block(const LinearArgs& a, const uint8_t* chunk, int column, int64_t row, float (*tile)[kPanel]) {
-  const auto* inputs = reinterpret_cast<const int8_t*>(a.inputs) + row * a.num_groups * kGroup;
-  const int64_t stride = a.num_groups * kGroup;
+inline void integer_block(const LinearArgs& a, const uint8_t* chunk, int column, int64_t row, const Ahead& ahead,
+                          float (*tile)[kPanel]) {
+  const auto* inputs = reinterpret_cast<const int32_t*>(a.inputs) + row * a.num_groups * (kGroup / 4);
   const float* input_scales = a.input_scales + row * a.num_groups;
   const int32_t* input_sums = a.input_sums + row * a.num_groups;
   f32v acc[R][NV] = {};
-  for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(kFormat), inputs += kGroup) {
-    for (int r = 0; r < R; ++r) {
-      __builtin_prefetch(inputs + (R + r) * stride);  // the next block's rows: a prompt's do not fit the first cache
-    }
+  for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(kFormat)) {
     i32v dots[R][NV];
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
     if constexpr (kFormat == Format::kInt4) {
-      group_dots_of_nibbles<R, NV>(chunk + column * 4, inputs, stride, input_sums + g, a.num_groups, dots);
+      group_dots_of_nibbles<R, NV>(chunk + column * 4, inputs, input_sums, dots);
     } else {
-      group_dots<kFormat, R, NV>(chunk + column * 4, inputs, stride, input_sums + g, a.num_groups, dots);
+      group_dots<kFormat, R, NV>(chunk + column * 4, inputs, input_sums, ahead, dots);
     }
 #else
-    group_dots<kFormat, R, NV>(chunk + column * 4, inputs, stride, input_sums + g, a.num_groups, dots);
+    group_dots<kFormat, R, NV>(chunk + column * 4, inputs, input_sums, ahead, dots);
 #endif
     const auto* scales = reinterpret_cast<const uint16_t*>(chunk + chunk_bytes(kFormat) - kPanel * 2) + column;
     f32v weight_scales[NV];
     for (int v = 0; v < NV; ++v) weight_scales[v] = load_bf16(scales + v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const f32v scale = splat(input_scales[r * a.num_groups + g]);
+    LLMBENCH_ROWS(r) {
+      const f32v scale = splat(input_scales[r]);
       for (int v = 0; v < NV; ++v) acc[r][v] = fma(to_float(dots[r][v]), weight_scales[v] * scale, acc[r][v]);
     }
+    inputs += R * kGroup / 4, input_scales += R, input_sums += R;
   }
-  for (int r = 0; r < R; ++r) {
+  LLMBENCH_ROWS(r) {
     for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
   }
 }
@@ -155,31 +177,32 @@ inline void integer_block(const LinearArgs& a, const uint8_t* chunk, int column,
 // anew for every panel would cost as much as the products.
 #if defined(__AVX512BF16__)
 using Bf16Input = uint16_t;
+using Bf16Word = int32_t;  // two of them
 inline void write_bf16_input(uint16_t* to, f32v values) { store(to, narrow_bf16(values)); }
 #else
 using Bf16Input = float;
+using Bf16Word = float;
 inline void write_bf16_input(float* to, f32v values) { store(to, values); }
 #endif
 
 template <int R, int NV>
-inline void bf16_block(const LinearArgs& a, const uint8_t* panel, int column, int64_t row, float (*tile)[kPanel]) {
+inline void bf16_block(const LinearArgs& a, const uint8_t* panel, int column, int64_t row, const Ahead& ahead,
+                       float (*tile)[kPanel]) {
   const int64_t width = a.num_groups * kGroup;
-  const auto* inputs = reinterpret_cast<const Bf16Input*>(a.inputs) + row * width;
+  const auto* inputs = reinterpret_cast<const Bf16Word*>(a.inputs) + row * (width * sizeof(Bf16Input) / 4);
   const uint8_t* weights = panel + column * 4;
-  constexpr int kInputsPerLine = 64 / sizeof(Bf16Input);
   f32v acc[R][NV] = {};
   for (int64_t k = 0; k < width; k += 2, weights += kPanel * 4) {
-    if (k % kInputsPerLine == 0) {
-      for (int r = 0; r < R; ++r) __builtin_prefetch(inputs + (R + r) * width + k);  // as in integer_block
-    }
-    prefetch_weights<NV, chunk_bytes(Format::kBfloat16)>(weights);
+    prefetch_weights<R, NV, chunk_bytes(Format::kBfloat16)>(weights);
+    prefetch_ahead(weights, ahead);
 #if defined(__AVX512BF16__)
     i32v w[NV];
     for (int v = 0; v < NV; ++v) w[v] = load<i32v>(weights + v * kLanes * 4);
-    for (int r = 0; r < R; ++r) {
-      const i32v x = splat_4_bytes(inputs + r * width + k);
+    LLMBENCH_ROWS(r) {
+      const i32v x = splat(inputs[r]);
       for (int v = 0; v < NV; ++v) acc[r][v] = dot_bf16(acc[r][v], w[v], x);
     }
+    inputs += R;
 #else
     // Two vectors at a time: more unpacked weights than that do not fit the registers, and fewer load inputs twice.
     constexpr int kAtOnce = NV < 2 ? NV : 2;
@@ -190,15 +213,16 @@ inline void bf16_block(const LinearArgs& a, const uint8_t* panel, int column, in
         low[v] = (f32v)(both << 16);
         high[v] = (f32v)(both & 0xffff0000u);
       }
-      for (int r = 0; r < R; ++r) {
-        const f32v x_low = splat(inputs[r * width + k]), x_high = splat(inputs[r * width + k + 1]);
+      LLMBENCH_ROWS(r) {
+        const f32v x_low = splat(inputs[r]), x_high = splat(inputs[R + r]);
         for (int v = 0; v < kAtOnce; ++v) acc[r][first + v] = fma(low[v], x_low, acc[r][first + v]);
         for (int v = 0; v < kAtOnce; ++v) acc[r][first + v] = fma(high[v], x_high, acc[r][first + v]);
       }
     }
+    inputs += 2 * R;
 #endif
   }
-  for (int r = 0; r < R; ++r) {
+  LLMBENCH_ROWS(r) {
     for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
   }
 }
@@ -209,18 +233,15 @@ inline void float_block(const LinearArgs& a, const uint8_t* panel, int column, i
   const auto* inputs = reinterpret_cast<const float*>(a.inputs) + row * width;
   const auto* weights = reinterpret_cast<const float*>(panel) + column;
   f32v acc[R][NV] = {};
-  for (int64_t k = 0; k < width; ++k, weights += kPanel) {
-    if (k % 16 == 0) {
-      for (int r = 0; r < R; ++r) __builtin_prefetch(inputs + (R + r) * width + k);  // as in integer_block
-    }
+  for (int64_t k = 0; k < width; ++k, weights += kPanel, inputs += R) {
     f32v w[NV];
     for (int v = 0; v < NV; ++v) w[v] = load<f32v>(weights + v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const f32v x = splat(inputs[r * width + k]);
+    LLMBENCH_ROWS(r) {
+      const f32v x = splat(inputs[r]);
       for (int v = 0; v < NV; ++v) acc[r][v] = fma(w[v], x, acc[r][v]);
     }
   }
-  for (int r = 0; r < R; ++r) {
+  LLMBENCH_ROWS(r) {
     for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
   }
 }
@@ -231,27 +252,27 @@ inline void byte_block(const LinearArgs& a, const uint8_t* chunk, int column, in
   const int64_t width = a.num_groups * kGroup;
   const auto* inputs = reinterpret_cast<const float*>(a.inputs) + row * width;
   f32v acc[R][NV] = {};
-  for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(kFormat), inputs += kGroup) {
+  for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(kFormat)) {
     f32v part[R][NV] = {};
     const uint8_t* weights = chunk + column;
-    for (int k = 0; k < kGroup; ++k, weights += kPanel) {
+    for (int k = 0; k < kGroup; ++k, weights += kPanel, inputs += R) {
       f32v w[NV];
       for (int v = 0; v < NV; ++v) {
         const uint8_t* codes = weights + v * kLanes;
         w[v] = kFormat == Format::kFp8 ? load_fp8(codes) : load_int8(reinterpret_cast<const int8_t*>(codes));
       }
-      for (int r = 0; r < R; ++r) {
-        const f32v x = splat(inputs[r * width + k]);
+      LLMBENCH_ROWS(r) {
+        const f32v x = splat(inputs[r]);
         for (int v = 0; v < NV; ++v) part[r][v] = fma(w[v], x, part[r][v]);
       }
     }
     const auto* scales = reinterpret_cast<const uint16_t*>(chunk + kPanel * kGroup) + column;
     for (int v = 0; v < NV; ++v) {
       const f32v scale = load_bf16(scales + v * kLanes);
-      for (int r = 0; r < R; ++r) acc[r][v] = fma(part[r][v], scale, acc[r][v]);
+      LLMBENCH_ROWS(r) acc[r][v] = fma(part[r][v], scale, acc[r][v]);
     }
   }
-  for (int r = 0; r < R; ++r) {
+  LLMBENCH_ROWS(r) {
     for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
   }
 }

@@ -118,11 +118,10 @@ void run_linear(LinearArgs args) {
                           run.per_thread[thread].take<float>(width));
   });
   // A panel's weights come from memory once: it is cut by rows only where a prompt has work for more threads.
-  constexpr int64_t kRowsPerPiece = 128;
-  const int64_t num_pieces = (args.num_rows + kRowsPerPiece - 1) / kRowsPerPiece;
+  const int64_t num_pieces = (args.num_rows + kPieceRows - 1) / kPieceRows;
   run.pool->run(args.num_panels * num_pieces, [&](int64_t item, int) {
-    const int64_t first = item % num_pieces * kRowsPerPiece;
-    kernels.linear_panel(args, item / num_pieces, first, std::min(first + kRowsPerPiece, args.num_rows));
+    const int64_t first = item % num_pieces * kPieceRows;
+    kernels.linear_panel(args, item / num_pieces, first, std::min(first + kPieceRows, args.num_rows));
   });
 }
 

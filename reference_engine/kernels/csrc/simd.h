@@ -39,9 +39,6 @@ inline void store(void* to, V value) {
 inline f32v splat(float value) { return value - f32v{}; }
 inline i32v splat(int32_t value) { return value - i32v{}; }
 
-// The four bytes at `from` in every lane.
-inline i32v splat_4_bytes(const void* from) { return splat(load<int32_t>(from)); }
-
 // a * b + c, rounded once where the hardware can.
 inline f32v fma(f32v a, f32v b, f32v c) {
 #if defined(__AVX512F__)

@@ -19,7 +19,7 @@ inline void pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
+ThreadPool::ThreadPool(int num_threads) : stretches_(num_threads) {
   for (int thread = 1; thread < num_threads; ++thread) {
     workers_.emplace_back([this, thread] { work(thread); });
   }
@@ -35,11 +35,13 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::run(int64_t num_items, Call call, const void* context) {
   call_ = call;
   context_ = context;
-  num_items_ = num_items;
-  next_item_.store(0);
   if (num_items <= 1 || workers_.empty()) {
-    take_items(0);
+    for (int64_t item = 0; item < num_items; ++item) call(context, item, 0);
     return;
+  }
+  for (int64_t thread = 0; thread < num_threads(); ++thread) {
+    stretches_[thread].next.store(num_items * thread / num_threads(), std::memory_order_relaxed);
+    stretches_[thread].end = num_items * (thread + 1) / num_threads();
   }
   open_.store(true);
   loops_begun_.fetch_add(1);
@@ -55,10 +57,13 @@ void ThreadPool::run(int64_t num_items, Call call, const void* context) {
 }
 
 void ThreadPool::take_items(int thread) {
-  for (;;) {
-    const int64_t item = next_item_.fetch_add(1, std::memory_order_relaxed);
-    if (item >= num_items_) return;
-    call_(context_, item, thread);
+  for (int turn = 0; turn < num_threads(); ++turn) {
+    Stretch& stretch = stretches_[(thread + turn) % num_threads()];
+    for (;;) {
+      const int64_t item = stretch.next.fetch_add(1, std::memory_order_relaxed);
+      if (item >= stretch.end) break;
+      call_(context_, item, thread);
+    }
   }
 }
 

@@ -20,7 +20,8 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(item, thread) once for each item in [0, num_items), in any order; thread is below num_threads().
+  // Calls body(item, thread) once for each item in [0, num_items); thread is below num_threads(). A thread goes through
+  // its own stretch of neighbours first, so that it reads memory in order, and helps the others with theirs after that.
   template <class Body>
   void run(int64_t num_items, const Body& body) {
     run(num_items, [](const void* context, int64_t item, int thread) {
@@ -38,8 +39,11 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   Call call_ = nullptr;
   const void* context_ = nullptr;
-  int64_t num_items_ = 0;
-  alignas(64) std::atomic<int64_t> next_item_{0};
+  struct alignas(64) Stretch {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Stretch> stretches_;  // one for each thread
   alignas(64) std::atomic<uint32_t> loops_begun_{0};
   alignas(64) std::atomic<bool> open_{false};
   std::atomic<int> num_inside_{0};
