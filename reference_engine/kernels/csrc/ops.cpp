@@ -3,6 +3,12 @@
 
 #include <ATen/ATen.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -23,12 +29,25 @@ namespace portable { extern const KernelTable table; }
 namespace avx2 { extern const KernelTable table; }
 namespace avx512 { extern const KernelTable table; }
 namespace avx512_bf16 { extern const KernelTable table; }
+namespace amx { extern const KernelTable table; }
 #endif
 
 namespace {
 
 using at::Tensor;
 using OptionalTensor = const std::optional<Tensor>&;
+
+#if defined(__x86_64__)
+// Whether the processor has tiles of int8 and bf16, and the system lets this process use them: their state is large, so
+// Linux wants to be asked (Documentation/arch/x86/xstate.rst). Threads that exist already are let in too.
+bool may_use_tiles() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kTiles = 1u << 24, kTileInt8 = 1u << 25, kTileBf16 = 1u << 22, kAll = kTiles | kTileInt8 | kTileBf16;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kAll) != kAll) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 // What this processor can run, best first.
 std::vector<const KernelTable*> usable_tables() {
@@ -38,7 +57,9 @@ std::vector<const KernelTable*> usable_tables() {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512vnni");
-  if (has_avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512_bf16::table);
+  const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+  if (has_bf16 && may_use_tiles()) tables.push_back(&amx::table);
+  if (has_bf16) tables.push_back(&avx512_bf16::table);
   if (has_avx512) tables.push_back(&avx512::table);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&avx2::table);
 #endif
@@ -107,7 +128,8 @@ void run_linear(LinearArgs args) {
   Runtime& run = runtime();
   const std::lock_guard lock(run.one_at_a_time);
   const int64_t width = args.num_groups * kGroup;
-  args.inputs = run.inputs.take<uint8_t>(args.num_rows * width * 4);
+  constexpr int64_t kOverhang = 15;  // rows that a tile may read beyond the last
+  args.inputs = run.inputs.take<uint8_t>((args.num_rows + kOverhang) * width * 4);
   args.input_scales = run.input_scales.take<float>(args.num_rows * args.num_groups);
   args.input_sums = run.input_sums.take<int32_t>(args.num_rows * args.num_groups);
   const KernelTable& kernels = *run.kernels;

@@ -11,7 +11,7 @@ from llmbench.reference_engine.errors import KernelsUnavailableError
 from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.kernels.contract import Kernels
 
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
+INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "portable")
 
 
 @pytest.fixture(autouse=True, scope="session")
