@@ -76,5 +76,6 @@ def to_records(
         attempt=timeline.attempt,
         attempt_due_ns=None if timeline.attempt == 1 else timeline.due_ns,
         begun_ns=timeline.begun_ns,
+        population=planned.population,
     )
     return Decoded(record, chunks, answer.text, answer.token_ids)

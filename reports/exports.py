@@ -21,7 +21,7 @@ from llmbench.results.own_error import own_error_ms
 from llmbench.results.run import Run
 from llmbench.results.samples import each_samples
 from llmbench.results.statistics import Distribution
-from llmbench.results.summary import SummaryRow, summarise
+from llmbench.results.summary import SummaryRow, summarise, summarise_populations
 
 JSON_SCHEMA_VERSION = 1
 
@@ -59,17 +59,9 @@ def write_json(run: Run, path: Path) -> None:
         "answer": list(answer(run)),
         "unequal_work": list(unequal_work(run)),
         "output_equality": [asdict(each) for each in equalities(run)],
-        "rows": [
-            {
-                "engine": row.engine,
-                "level": row.level,
-                "num_requests": row.num_requests,
-                "num_failed": row.num_failed,
-                "num_rounds": row.num_rounds,
-                "window": row.window,
-                "metrics": {metric.name: _metric(manifest, row, metric.name, metric.unit) for metric in METRICS},
-            }
-            for row in summarise(run).rows
+        "rows": [_row(manifest, row) for row in summarise(run).rows],
+        "populations": [
+            {"population": each.population, **_row(manifest, each.row)} for each in summarise_populations(run)
         ],
     }
     path.write_text(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
@@ -139,6 +131,18 @@ def _numbers(found: Distribution) -> Iterator[tuple[str, float, float | None, fl
         if quantile is not None:
             low, high = quantile.interval or (None, None)
             yield f"p{100 * share:g}", quantile.value, low, high
+
+
+def _row(manifest: Manifest, row: SummaryRow) -> dict[str, Any]:
+    return {
+        "engine": row.engine,
+        "level": row.level,
+        "num_requests": row.num_requests,
+        "num_failed": row.num_failed,
+        "num_rounds": row.num_rounds,
+        "window": row.window,
+        "metrics": {metric.name: _metric(manifest, row, metric.name, metric.unit) for metric in METRICS},
+    }
 
 
 def _metric(manifest: Manifest, row: SummaryRow, name: str, unit: str) -> dict[str, Any] | None:

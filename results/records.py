@@ -19,7 +19,8 @@ class RequestRecord:
 
     A request that was sent again after a failure has a row for each `attempt`, with the same engine, level, round and
     index, and the last one decides what became of it. `due_ns` is that of the first attempt in all of them, and
-    `attempt_due_ns` when this one was to go; None where that is `due_ns`.
+    `attempt_due_ns` when this one was to go; None where that is `due_ns`. `population` names whom a mixed
+    workload has ask.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class RequestRecord:
     attempt: int = 1
     attempt_due_ns: int | None = None
     begun_ns: int | None = None
+    population: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,6 +236,28 @@ def samples(run: Run, engine: str, level: str) -> Samples | None:
     return next((found for found in each_samples(run) if (found.engine, found.level) == (engine, level)), None)
 
 
+def by_population(samples: Samples) -> dict[str, Samples]:
+    """The same requests apart by who asked, in the order of first asking; nothing where the workload names nobody.
+    Windows stay those of all together."""
+    if samples._rows.column("population").null_count == len(samples):
+        return {}
+    return {
+        name: _of_population(name, samples, _of_population(name, samples.whole, samples.whole))
+        for name in dict.fromkeys(samples.texts("population"))
+        if name is not None
+    }
+
+
+def _of_population(name: str, everyone: Samples, whole: Samples) -> Samples:
+    import pyarrow.compute as pc
+
+    members = np.flatnonzero(pc.equal(everyone._rows.column("population"), name).fill_null(False))
+    rows = everyone._rows.take(members)
+    return Samples(
+        everyone.run, everyone.engine, everyone.level, everyone.origin_ns, everyone._members[members], rows, whole
+    )
+
+
 def _inside(whole: Samples) -> Samples:
     inside = whole.in_window(whole.ns("due_ns"))
     if inside.all():

@@ -52,11 +52,12 @@ REQUEST_COLUMNS = (
     # Rows of schema version 1 end before these.
     Column("attempt", "int32", "", "how often the request had been sent, this time included", nullable=False),
     Column("attempt_due_ns", "int64", _NS, "when this attempt was to be sent; null where that is due_ns"),
-    # Those of version 2 before this one.
+    # Those of version 2 before these.
     Column("begun_ns", "int64", _NS, "when the load generator began to connect or, where it was connected, to send"),
+    Column("population", "string", "", "who asks, where the workload mixes several populations"),
 )
 # Of each column that version 1 did not have, what a row without it holds.
-_ADDED = {"attempt": 1, "attempt_due_ns": None, "begun_ns": None}
+_ADDED = {"attempt": 1, "attempt_due_ns": None, "begun_ns": None, "population": None}
 
 # Not part of a record: it finds a request's rows in chunks.parquet without reading a single id.
 NUM_CHUNKS = Column("num_chunks", "int32", "rows", "rows of this request in chunks.parquet", nullable=False)

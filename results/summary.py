@@ -9,7 +9,7 @@ from functools import lru_cache
 from llmbench.results.metric import SampleMetric
 from llmbench.results.metrics import METRICS, ordered_of
 from llmbench.results.run import Run
-from llmbench.results.samples import Samples, each_samples
+from llmbench.results.samples import Samples, by_population, each_samples
 from llmbench.results.statistics import Distribution, describe
 from llmbench.results.window import Rules, described
 
@@ -49,10 +49,28 @@ class Summary:
     rows: tuple[SummaryRow, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PopulationRow:
+    """What one population of a mixed workload saw of one engine at one level."""
+
+    population: str
+    row: SummaryRow
+
+
 @lru_cache(maxsize=4)
 def summarise(run: Run) -> Summary:
     """All metrics of `run`, computed from its rows alone."""
     return Summary(tuple(summarise_samples(samples) for samples in each_samples(run)))
+
+
+@lru_cache(maxsize=4)
+def summarise_populations(run: Run) -> tuple[PopulationRow, ...]:
+    """All metrics by who asked, in the order of `summarise`; empty where the workload mixes no populations."""
+    return tuple(
+        PopulationRow(name, summarise_samples(part))
+        for samples in each_samples(run)
+        for name, part in by_population(samples).items()
+    )
 
 
 def summarise_samples(samples: Samples) -> SummaryRow:

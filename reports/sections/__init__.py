@@ -14,6 +14,7 @@ from llmbench.reports.sections.instrument import INSTRUMENT
 from llmbench.reports.sections.load_curves import LOAD_CURVES
 from llmbench.reports.sections.metrics import METRICS_EXPLAINED
 from llmbench.reports.sections.overview import OVERVIEW
+from llmbench.reports.sections.populations import POPULATIONS
 from llmbench.reports.sections.reproduce import REPRODUCE
 from llmbench.reports.sections.same_answer import SAME_ANSWER
 from llmbench.reports.sections.search import SEARCH
@@ -30,6 +31,7 @@ SECTIONS: tuple[Section, ...] = (
     OVERVIEW,
     LOAD_CURVES,
     SUMMARY,
+    POPULATIONS,
     DIFFERENCES,
     SAME_ANSWER,
     DISTRIBUTIONS,
