@@ -50,8 +50,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
     def make(variant: str) -> Path:
         if variant not in made:
-            made[variant] = tmp_path_factory.mktemp(variant)
-            _write_checkpoint(made[variant], VARIANTS[variant])
+            folder = tmp_path_factory.mktemp(variant)
+            _write_checkpoint(folder, VARIANTS[variant])
+            made[variant] = folder
         return made[variant]
 
     return make
