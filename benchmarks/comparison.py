@@ -190,13 +190,19 @@ def conditions(runs: list[tuple[str, Run]]) -> str:
 
 def equality(runs: list[tuple[str, Run]]) -> str:
     """Greedy answers that are identical to the bundled engine's, and what else llmbench finds unequal."""
-    lines = ["| workload | engine | identical answers | parts at token, median | counted by |", "|:--|:--|--:|--:|:--|"]
+    lines = [
+        "| workload | engine | identical answers | beginnings of the other's | parts at token, median | counted by |",
+        "|:--|:--|--:|--:|--:|:--|",
+    ]
     for kind, run in runs:
         for each in equalities(run):
             tokens = [divergence.places[0].token for divergence in each.divergences]
             parts = f"{np.median(tokens):.0f}" if tokens else ""
             rulers = ", ".join(sorted({divergence.ruler for divergence in each.divergences}))
-            lines.append(f"| {kind} | {each.engine} | {each.num_identical} of {each.num_both} | {parts} | {rulers} |")
+            # With text missing at its end, and no other text.
+            cut = sum(divergence.rests[1] == "" for divergence in each.divergences) or ""
+            identical = f"{each.num_identical} of {each.num_both}"
+            lines.append(f"| {kind} | {each.engine} | {identical} | {cut} | {parts} | {rulers} |")
     unequal = [f"- {kind}: {markdown_cell(sentence)}" for kind, run in runs for sentence in unequal_work(run)]
     return "\n".join([*lines, *(["", "Not the same work:", "", *unequal] if unequal else [])])
 
