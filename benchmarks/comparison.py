@@ -35,7 +35,7 @@ MARKS = ("<!-- made by benchmarks/comparison.py -->", "<!-- end of what it made 
 
 MODEL = "synthetic:llama-20m"
 # As many as five minutes have room for: vLLM takes half a minute to start.
-ROUNDS = {"vllm-triton": 4, "grpc-mii": 5}
+ROUNDS = {"vllm-triton": 3, "grpc-mii": 5}
 # One thread computes, whichever engine: the other core is for servers, load generator and recorder.
 OURS = {"dtype": "float32", "threads": 1}
 # Without compilation, which takes minutes on two cores at each of three starts.
