@@ -9,23 +9,21 @@ import heapq
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from operator import sub
 from time import perf_counter_ns
 from typing import Any, Literal, NamedTuple, cast
 
-from llmbench.engines.wire import Endpoint, Timeline
+from llmbench.engines.wire import Timeline
 from llmbench.harness.agenda import Agenda, Due, Outgoing
 from llmbench.harness.alarm import create_alarm, wait_until
 from llmbench.harness.conversation import Conversations, FollowUp
 from llmbench.harness.departure import departing
-from llmbench.harness.errors import ConfigError
 from llmbench.harness.lag_probe import LagProbe
 from llmbench.harness.lag_samples import LagSamples
-from llmbench.harness.packet_clock import PacketClock
-from llmbench.harness.packet_ring import PacketRing
+from llmbench.harness.packet_clock import create_packet_clock
 from llmbench.harness.priority import foremost
 from llmbench.harness.read_poller import NEVER_NS
 from llmbench.harness.retries import Retries
@@ -157,7 +155,7 @@ class _Load:
         # The kernel's stamps are for sockets that we read ourselves.
         endpoints = {wire.endpoint for wire in wires if wire.transport == "http" and wire.endpoint.is_plain_tcp}
         self._wall_offset = WallOffset() if clock != "user" and endpoints and sys.platform == "linux" else None
-        self._packet_clock = _packet_clock(endpoints, self._wall_offset) if clock == "packet" else None
+        self._packet_clock = create_packet_clock(endpoints, self._wall_offset) if clock == "packet" else None
         self._num_samples = 0
         self._transport = Transports(loop, wires, timeouts, self._wall_offset, self._packet_clock, self._send_first)
         self._alarm = create_alarm(loop, self._fill)
@@ -353,18 +351,6 @@ class _Load:
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._end(context.get("exception") or RuntimeError(context["message"]))
-
-
-def _packet_clock(endpoints: Iterable[Endpoint], wall_offset: WallOffset | None) -> PacketClock:
-    if wall_offset is None:
-        raise ConfigError("clock: packet sees HTTP over plain TCP only, and on Linux only; ask for clock: auto.")
-    try:
-        return PacketClock(PacketRing(endpoint.port for endpoint in endpoints), wall_offset)
-    except PermissionError:
-        raise ConfigError(
-            "clock: packet needs the capability CAP_NET_RAW; run as root or in a container with --cap-add=NET_RAW, or "
-            "ask for clock: kernel."
-        ) from None
 
 
 def _new_event_loop() -> tuple[asyncio.AbstractEventLoop, str]:

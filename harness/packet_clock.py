@@ -6,14 +6,44 @@ each: the raw bytes of such an answer are cut again where its segments ended, an
 
 from __future__ import annotations
 
+import socket
+import sys
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from llmbench.engines.wire import Timeline
+from llmbench.engines.wire import Endpoint, Timeline
+from llmbench.harness.errors import ConfigError
 from llmbench.harness.packet_ring import Ints, PacketRing, Segments, flow_key
 from llmbench.harness.response_reader import ResponseReader
 from llmbench.harness.wall_offset import MAX_AHEAD_NS, WallOffset
+
+_NOT_SEEN = "clock: packet sees HTTP over plain TCP only, and on Linux only; ask for clock: auto."
+_NOT_ALLOWED = (
+    "clock: packet needs the capability CAP_NET_RAW; run as root or in a container with --cap-add=NET_RAW, or ask for "
+    "clock: kernel."
+)
+
+
+def check_packet_clock() -> None:
+    """Raises ConfigError where this process may not look at packets."""
+    if sys.platform != "linux":
+        raise ConfigError(_NOT_SEEN)
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM).close()
+    except PermissionError:
+        raise ConfigError(_NOT_ALLOWED) from None
+
+
+def create_packet_clock(endpoints: Iterable[Endpoint], wall_offset: WallOffset | None) -> PacketClock:
+    """A clock for what `endpoints` answer; ConfigError where nothing of it can be seen."""
+    if wall_offset is None:
+        raise ConfigError(_NOT_SEEN)
+    try:
+        return PacketClock(PacketRing(endpoint.port for endpoint in endpoints), wall_offset)
+    except PermissionError:
+        raise ConfigError(_NOT_ALLOWED) from None
 
 
 class RawReader(ResponseReader):

@@ -23,6 +23,7 @@ from llmbench.harness.load_crew import LoadCrew
 from llmbench.harness.load_finder import LoadFinder
 from llmbench.harness.loadgen import LoadReport, run_load
 from llmbench.harness.pace import Pace
+from llmbench.harness.packet_clock import check_packet_clock
 from llmbench.harness.plan import Trial
 from llmbench.harness.preflight import find_miscount
 from llmbench.harness.recorder import (
@@ -79,9 +80,11 @@ def run_session(
 
     An engine that does not start is left out, and the others go on. Ctrl-C ends the load, keeps what was measured and
     comes back with an interrupted Outcome; a second one raises KeyboardInterrupt. Raises RunError when the directory
-    cannot be made, HarnessError when the recorder is lost.
+    cannot be made, ConfigError without the right to the packet clock, HarnessError when the recorder is lost.
     """
     spec = assembly.spec
+    if spec.measure.clock == "packet" and on is None:
+        check_packet_clock()
     keys = [assembly.api_key(engine) for engine in spec.engines]
     in_env = [secret for engine in spec.engines for secret in secrets_in_env(engine.env)]
     redactor = Redactor([*(key for key in keys if key is not None), *in_env])

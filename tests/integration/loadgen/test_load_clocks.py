@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmbench.engines.wire import Endpoint, Timeline, WireRequest
-from llmbench.harness import loadgen
+from llmbench.harness import packet_clock
 from llmbench.harness.connection import Connection
 from llmbench.harness.epoll_reads import EpollReads
 from llmbench.harness.errors import ConfigError
@@ -180,7 +180,7 @@ def test_the_packet_clock_without_the_capability(load: Any, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(loadgen, "PacketRing", refuse)
+    monkeypatch.setattr(packet_clock, "PacketRing", refuse)
     with pytest.raises(ConfigError, match="CAP_NET_RAW"):
         run_load(
             [Outgoing("0", 0, WireRequest("http", Endpoint("127.0.0.1", 9), b""))],

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llmbench.harness import packet_clock
 from llmbench.harness.cli import main
 
 GOOD = """\
@@ -152,3 +153,17 @@ def _tokenizer() -> str:
     tokenizer = Tokenizer(models.BPE(vocab={chr(code): code for code in range(256)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return str(tokenizer.to_str())
+
+
+def test_the_packet_clock_without_the_right_to_it(
+    workplace: Any, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def socket_without_rights(family: int = socket.AF_INET, *arguments: int) -> socket.socket:
+        if family == socket.AF_PACKET:
+            raise PermissionError(1, "Operation not permitted")
+        return real_socket(family, *arguments)
+
+    real_socket = socket.socket
+    monkeypatch.setattr(packet_clock.socket, "socket", socket_without_rights)
+    said = refused(workplace.workload(measure={"clock": "packet"}))
+    assert "CAP_NET_RAW" in said
