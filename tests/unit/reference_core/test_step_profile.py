@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,8 @@ def test_a_step_is_made_of_its_parts(rows: Sequence[StepRow]) -> None:
         assert row.start_ns <= in_time[0].start_ns
         assert in_time[-1].end_ns <= row.end_ns
         assert all(one.end_ns <= other.start_ns for one, other in pairwise(in_time)), "parts overlap"
-        order = [span.name for span in in_time]
+        # Where a step is replayed, copying its inputs is a second part of preparing it.
+        order = [name for name, _ in groupby(span.name for span in in_time)]
         assert order == [
             "schedule", "prepare", "embed", *["attention", "MLP"] * LAYERS, "head", "sample", "deliver", "detokenise",
         ]  # fmt: skip
