@@ -22,12 +22,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
 
 from llmbench.reports.markdown import markdown_cell, run_markdown
 from llmbench.results.equal_work import unequal_work
 from llmbench.results.output_equality import equalities
 from llmbench.results.run import Run
+from llmbench.results.units import student_t
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "comparison.md"
@@ -261,7 +261,7 @@ def columns(found: list[tuple[int, np.ndarray]]) -> str:
     for values in np.array(by_round).T:
         interval = ""
         if num_rounds > 1:
-            half = student.ppf(0.975, num_rounds - 1) * values.std(ddof=1) / math.sqrt(num_rounds)
+            half = student_t(0.975, num_rounds - 1) * values.std(ddof=1) / math.sqrt(num_rounds)
             interval = f" ({values.mean() - half:.2f} to {values.mean() + half:.2f})"
         shown.append(f"{values.mean():.2f}{interval}")
     return f"{' | '.join(shown)} | {num_rounds} | {len(found)}"

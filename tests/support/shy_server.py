@@ -1,4 +1,4 @@
-"""A server that turns every question away before it answers it."""
+"""A server that turns every question away before it answers it, and what is left where a worker was lost meanwhile."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
+from typing import Any
 
 from replies import Replies
+from workplace import Workplace
+
+from llmbench.results.run import Run
+
+RETRIES = {"attempts": 3, "backoff": "fixed", "wait_s": 0.05, "jitter": 0.0}
 
 _TOKEN = {"choices": [{"text": "a", "index": 0, "finish_reason": "length"}]}
 _USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
@@ -57,3 +63,37 @@ class _Handler(Replies):
             self.reply(429, b'{"error": {"message": "slow down"}}', retry_after=self.server.retry_after)
         else:
             self.reply(200, b"".join(f"data: {event}\n\n".encode() for event in _EVENTS))
+
+
+def asks(workplace: Workplace, server: Shy, retries: dict[str, Any] | None = None, **fields: Any) -> str:
+    """A workload of six requests to `server`, which are sent again when it refuses them."""
+    spec = {
+        "model": "m",
+        "engines": [{"openai": {"url": server.url, "label": "shy"}}],
+        "prompts": {"kind": "text", "path": "prompts.txt", "output_tokens": 1},
+        "traffic": {"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 3}},
+        "measure": {"retries": {**RETRIES, **(retries or {})}},
+    }
+    return workplace.workload(**{**spec, **fields})
+
+
+def asks_at_once(workplace: Workplace, server: Shy, wait_s: float) -> str:
+    """All six in the same instant, and each again `wait_s` after its refusal."""
+    traffic = {"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "burst"}}
+    return asks(workplace, server, {"wait_s": wait_s}, traffic=traffic)
+
+
+def attempts_of_which_half_were_lost(run: Run, wait_s: float) -> tuple[dict[str, list[Any]], list[int]]:
+    """Of a run of `asks_at_once` of which one of two workers was lost while all waited: the columns of its rows, an
+    attempt behind the other, and which of them are the lost ones."""
+    found = run.requests.sort_by([("index", "ascending"), ("attempt", "ascending")]).to_pydict()
+    assert found["attempt"] == [1, 2] * 6
+    assert found["error_kind"][::2] == ["rate_limited"] * 6
+    lost = [row for row in range(1, 12, 2) if found["error_kind"][row] == "cancelled"]
+    assert len(lost) == 3
+    assert found["status"].count("ok") == 3
+    for row in range(1, 12, 2):
+        assert found["due_ns"][row] == found["due_ns"][row - 1]
+        assert found["attempt_due_ns"][row] == found["end_ns"][row - 1] + round(wait_s * 1e9)
+    assert any("3 of its requests were lost" in reason for reason in run.manifest.invalid)
+    return found, lost

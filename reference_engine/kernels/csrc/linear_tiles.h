@@ -37,12 +37,25 @@ struct alignas(64) TileShapes {
 // What was written to `memory` is there for the tile instructions that follow: GCC does not know that they read it.
 inline void publish(const void* memory) { asm volatile("" : : "r"(memory) : "memory"); }
 
-// out [kTileRows, kPanel] of one 16-row block: tiles 0 to 3 are the sums, 4 the inputs, 5 to 7 and 5 again the weights.
-inline void bf16_tiles(const uint8_t* weights, const uint8_t* inputs, int64_t width, float (*out)[kPanel]) {
+// Tiles 0 to 3 are the sums of 16 rows, 4 the inputs, 5 to 7 and 5 again the weights.
+inline void zero_sums() {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
+}
+
+template <typename Sum>
+inline void store_sums(Sum (*out)[kPanel]) {
+  _tile_stored(0, &out[0][0], kLineBytes);
+  _tile_stored(1, &out[0][kTileOutputs], kLineBytes);
+  _tile_stored(2, &out[0][2 * kTileOutputs], kLineBytes);
+  _tile_stored(3, &out[0][3 * kTileOutputs], kLineBytes);
+}
+
+// out [kTileRows, kPanel] of one 16-row block.
+inline void bf16_tiles(const uint8_t* weights, const uint8_t* inputs, int64_t width, float (*out)[kPanel]) {
+  zero_sums();
   for (int64_t k = 0; k < width; k += kTileBytes / 2, weights += kTileRows * kLineBytes, inputs += kTileBytes) {
     _tile_loadd(4, inputs, width * 2);
     _tile_loadd(5, weights, kLineBytes);
@@ -54,10 +67,7 @@ inline void bf16_tiles(const uint8_t* weights, const uint8_t* inputs, int64_t wi
     _tile_loadd(5, weights + 3 * kTileBytes, kLineBytes);
     _tile_dpbf16ps(3, 4, 5);
   }
-  _tile_stored(0, &out[0][0], kLineBytes);
-  _tile_stored(1, &out[0][kTileOutputs], kLineBytes);
-  _tile_stored(2, &out[0][2 * kTileOutputs], kLineBytes);
-  _tile_stored(3, &out[0][3 * kTileOutputs], kLineBytes);
+  store_sums(out);
 }
 
 // The codes of a group, a byte each: as they lie, or unpacked into `room`, once for all rows.
@@ -83,10 +93,7 @@ inline void group_tiles(const uint8_t* codes, const uint16_t* weight_scales, con
   constexpr int kZeroPoint = kFormat == Format::kInt8 ? 128 : 8;
   alignas(64) int32_t dots[kTileRows][kPanel];
   const int64_t width = a.num_groups * kGroup;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  zero_sums();
   _tile_loadd(4, a.inputs + row * width + group * kGroup, width);
   _tile_loadd(5, codes, kLineBytes);
   _tile_dpbsud(0, 4, 5);
@@ -96,10 +103,7 @@ inline void group_tiles(const uint8_t* codes, const uint16_t* weight_scales, con
   _tile_dpbsud(2, 4, 7);
   _tile_loadd(5, codes + 3 * kTileBytes, kLineBytes);
   _tile_dpbsud(3, 4, 5);
-  _tile_stored(0, &dots[0][0], kLineBytes);
-  _tile_stored(1, &dots[0][kTileOutputs], kLineBytes);
-  _tile_stored(2, &dots[0][2 * kTileOutputs], kLineBytes);
-  _tile_stored(3, &dots[0][3 * kTileOutputs], kLineBytes);
+  store_sums(dots);
   for (int64_t r = 0; r < num_rows; ++r) {
     const int64_t place = (row + r) * a.num_groups + group;
     const i32v offset = splat(kZeroPoint * a.input_sums[place]);

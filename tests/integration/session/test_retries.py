@@ -11,29 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from shy_server import Shy, shy_server
+from shy_server import asks, asks_at_once, attempts_of_which_half_were_lost, shy_server
 from workplace import load_workers, num_stored
 
 from llmbench.results.run_directory import Run
-
-RETRIES = {"attempts": 3, "backoff": "fixed", "wait_s": 0.05, "jitter": 0.0}
 
 
 @pytest.fixture
 def shy() -> Iterator[Any]:
     with contextlib.ExitStack() as servers:
         yield lambda *how: servers.enter_context(shy_server(*how))
-
-
-def asks(workplace: Any, server: Shy, retries: dict[str, Any] | None = None, **fields: Any) -> str:
-    spec = {
-        "model": "m",
-        "engines": [{"openai": {"url": server.url, "label": "shy"}}],
-        "prompts": {"kind": "text", "path": "prompts.txt", "output_tokens": 1},
-        "traffic": {"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 3}},
-        "measure": {"retries": {**RETRIES, **(retries or {})}},
-    }
-    return str(workplace.workload(**{**spec, **fields}))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -79,12 +66,7 @@ def test_retry_after_is_waited_for_and_attempts_run_out(workplace: Any, shy: Any
 
 
 def test_a_worker_lost_while_its_requests_wait_ends_them_as_rows(workplace: Any, shy: Any, eventually: Any) -> None:
-    workload = asks(
-        workplace,
-        shy(1),
-        {"wait_s": 8.0},
-        traffic={"requests": 6, "warmup_requests": 0, "arrivals": {"kind": "burst"}},
-    )
+    workload = asks_at_once(workplace, shy(1), wait_s=8.0)
     process = workplace.start("run", workload, "--workers", "2", "--out", "out")
     eventually(lambda: num_stored(workplace.folder / "out") == 6)
     victim, _ = load_workers(process)
@@ -92,21 +74,11 @@ def test_a_worker_lost_while_its_requests_wait_ends_them_as_rows(workplace: Any,
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 5, stdout + stderr
     assert "Traceback" not in stderr
-    run = Run.open(workplace.folder / "out")
-    found = run.requests.sort_by([("index", "ascending"), ("attempt", "ascending")]).to_pydict()
-    assert found["attempt"] == [1, 2] * 6
-    assert found["error_kind"][::2] == ["rate_limited"] * 6
-    lost = [row for row in range(1, 12, 2) if found["error_kind"][row] == "cancelled"]
-    assert len(lost) == 3
-    assert found["status"].count("ok") == 3
-    for row in range(1, 12, 2):
-        assert found["due_ns"][row] == found["due_ns"][row - 1]
-        assert found["attempt_due_ns"][row] == found["end_ns"][row - 1] + 8_000_000_000
+    found, lost = attempts_of_which_half_were_lost(Run.open(workplace.folder / "out"), wait_s=8.0)
     for row in lost:
         assert found["error"][row].startswith("This request was not sent: load worker")
         assert found["error"][row].endswith("was ended by SIGKILL.")
         assert found["sent_ns"][row] is None
-    assert any("3 of its requests were lost" in reason for reason in run.manifest.invalid)
     assert "6 of 6 requests were sent again" in stdout
 
 
