@@ -72,9 +72,9 @@ def record(folder: Path, wanted: dict[str, int], seconds: float) -> None:
     (folder / "prompts.txt").write_text("".join(f"Tell me story {number} of the sea.\n" for number in range(50)))
     while time.monotonic() - begun < seconds:
         # The kinds grow alike, so that all see the same machine.
-        missing = {kind: len(valid(folder, kind)) / number for kind, number in wanted.items()}
-        kind = min(missing, key=missing.__getitem__)
-        if missing[kind] >= 1:
+        done = {kind: len(valid(folder, kind)) / number for kind, number in wanted.items() if number}
+        kind = min(done, key=done.__getitem__, default=None)
+        if kind is None or done[kind] >= 1:
             return
         path = folder / f"{kind}-{len(list(folder.glob(f'{kind}-*'))):03d}"
         first, following = KINDS[kind]
