@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 
 import pytest
 
@@ -144,15 +145,19 @@ def test_its_state_is_told_before_any_request_and_once_there_is_nothing_to_do(
 ) -> None:
     monkeypatch.setattr(engine_thread, "TELL_EVERY_S", 0.01)
     told: queue.Queue[object] = queue.Queue()
-    thread, listener = EngineThread(engine, told.put), Listener()
-    assert told.get(timeout=5) == ()
-    thread.submit("a", [1], SamplingParams(max_tokens=10**9), listener)
-    assert told.get(timeout=5) != ()  # while it steps
-    engine.running.clear()
-    while told.get(timeout=5) != ():
-        pass
-    assert told.empty()  # nothing new, nothing told
-    thread.stop()
+    has_enough = threading.Event()
+    thread = EngineThread(engine, told.put)
+    try:
+        assert told.get(timeout=5) == ()
+        thread.submit("a", [1], SamplingParams(max_tokens=10**9), lambda output: has_enough.is_set())
+        assert told.get(timeout=5) != ()  # while it steps
+        has_enough.set()
+        while told.get(timeout=5) != ():
+            pass
+        assert told.empty()  # nothing new, nothing told
+    finally:
+        has_enough.set()
+        thread.stop()
 
 
 def test_a_state_that_cannot_be_told_does_not_end_the_engine(
