@@ -2,11 +2,17 @@
 
     python benchmarks/server_soak.py --minutes 10 [--speculative ngram …]
 
-Options that it does not know are the server's. Requests arrive at random: streamed and not, greedy and seeded, beam
-searches, some cancelled in mid-answer, some with prompts beyond the context, some that are no requests at all. At the
-end: every status was the right one, the answers are what the same requests get alone (asked again one by one, as many
-as a third of the run's time allows), all KV blocks are free, and both processes' memory is what it was after the first
-minute. Exits 1 if not; the last line is the run as JSON.
+Options that it does not know are the server's. Requests of all kinds (soak_requests.py) arrive at random, streamed and
+not, most of them from a pool and many with a prompt that nobody sent before; some are cancelled, some have prompts
+beyond the context, some are no requests at all. At the end every status was the right one, all KV blocks are free, both
+processes' memory is what it was after the first minute, and what the server's options ask for has happened:
+preemptions, evictions, swaps, drafts that were accepted.
+
+Then a fresh server, with those of the options alone that decide numbers (weights, KV format, kernels) and no prefix
+cache, is asked every distinct request once, one by one: each answer of the storm must be this one, token by token and
+to the last bit of each log-probability. Of an answer that was cancelled, what came must be how this one begins.
+
+Exits 1 if anything was otherwise; the last line is the run as JSON.
 """
 
 from __future__ import annotations
@@ -18,110 +24,94 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
+from soak_requests import CONTEXT, MODEL, answer_content, is_beginning, request_body
 
-MODEL = "bundled:python-target"
-CONTEXT = 512
 MAX_RSS_GROWTH = 1.10
 MAX_IN_FLIGHT = 48
-SHARE_OF_BEAMS = 0.1
-VOCAB_SIZE = 2048
+POOL_SIZE = 200
+SHARE_OF_NEW = 0.3
+LONGEST_WAIT_S = 120.0
+START_S = 120.0
+# What a request's answer may depend on; everything else decides when it is computed, and beside whom.
+DECIDE_NUMBERS = ("--dtype", "--device", "--kernels", "--quantization", "--kv-cache-dtype", "--graphs", "--block-size")
+DECIDE_NUMBERS += ("--threads", "--max-model-len")
 
 
 @dataclass
-class Soak:
-    """What was seen so far. `answers` maps a request's body to the text and the number of tokens it brought."""
+class Storm:
+    """What was seen so far. By request, as JSON: how often it got which answer, whole or cancelled."""
 
     port: int
     statuses: Counter[str] = field(default_factory=Counter)
-    answers: dict[str, set[str]] = field(default_factory=dict)
+    answers: dict[str, Counter[str]] = field(default_factory=dict)
+    cancelled: dict[str, Counter[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    async def exchange(self, payload: bytes, cancel_after: int | None = None) -> tuple[int, bytes]:
-        """Status and body; with `cancel_after`, the connection is closed after that many reads."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+    async def one(self, draw: random.Random, pool: Sequence[dict[str, Any]]) -> None:
+        kind = draw.choices(("answer", "cancel", "too long", "not JSON", "unknown field"), (70, 15, 5, 5, 5))[0]
+        body = request_body(draw) if draw.random() < SHARE_OF_NEW else draw.choice(pool)
+        sent = {**body, "stream": draw.random() < 0.7, "priority": draw.choice((0, 0, 0, -1, 1))}
+        if kind == "too long":
+            sent["prompt"] = [10] * draw.randint(CONTEXT, 3 * CONTEXT)
+        elif kind == "unknown field":
+            sent["grammar"] = "none"
+        payload = b"{" if kind == "not JSON" else json.dumps(sent).encode()
+        patience_s = draw.choice((0, draw.uniform(0, 0.2), draw.uniform(0, 1))) if kind == "cancel" else LONGEST_WAIT_S
         try:
-            writer.write(
-                b"POST /v1/completions HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n"
-                b"content-length: %d\r\n\r\n" % len(payload) + payload
-            )
-            answer = b""
+            status, answer, is_whole = await exchange(self.port, payload, patience_s)
+            self._note(kind, body, status, answer, is_whole)
+        except Exception as error:  # whatever it is, it is what the soak looks for
+            self.problems.append(f"{kind}: {error!r} after {payload[:300]!r}")
+
+    def _note(self, kind: str, body: dict[str, Any], status: int, answer: bytes, is_whole: bool) -> None:
+        self.statuses[f"{kind}: {status if is_whole else 'left'}"] += 1
+        if not is_whole and kind != "cancel":
+            self.problems.append(f"{kind} had no answer in {LONGEST_WAIT_S} s: {body}")
+        elif status != 200:
+            if is_whole and status != (200 if kind in ("answer", "cancel") else 400):
+                self.problems.append(f"{kind} was answered {status}: {answer[:200]!r}")
+        elif kind in ("answer", "cancel"):
+            if is_whole and answer.startswith(b"data:") and not answer.endswith(b"data: [DONE]\n\n"):
+                raise ValueError(f"a stream ends in {answer[-200:]!r}")
+            if is_whole or answer.startswith(b"data:"):
+                seen = self.answers if is_whole else self.cancelled
+                content = json.dumps(answer_content(answer))
+                seen.setdefault(json.dumps(body), Counter())[content] += 1
+        else:
+            self.problems.append(f"{kind} was answered {status}: {answer[:200]!r}")
+
+
+async def exchange(port: int, payload: bytes, patience_s: float) -> tuple[int, bytes, bool]:
+    """Status and body, and whether that is all; after patience_s the connection is closed on whatever has come."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer, is_whole = b"", False
+    try:
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n" % len(payload) + payload
+        )
+        await writer.drain()
+        async with asyncio.timeout(patience_s):
             while data := await reader.read(65536):
                 answer += data
-                if cancel_after is not None and (cancel_after := cancel_after - 1) <= 0:
-                    return 0, b""
-            head, _, body = answer.partition(b"\r\n\r\n")
-            return int(head.split()[1]), _unchunked(body) if b"chunked" in head else body
-        finally:
-            writer.close()
-
-    async def one(self, draw: random.Random) -> None:
-        kind = draw.choices(("answer", "cancel", "too long", "not JSON", "unknown field"), (70, 15, 5, 5, 5))[0]
-        body = _beams_body(draw) if draw.random() < SHARE_OF_BEAMS else _body(draw)
-        if kind == "too long":
-            body["prompt"] = [10] * draw.randint(CONTEXT, 3 * CONTEXT)
-        elif kind == "unknown field":
-            body["grammar"] = "none"
-        payload = b"{" if kind == "not JSON" else json.dumps(body).encode()
-        try:
-            status, answer = await asyncio.wait_for(
-                self.exchange(payload, draw.randint(0, 6) if kind == "cancel" else None), timeout=120
-            )
-        except TimeoutError:
-            self.problems.append(f"no answer in 120 s to {payload[:200]!r}")
-            return
-        self.statuses[f"{kind}: {status}"] += 1
-        expected = {"answer": 200, "cancel": 0}.get(kind, 400)
-        # A cancelled request may have been answered before.
-        if status != expected and not (kind == "cancel" and status == 200):
-            self.problems.append(f"{kind} was answered {status}: {answer[:200]!r}")
-        if status == 200:
-            self.answers.setdefault(json.dumps(body), set()).add(_text(answer))
-
-    async def alone(self, seconds: float, draw: random.Random) -> int:
-        """Ask the answered requests again, one by one and in random order; returns how many there was time for."""
-        bodies, begun = sorted(self.answers), time.monotonic()
-        draw.shuffle(bodies)
-        for num_asked, body in enumerate(bodies):
-            if time.monotonic() - begun > seconds:
-                return num_asked
-            _, answer = await self.exchange(body.encode())
-            if self.answers[body] != {_text(answer)}:
-                self.problems.append(f"alone, {body} is answered otherwise")
-        return len(bodies)
-
-
-def _body(draw: random.Random) -> dict[str, Any]:
-    return {
-        "model": MODEL,
-        "prompt": [draw.randrange(5, VOCAB_SIZE) for _ in range(draw.choice((1, 3, 17, 64, 200)))],
-        "max_tokens": draw.choice((1, 2, 16, 64, 128)),
-        "temperature": draw.choice((0, 0.8)),
-        "seed": draw.randrange(1000),
-        "ignore_eos": draw.random() < 0.5,
-        "stop": draw.choice((None, ["return"], ["\n\n"])),
-        "stream": draw.random() < 0.7,
-    }
-
-
-def _beams_body(draw: random.Random) -> dict[str, Any]:
-    best_of = draw.choice((1, 2, 4))
-    return {
-        "model": MODEL,
-        "prompt": [draw.randrange(5, VOCAB_SIZE) for _ in range(draw.choice((1, 3, 17, 64)))],
-        "max_tokens": draw.choice((1, 2, 16, 32)),
-        "use_beam_search": True,
-        "best_of": best_of,
-        "n": draw.randint(1, best_of),
-        "length_penalty": draw.choice((0.0, 1.0)),
-        "ignore_eos": draw.random() < 0.5,
-        "stream": draw.random() < 0.5,
-    }
+            is_whole = True
+    except TimeoutError:
+        pass
+    finally:
+        writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = int(head.split()[1]) if is_whole or body else 0
+    return status, _unchunked(body) if b"chunked" in head else body, is_whole
 
 
 def _unchunked(body: bytes) -> bytes:
@@ -133,92 +123,143 @@ def _unchunked(body: bytes) -> bytes:
     return whole
 
 
-def _text(answer: bytes) -> str:
-    if not answer.startswith(b"data:"):
-        return json.dumps([choice["text"] for choice in json.loads(answer)["choices"]])
-    assert answer.endswith(b"data: [DONE]\n\n"), answer[-200:]
-    events = [json.loads(line[6:]) for line in answer.decode().split("\n\n") if line.startswith("data: {")]
-    texts: dict[int, str] = {}
-    for choice in (event["choices"][0] for event in events):
-        texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
-    return json.dumps([text for _, text in sorted(texts.items())])
-
-
-def _gauge(metrics: str, name: str) -> float:
-    found = re.search(rf"^{re.escape(name)}{{[^}}]*}} (\S+)$", metrics, re.MULTILINE)
-    assert found is not None, name
-    return float(found[1])
-
-
-async def _metrics(port: int) -> str:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /metrics HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n\r\n")
-    text = (await reader.read(-1)).decode()
-    writer.close()
-    return text
-
-
-async def soak(port: int, server: psutil.Process, minutes: float, rate: float, seed: int) -> dict[str, Any]:
-    state, draw = Soak(port), random.Random(seed)
+async def storm(port: int, server: psutil.Process, options: argparse.Namespace) -> tuple[Storm, dict[str, Any]]:
+    """Send for so many minutes and wait for every answer; returns what was seen, and the end's figures."""
+    seen, draw = Storm(port), random.Random(options.seed)
+    pool = [request_body(draw) for _ in range(POOL_SIZE)]
     processes = [server, *server.children()]
     begun = time.monotonic()
     tasks: set[asyncio.Task[None]] = set()
     rss_settled: list[int] | None = None
-    while (elapsed := time.monotonic() - begun) < minutes * 60:
-        task = asyncio.create_task(state.one(random.Random(draw.getrandbits(64))))
+    while (elapsed := time.monotonic() - begun) < options.minutes * 60:
+        task = asyncio.create_task(seen.one(random.Random(draw.getrandbits(64)), pool))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        if rss_settled is None and elapsed > min(60, minutes * 20):
+        if rss_settled is None and elapsed > min(60, options.minutes * 20):
             rss_settled = [process.memory_info().rss for process in processes]
-        await asyncio.sleep(draw.expovariate(rate))
+        await asyncio.sleep(draw.expovariate(options.rate))
         # Arrivals wait where the machine does not keep up: what is looked for is a leak, not a backlog.
         while len(tasks) >= MAX_IN_FLIGHT:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.gather(*tasks)
     await asyncio.sleep(0.5)
     rss_end = [process.memory_info().rss for process in processes]
-    num_compared = await state.alone(minutes * 20, draw)
-    metrics = await _metrics(port)
-    for name in ("llmbench:kv_blocks_used", "vllm:num_requests_running", "vllm:num_requests_waiting"):
-        if _gauge(metrics, name) != 0:
-            state.problems.append(f"{name} is {_gauge(metrics, name)} at the end")
     growth = [end / settled for end, settled in zip(rss_end, rss_settled or rss_end, strict=True)]
     if max(growth) > MAX_RSS_GROWTH:
-        state.problems.append(f"memory grew to {growth} of what it was")
-    return {
-        "minutes": minutes,
-        "num_requests": sum(state.statuses.values()),
-        "by_kind": dict(sorted(state.statuses.items())),
-        "num_answers_compared": num_compared,
-        "num_aborted": _gauge(metrics, "llmbench:aborted_requests_total"),
-        "num_preemptions": _gauge(metrics, "vllm:num_preemptions_total"),
-        "rss_mib": [round(rss / 2**20) for rss in rss_end],
-        "rss_growth": [round(share, 3) for share in growth],
-        "num_problems": len(state.problems),
-        "problems": state.problems[:10],
+        seen.problems.append(f"memory grew to {growth} of what it was")
+    return seen, {"rss_mib": [round(rss / 2**20) for rss in rss_end], "rss_growth": [round(each, 3) for each in growth]}
+
+
+async def end_state(port: int, server_options: Sequence[str]) -> tuple[dict[str, float], list[str]]:
+    """The counters that tell what has happened, and the problems: what is not free, and what has not happened."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n\r\n")
+    text = (await reader.read(-1)).decode()
+    writer.close()
+    value = {name: float(number) for name, number in re.findall(r"^([\w:]+){[^}]*} (\S+)$", text, re.MULTILINE)}
+    problems = [
+        f"{name} is {value[name]} at the end"
+        for name in ("llmbench:kv_blocks_used", "vllm:num_requests_running", "vllm:num_requests_waiting")
+        if value[name] != 0
+    ]
+    counts = {
+        "num_preemptions": value["vllm:num_preemptions_total"],
+        "num_aborted": value["llmbench:aborted_requests_total"],
     }
+    if "--no-prefix-cache" not in server_options:
+        counts["num_evicted_blocks"] = value["llmbench:evicted_blocks_total"]
+        counts["num_prefix_hit_tokens"] = value["vllm:prefix_cache_hits_total"]
+    if "swap" in server_options:
+        counts["num_swapped_requests"] = value["llmbench:swapped_requests_total"]
+    # Beams always are; other requests where the swap space is full, or where there is none.
+    counts["num_recomputed_requests"] = counts["num_preemptions"] - counts.get("num_swapped_requests", 0)
+    if "--speculative" in server_options:
+        counts["num_accepted_drafts"] = value["vllm:spec_decode_num_accepted_tokens_total"]
+    return counts, problems + [f"{name} is 0: the run has not shown it" for name, count in counts.items() if not count]
+
+
+async def compare(port: int, seen: Storm) -> dict[str, int]:
+    """Ask each request alone, and hold what it got in the storm against that."""
+    counts = Counter[str](
+        num_answers_compared=0, num_answers_differ=0, num_cancelled_compared=0, num_cancelled_differ=0
+    )
+    requests = sorted({*seen.answers, *seen.cancelled})
+    for body in requests:
+        status, answer, _ = await exchange(port, body.encode(), LONGEST_WAIT_S)
+        if status != 200:
+            seen.problems.append(f"alone, {body} is answered {status}: {answer[:200]!r}")
+            continue
+        alone = answer_content(answer)
+        for content, times in seen.answers.get(body, Counter[str]()).items():
+            counts["num_answers_compared"] += times
+            if json.loads(content) != alone:
+                counts["num_answers_differ"] += times
+                seen.problems.append(f"{body} was answered {content}, and alone {json.dumps(alone)}")
+        for content, times in seen.cancelled.get(body, Counter[str]()).items():
+            counts["num_cancelled_compared"] += times
+            if not is_beginning(json.loads(content), alone):
+                counts["num_cancelled_differ"] += times
+                seen.problems.append(f"{body}, cancelled, began {content}, and alone {json.dumps(alone)}")
+    return {"num_distinct_requests": len(requests), **counts}
+
+
+@contextmanager
+def serving(options: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
+    """Port and process of a server, which must end well when it is told to."""
+    argv = [sys.executable, "-m", "llmbench.reference_engine", "serve", "--model", MODEL, "--port", "0", *options]
+    with tempfile.NamedTemporaryFile("w+") as log:
+        process = subprocess.Popen(argv, stderr=log, text=True)
+        try:
+            give_up = time.monotonic() + START_S
+            while (found := re.search(r"http://127.0.0.1:(\d+)", Path(log.name).read_text())) is None:
+                if process.poll() is not None or time.monotonic() > give_up:
+                    raise RuntimeError(f"The server did not start:\n{Path(log.name).read_text()}")
+                time.sleep(0.1)
+            yield int(found[1]), psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            exit_code = process.wait(timeout=60)
+        if exit_code != 0:
+            raise RuntimeError(f"The server ended with {exit_code}:\n{Path(log.name).read_text()[-2000:]}")
+
+
+def numbers_alone(options: Sequence[str]) -> list[str]:
+    return [each for place, name in enumerate(options) if name in DECIDE_NUMBERS for each in options[place : place + 2]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--rate", type=float, default=20.0, help="requests per second")
+    parser.add_argument("--rate", type=float, default=60.0, help="requests per second, as far as they are answered")
     parser.add_argument("--seed", type=int, default=0)
     options, for_server = parser.parse_known_args()
     # Few blocks, so that requests are preempted and cached blocks evicted.
-    argv = [sys.executable, "-m", "llmbench.reference_engine", "serve", "--model", MODEL, "--port", "0"]
-    process = subprocess.Popen([*argv, "--num-blocks", "64", *for_server], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        port = next(int(found[1]) for line in process.stderr if (found := re.search(r"http://127.0.0.1:(\d+)", line)))
-        log = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
-        result = asyncio.run(soak(port, psutil.Process(process.pid), options.minutes, options.rate, options.seed))
-    finally:
-        process.terminate()
-    result["exit_code"] = process.wait(timeout=20)
-    log.wait(timeout=20)
+    for_server = ["--num-blocks", "40", *for_server]
+    with serving(for_server) as (port, process):
+        seen, memory = asyncio.run(storm(port, process, options))
+        counts, problems = asyncio.run(end_state(port, for_server))
+    with serving([*numbers_alone(for_server), "--no-prefix-cache"]) as (port, _):
+        compared = asyncio.run(compare(port, seen))
+    seen.problems += problems
+    print(
+        f"{compared['num_answers_compared']} answers to {compared['num_distinct_requests']} different requests were "
+        f"compared with the same request's alone: {compared['num_answers_differ']} differ. "
+        f"Of {compared['num_cancelled_compared']} that were cancelled the beginning was: "
+        f"{compared['num_cancelled_differ']} differ."
+    )
+    result = {
+        "options": for_server,
+        "minutes": options.minutes,
+        "num_requests": sum(seen.statuses.values()),
+        "by_kind": dict(sorted(seen.statuses.items())),
+        **compared,
+        **counts,
+        **memory,
+        "num_problems": len(seen.problems),
+        "problems": [problem[:1500] for problem in seen.problems[:10]],
+    }
     print(json.dumps(result))
-    return 1 if result["problems"] or result["exit_code"] else 0
+    return 1 if seen.problems else 0
 
 
 if __name__ == "__main__":

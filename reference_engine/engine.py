@@ -348,6 +348,7 @@ class Engine:
             num_cache_hit_tokens=self._tables.num_hit_tokens,
             num_evicted_blocks=self._pool.num_evicted,
             num_swapped_blocks=0 if self._tables.swap is None else self._tables.swap.num_swapped_blocks,
+            num_swapped_requests=0 if self._tables.swap is None else self._tables.swap.num_swapped_requests,
             num_draft_tokens=self._num_draft_tokens,
             num_accepted_tokens=self._num_accepted_tokens,
         )

@@ -33,8 +33,8 @@ class EngineStats(NamedTuple):
 
     num_cache_queried_tokens: tokens of all requests that were looked up in the prefix cache; num_cache_hit_tokens of
     them were found. num_evicted_blocks lost their cached content to somebody else's. num_swapped_blocks were copied to
-    host memory when their sequence was preempted. num_draft_tokens were verified, num_accepted_tokens of them became
-    output.
+    host memory when their sequence was preempted, of num_swapped_requests; the other preempted ones are computed again.
+    num_draft_tokens were verified, num_accepted_tokens of them became output.
     """
 
     num_running: int
@@ -53,5 +53,6 @@ class EngineStats(NamedTuple):
     num_cache_hit_tokens: int
     num_evicted_blocks: int
     num_swapped_blocks: int
+    num_swapped_requests: int
     num_draft_tokens: int
     num_accepted_tokens: int

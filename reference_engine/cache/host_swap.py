@@ -26,6 +26,7 @@ class HostSwap:
     def __init__(self, num_blocks: int) -> None:
         self.pool = BlockPool(num_blocks)
         self.num_swapped_blocks = 0
+        self.num_swapped_requests = 0
         self._blocks_of: dict[str, list[int]] = {}
         self._out: list[tuple[int, int]] = []
         self._back: list[tuple[int, int]] = []
@@ -41,6 +42,7 @@ class HostSwap:
         self._blocks_of[sequence.request_id] = host_blocks
         self._out += zip(blocks, host_blocks, strict=True)
         self.num_swapped_blocks += len(blocks)
+        self.num_swapped_requests += 1
         return True
 
     def restore(self, sequence: Sequence, blocks: SequenceOf[int]) -> None:

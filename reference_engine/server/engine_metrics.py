@@ -60,6 +60,11 @@ COUNTERS = (
     EngineMetric(
         "llmbench:evicted_blocks_total", "KV blocks that lost cached content.", lambda stats: stats.num_evicted_blocks
     ),
+    EngineMetric(
+        "llmbench:swapped_requests_total",
+        "Preempted requests whose KV blocks went to host memory; the others are computed again.",
+        lambda stats: stats.num_swapped_requests,
+    ),
     EngineMetric("llmbench:steps_total", "Steps computed.", lambda stats: stats.num_steps),
     EngineMetric(
         "llmbench:computed_tokens_total",

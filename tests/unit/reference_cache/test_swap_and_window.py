@@ -50,6 +50,10 @@ def test_swapping_changes_no_output_and_computes_nothing_twice(
     stats = engine.stats()
     assert stats.num_preemptions > 0
     assert stats.num_swapped_blocks > 0
+    if "num_swap_blocks" in extra:
+        assert 0 < stats.num_swapped_requests < stats.num_preemptions, "who found no room was computed again"
+    else:
+        assert stats.num_swapped_requests == stats.num_preemptions
     if not extra:
         # Every token once, but for each answer's last, which nobody reads.
         assert stats.num_computed_tokens == stats.num_prompt_tokens + stats.num_generated_tokens - len(asked)
