@@ -42,6 +42,9 @@ _USUAL: Mapping[str, str] = {
     "generated_tokens": "generation_tokens_total",
     "ttft": "time_to_first_token_seconds",
     "queue_time": "request_queue_time_seconds",
+    "prefill_time": "request_prefill_time_seconds",
+    "decode_time": "request_decode_time_seconds",
+    "inference_time": "request_inference_time_seconds",
 }
 
 
@@ -109,6 +112,7 @@ TGI = MetricMap(
         accepted_tokens="request_skipped_tokens_sum",
         requests_finished="request_success",
         queue_time="request_queue_duration",
+        inference_time="request_inference_duration",
     )
 )
 

@@ -219,17 +219,18 @@ class Engine:
 
     def _deliver_all(self, chunks: SequenceOf[Chunk], tokens: Iterator[SampledToken]) -> list[StepOutput]:
         """Each chunk takes one of `tokens`, and one more per draft; groups of beams go on when all have theirs."""
+        now_ns = time.perf_counter_ns()
         outputs: list[StepOutput] = []
         best_of_beams: dict[BeamGroup, list[SequenceOf[tuple[int, float]]]] = {}
         for chunk in chunks:
             new = list(islice(tokens, 1 + len(chunk.draft_token_ids)))
             if chunk.sequence.beams is None:
-                outputs.append(self._deliver(chunk, new))
+                outputs.append(self._deliver(chunk, new, now_ns))
             else:
                 assert new[0].logprobs is not None
                 best_of_beams.setdefault(chunk.sequence.beams, []).append(new[0].logprobs.top)
         for beams, best in best_of_beams.items():
-            outputs += self._advance(beams, best)
+            outputs += self._advance(beams, best, now_ns)
         return outputs
 
     def _draft(self, proposer: Proposer) -> None:
@@ -245,7 +246,7 @@ class Engine:
         for sequence in decoding:
             sequence.draft_token_ids = []
 
-    def _deliver(self, chunk: Chunk, tokens: list[SampledToken]) -> StepOutput:
+    def _deliver(self, chunk: Chunk, tokens: list[SampledToken], now_ns: int) -> StepOutput:
         """Append what was chosen: up to the first token that is not the draft whose place it has, or the last one."""
         sequence, drafts = chunk.sequence, chunk.draft_token_ids
         num_new = 0
@@ -267,13 +268,17 @@ class Engine:
             sequence.finish_reason,
             sequence.num_cached_tokens,
             None if sequence.params.logprobs is None else [token.logprobs for token in new if token.logprobs],
+            sequence.stamps.got_tokens(now_ns),
             len(drafts),
             num_accepted,
         )
 
-    def _advance(self, beams: BeamGroup, best: SequenceOf[SequenceOf[tuple[int, float]]]) -> list[StepOutput]:
+    def _advance(
+        self, beams: BeamGroup, best: SequenceOf[SequenceOf[tuple[int, float]]], now_ns: int
+    ) -> list[StepOutput]:
         """Put the children in the beams' place; or, when the search has ended, the one output that it brings."""
         parents = beams.members
+        times = parents[0].stamps.got_tokens(now_ns)
         families = beams.advance(best)
         if families:
             self._scheduler.replace(families, parents)
@@ -284,7 +289,8 @@ class Engine:
         self._num_finished += 1
         answers = beams.answers()
         self._num_generated_tokens += sum(len(answer.token_ids) for answer in answers)
-        return [StepOutput(beams.request_id, [], answers[0].finish_reason, num_cached_tokens, None, beams=answers)]
+        reason = answers[0].finish_reason
+        return [StepOutput(beams.request_id, [], reason, num_cached_tokens, None, times, beams=answers)]
 
     def _note_drafts(self, chunk: Chunk, num_new: int) -> int:
         """How many of the chunk's drafts are among the num_new tokens that were appended."""

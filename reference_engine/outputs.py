@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from llmbench.reference_engine.beam_search import Beam
+from llmbench.reference_engine.request_times import RequestTimes
 from llmbench.reference_engine.sampling import TokenLogprobs
 
 
@@ -13,9 +14,9 @@ class StepOutput(NamedTuple):
 
     `finish_reason` is "stop" or "length" with the last token and None before. An end-of-sequence or stop token is
     delivered, as the last token. `num_cached_tokens` counts prompt tokens that were found in the cache instead of being
-    computed. `logprobs` has one entry per new token if the request asked for them. `num_draft_tokens` were verified in
-    this step, `num_accepted_tokens` of them are among the new tokens. A beam search brings one output, at its end:
-    `beams` are its answers, best first, and there are no new tokens beside them.
+    computed. `logprobs` has one entry per new token if the request asked for them. `times` are as of this step.
+    `num_draft_tokens` were verified in this step, `num_accepted_tokens` of them are among the new tokens. A beam search
+    brings one output, at its end: `beams` are its answers, best first, and there are no new tokens beside them.
     """
 
     request_id: str
@@ -23,6 +24,7 @@ class StepOutput(NamedTuple):
     finish_reason: str | None
     num_cached_tokens: int
     logprobs: list[TokenLogprobs] | None
+    times: RequestTimes
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     beams: list[Beam] | None = None

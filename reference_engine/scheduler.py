@@ -95,7 +95,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self._num_arrived += 1
         sequence.rank = self._num_arrived + sequence.priority * QUEUE_PLACES_PER_PRIORITY
-        sequence.arrival_ns = self._clock_ns()
+        sequence.stamps.arrival_ns = self._clock_ns()
         insort(self.waiting, sequence, key=_rank)
 
     def remove(self, sequence: Sequence) -> None:
@@ -110,7 +110,7 @@ class Scheduler:
         """Let children run in place of all the parents, from whose blocks they fork."""
         for parent, child in families:
             self.tables.fork(parent, child)
-            child.rank, child.arrival_ns = parent.rank, parent.arrival_ns
+            child.rank, child.stamps = parent.rank, parent.stamps
         for parent in parents:
             self.remove(parent)
         for _, child in families:
@@ -152,7 +152,7 @@ class Scheduler:
     def _is_open(self) -> bool:
         if not self.waiting:
             return False
-        waited_ns = self._clock_ns() - min(sequence.arrival_ns for sequence in self.waiting[: self.max_num_seqs])
+        waited_ns = self._clock_ns() - min(sequence.stamps.arrival_ns for sequence in self.waiting[: self.max_num_seqs])
         return self._may_admit(
             batching.QueueState(len(self.running), len(self.waiting), self.max_num_seqs, waited_ns, self._max_delay_ns)
         )
@@ -222,6 +222,7 @@ class Scheduler:
         num_spare = sum(not self.tables.covers(other, other.max_num_tokens) for other in self.running)
         if not self.tables.begin(sequence, num_spare, self._waits_for_prefix):
             return None
+        sequence.stamps.admitted(self._clock_ns())
         del self.waiting[0]
         insort(self.running, sequence, key=_rank)
         return sequence
@@ -246,7 +247,7 @@ class Scheduler:
         for member in beams.members:
             self.tables.release(member)
         root = beams.restart()
-        root.rank, root.arrival_ns, root.num_cached_tokens = last.rank, last.arrival_ns, last.num_cached_tokens
+        root.rank, root.stamps, root.num_cached_tokens = last.rank, last.stamps, last.num_cached_tokens
         return root
 
     def check_integrity(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, Literal
 
+from llmbench.reference_engine.request_times import RequestStamps
 from llmbench.reference_engine.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ class Sequence:
     """
 
     __slots__ = (
-        "arrival_ns",
         "beams",
         "block_keys",
         "block_table",
@@ -49,6 +49,7 @@ class Sequence:
         "rank",
         "request_id",
         "seed",
+        "stamps",
         "token_ids",
     )
 
@@ -67,7 +68,7 @@ class Sequence:
         self.seed = seed
         self.priority = priority
         self.rank = 0
-        self.arrival_ns = 0
+        self.stamps = RequestStamps()
         self.num_computed_tokens = 0
         self.num_cached_tokens: int | None = None
         self.block_table: list[int] = []

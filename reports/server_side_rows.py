@@ -74,9 +74,12 @@ def unread(members: tuple[Samples, ...]) -> Iterator[str]:
             yield f"{', '.join(without)}: {sentence}"
 
 
-def _ttft(side: ServerSide) -> str | None:
-    mean_s = side.histogram_mean("ttft")
-    return None if mean_s is None else digits(1e3 * mean_s)
+def _mean_ms(metric: str) -> Callable[[ServerSide], str | None]:
+    def text(side: ServerSide) -> str | None:
+        mean_s = side.histogram_mean(metric)
+        return None if mean_s is None else digits(1e3 * mean_s)
+
+    return text
 
 
 def _ttft_median(side: ServerSide) -> str | None:
@@ -156,12 +159,14 @@ def _cost(side: ServerSide) -> str | None:
 
 
 _QUANTITIES: tuple[Quantity, ...] = (
-    Quantity("TTFT by the server", "ms, mean", "from when it took the request in, by its own clock", _ttft,
+    Quantity("TTFT by the server", "ms, mean", "from when it took the request in, by its own clock", _mean_ms("ttft"),
              "mean TTFT {} ms by its own clock"),
     Quantity("its median lies in", "ms", "the bucket of its histogram", _ttft_median),
     Quantity("TTFT by us", "ms, mean", "from sent to first token, of requests that were answered", _our_ttft,
              "{} ms by ours"),
     Quantity("wait in its queue", "ms, mean", "until it worked on a request", _queue),
+    Quantity("prefill", "ms, mean", "from the queue to the first token, of those that ended", _mean_ms("prefill_time")),
+    Quantity("decoding", "ms, mean", "from the first token to the last, of those that ended", _mean_ms("decode_time")),
     Quantity("requests queued", "most", "that a reading saw", _peak("requests_waiting", _whole),
              "queue up to {}"),
     Quantity("requests in the batch", "most", "that a reading saw", _peak("requests_running", _whole),

@@ -53,7 +53,7 @@ class BeamSearch:
             finish_reason = output.finish_reason
             assert finish_reason is not None
             assert output.beams is not None
-            clock.finished(finish_reason, sum(len(beam.token_ids) for beam in output.beams))
+            clock.finished(finish_reason, sum(len(beam.token_ids) for beam in output.beams), output.times)
             return output
         finally:
             if finish_reason is None:

@@ -103,7 +103,7 @@ class Generation:
                     finish_reason = output.finish_reason
                     shown += self._stop.flush()
                 if finish_reason is not None:
-                    clock.finished(finish_reason, num_output_tokens)
+                    clock.finished(finish_reason, num_output_tokens, output.times)
                 stop_token = token_ids[-1] if token_ids and token_ids[-1] in self._params.stop_token_ids else None
                 yield Delta(
                     text=shown,

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from llmbench.reference_engine.outputs import EngineStats
+from llmbench.reference_engine.request_times import RequestTimes
 from llmbench.reference_engine.server.engine_metrics import COUNTERS, GAUGES, LATENCY_BUCKETS_S, TIME_TO_FIRST_TOKEN
 
 _LENGTH_BUCKETS = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
@@ -61,6 +62,19 @@ class ServerMetrics:
             "Of a finished request: from its first token to its last, per token after the first.",
             _TOKEN_BUCKETS_S,
         )
+        # As vLLM's, of finished requests alone and by the engine's clock.
+        self.queue_time = histogram(
+            "vllm:request_queue_time_seconds", "From the engine's receipt to the first KV blocks.", LATENCY_BUCKETS_S
+        )
+        self.prefill_time = histogram(
+            "vllm:request_prefill_time_seconds", "From the first KV blocks to the first token.", LATENCY_BUCKETS_S
+        )
+        self.decode_time = histogram(
+            "vllm:request_decode_time_seconds", "From the first token to the last.", LATENCY_BUCKETS_S
+        )
+        self.inference_time = histogram(
+            "vllm:request_inference_time_seconds", "From the first KV blocks to the last token.", LATENCY_BUCKETS_S
+        )
         self.prompt_tokens = histogram(
             "vllm:request_prompt_tokens", "Prompt tokens of a finished request.", _LENGTH_BUCKETS
         )
@@ -104,8 +118,12 @@ class RequestClock:
             self._metrics.inter_token_latency.observe((now_ns - self._last_ns) / 1e9)
         self._last_ns = now_ns
 
-    def finished(self, reason: str, num_output_tokens: int) -> None:
+    def finished(self, reason: str, num_output_tokens: int, times: RequestTimes) -> None:
         metrics = self._metrics
+        metrics.queue_time.observe(times.queued_ns / 1e9)
+        metrics.prefill_time.observe(times.prefill_ns / 1e9)
+        metrics.decode_time.observe(times.decode_ns / 1e9)
+        metrics.inference_time.observe((times.prefill_ns + times.decode_ns) / 1e9)
         metrics.e2e_latency.observe((time.perf_counter_ns() - self._accepted_ns) / 1e9)
         metrics.prompt_tokens.observe(self._num_prompt_tokens)
         metrics.generation_tokens.observe(num_output_tokens)

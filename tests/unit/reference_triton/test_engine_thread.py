@@ -13,6 +13,7 @@ from llmbench.reference_engine import engine_thread
 from llmbench.reference_engine.engine_thread import EngineThread
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.outputs import StepOutput
+from llmbench.reference_engine.request_times import RequestTimes
 from llmbench.reference_engine.sampling import SamplingParams
 
 PARAMS = SamplingParams(max_tokens=3)
@@ -39,7 +40,9 @@ class CountingEngine:
         outputs = []
         for request_id, (count, params) in list(self.running.items()):
             is_last = count + 1 == params.max_tokens
-            outputs.append(StepOutput(request_id, [count], "length" if is_last else None, 0, None))
+            outputs.append(
+                StepOutput(request_id, [count], "length" if is_last else None, 0, None, RequestTimes(1, 2, 3))
+            )
             self.running[request_id] = (count + 1, params)
             if is_last:
                 del self.running[request_id]

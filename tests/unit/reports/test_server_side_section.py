@@ -51,6 +51,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Run:
                 Value("preemptions", 0),
                 Value("ttft_sum", 0.05 * number),
                 Value("ttft_count", number),
+                Value("prefill_time_sum", 0.02 * number),
+                Value("prefill_time_count", number),
             ]
             cpu = [Value("cpu_seconds", 0.75 * number), Value("rss", 2.0**30)]
             journal.append(
@@ -86,6 +88,8 @@ def test_each_quantity_that_was_read_is_drawn_over_the_round_s_time(told: Run) -
 def test_the_table_sets_the_server_s_ttft_beside_ours(told: Run) -> None:
     texts = {row.quantity.title: row.texts for row in view_of(told)["rows"]}
     assert texts["TTFT by the server"] == ("50.0", None)
+    assert texts["prefill"] == ("20.0", None)
+    assert "decoding" not in texts
     ours, nobody = texts["TTFT by us"]
     assert 20 < float(ours) < 200
     assert nobody is None
