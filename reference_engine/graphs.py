@@ -23,7 +23,7 @@ from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.rotary import RotaryTable
 from llmbench.reference_engine.spans import Spans, no_spans
 from llmbench.reference_engine.static_inputs import StaticInputs
-from llmbench.reference_engine.step_batch import StepBatch
+from llmbench.reference_engine.step_batch import StepArrays, StepBatch
 from llmbench.reference_engine.step_replay import MOST_REPLAYED_ROWS, ReplayedSteps
 
 Step = Callable[[StepBatch], torch.Tensor]
@@ -33,10 +33,10 @@ SIZE_STEP = 8
 
 
 class DecodeGraphs(Protocol):
-    def run(self, batch: StepBatch, spans: Spans) -> torch.Tensor | None:
+    def run(self, step: StepArrays, spans: Spans) -> torch.Tensor | None:
         """Logits [T, vocab_size] of all tokens of a step, valid until the next call; None if no graph fits the step.
 
-        Copying the batch to where the graph reads it is part of the span "prepare".
+        Copying the step to where the graph reads it is part of the span "prepare".
         """
         ...
 
@@ -124,13 +124,14 @@ class RecordedSteps:
     def _compute(self, step: Step, size: int) -> torch.Tensor:
         return step(self._inputs.batch(size, size))
 
-    def run(self, batch: StepBatch, spans: Spans) -> torch.Tensor | None:
-        place = bisect.bisect_left(self._sizes, batch.num_decodes)
-        if batch.num_decodes < len(batch.spans) or place == len(self._sizes):
+    @torch.inference_mode()
+    def run(self, step: StepArrays, spans: Spans) -> torch.Tensor | None:
+        place = bisect.bisect_left(self._sizes, step.num_decodes)
+        if step.num_decodes < len(step.spans) or place == len(self._sizes):
             return None
         with spans("prepare"):
-            self._inputs.fill(batch)
-        return self._replay[self._sizes[place]]()[: batch.num_decodes]
+            self._inputs.fill(step)
+        return self._replay[self._sizes[place]]()[: step.num_decodes]
 
 
 class CompiledSteps:
@@ -142,16 +143,24 @@ class CompiledSteps:
     def __init__(
         self, step: Step, kv_cache: KVCache, rotary: RotaryTable | None, max_num_seqs: int, width: int
     ) -> None:
+        self._kv_cache = kv_cache
+        self._rotary = rotary
         self._width = width
         self._compiled = torch.compile(step, fullgraph=True, dynamic=True)
         inputs = StaticInputs(min(max_num_seqs, 2), width, kv_cache, rotary)
         for size in range(1, len(inputs.token_ids) + 1):
-            self.run(inputs.batch(size, size), no_spans)
+            self._compute(inputs.batch(size, size), no_spans)
 
-    def run(self, batch: StepBatch, spans: Spans) -> torch.Tensor | None:
-        n, width = batch.block_tables.shape
-        if batch.num_decodes < n:
+    @torch.inference_mode()
+    def run(self, step: StepArrays, spans: Spans) -> torch.Tensor | None:
+        if step.num_decodes < len(step.spans):
             return None
+        with spans("prepare"):
+            batch = step.batch(self._kv_cache, self._rotary)
+        return self._compute(batch, spans)
+
+    def _compute(self, batch: StepBatch, spans: Spans) -> torch.Tensor:
+        n, width = batch.block_tables.shape
         with spans("prepare"):
             tables = torch.nn.functional.pad(batch.block_tables, (0, self._width - width))
             fixed = StepBatch(batch.token_ids, batch.positions, batch.spans, tables, n, batch.kv_cache, batch.rotary)

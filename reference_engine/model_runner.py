@@ -14,7 +14,7 @@ from llmbench.reference_engine.layers.rotary import RotaryTable
 from llmbench.reference_engine.models.base import CausalLM
 from llmbench.reference_engine.scheduler import StepPlan
 from llmbench.reference_engine.spans import Spans, no_spans
-from llmbench.reference_engine.step_batch import StepBatch
+from llmbench.reference_engine.step_batch import StepArrays, StepBatch
 
 
 class ModelRunner:
@@ -59,7 +59,6 @@ class ModelRunner:
 
         self._graphs = make_graphs(kind, step, self.kv_cache, self.rotary, max_num_seqs, self._max_model_len)
 
-    @torch.inference_mode()
     def execute(self, plan: StepPlan) -> torch.Tensor:
         """Logits [n, vocab_size] of the last token of each chunk that samples, in the plan's order; fills the cache.
 
@@ -68,11 +67,18 @@ class ModelRunner:
         with self.spans("prepare"):
             self.kv_cache.swap_blocks(plan.swap)
             self.kv_cache.copy_blocks(plan.copies)
-            batch = self._batch(plan)
+            step = _arrays(plan)
         if self._graphs is not None and _samples_every_row(plan):
-            logits = self._graphs.run(batch, self.spans)
+            logits = self._graphs.run(step, self.spans)
             if logits is not None:
                 return logits
+        return self._compute(plan, step)
+
+    @torch.inference_mode()
+    def _compute(self, plan: StepPlan, step: StepArrays) -> torch.Tensor:
+        """The step operator by operator."""
+        with self.spans("prepare"):
+            batch = step.batch(self.kv_cache, self.rotary)
         hidden = self.model(batch)
         last_rows: list[int] = []
         end = 0
@@ -85,36 +91,32 @@ class ModelRunner:
         # While all sequences decode, every row is sampled and nothing is to be picked.
         return self.model.logits(hidden if len(last_rows) == end else hidden[last_rows])
 
-    def _batch(self, plan: StepPlan) -> StepBatch:
-        """The plan as tensors; every chunk's tokens one after another."""
-        token_ids: list[int] = []
-        positions: list[int] = []
-        spans: list[tuple[int, int, int]] = []
-        tables: list[list[int]] = []
-        for sequence, start, num_tokens, drafts in plan.chunks:
-            end = start + num_tokens
-            spans.append((len(token_ids), num_tokens, end))
-            token_ids += sequence.token_ids[start : end - len(drafts)]
-            token_ids += drafts
-            positions += range(start, end)
-            tables.append(sequence.block_table)
-        width = max(map(len, tables))
-        padded = [table + [0] * (width - len(table)) for table in tables]
-        return StepBatch(
-            # By way of numpy: it reads a list of Python ints several times faster than torch does.
-            token_ids=self._tensor(np.array(token_ids, dtype=np.int64)),
-            positions=self._tensor(np.array(positions, dtype=np.int64)),
-            spans=self._tensor(np.array(spans, dtype=np.int64)),
-            # Places without a block are negative; kernels may read there what they do not use.
-            block_tables=self._tensor(np.maximum(np.array(padded, dtype=np.int64), 0)),
-            num_decodes=plan.num_decodes,
-            kv_cache=self.kv_cache,
-            rotary=self.rotary,
-        )
 
-    def _tensor(self, numbers: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> torch.Tensor:
-        return torch.from_numpy(numbers).to(self.kv_cache.data.device)
+def _arrays(plan: StepPlan) -> StepArrays:
+    """The plan in numbers; every chunk's tokens one after another."""
+    token_ids: list[int] = []
+    positions: list[int] = []
+    spans: list[tuple[int, int, int]] = []
+    tables: list[list[int]] = []
+    for sequence, start, num_tokens, drafts in plan.chunks:
+        end = start + num_tokens
+        spans.append((len(token_ids), num_tokens, end))
+        token_ids += sequence.token_ids[start : end - len(drafts)]
+        token_ids += drafts
+        positions += range(start, end)
+        tables.append(sequence.block_table)
+    width = max(map(len, tables))
+    padded = [table + [0] * (width - len(table)) for table in tables]
+    return StepArrays(
+        np.array(token_ids, dtype=np.int64),
+        np.array(positions, dtype=np.int64),
+        np.array(spans, dtype=np.int64),
+        # Places without a block are negative; kernels may read there what they do not use.
+        np.maximum(np.array(padded, dtype=np.int64), 0),
+        plan.num_decodes,
+    )
 
 
 def _samples_every_row(plan: StepPlan) -> bool:
-    return all(chunk.num_tokens == 1 + len(chunk.draft_token_ids) and chunk.samples for chunk in plan.chunks)
+    others = plan.chunks[plan.num_decodes :]
+    return all(chunk.num_tokens == 1 + len(chunk.draft_token_ids) and chunk.samples for chunk in others)

@@ -45,6 +45,8 @@ def sample(
     """
     if not sequences:
         return []
+    if all(sequence.params.is_plain for sequence in sequences):
+        return [SampledToken(token_id, None) for token_id in argmax(logits.float()).tolist()]
     rows = _rows(sequences, drafts)
     raw = logits.float()
     allowed = keep_form(adjust(raw, rows, eos_token_ids), rows)

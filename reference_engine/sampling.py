@@ -51,6 +51,8 @@ class SamplingParams:
     min_tokens: int = 0
     grammar: str | None = None
     logprobs: int | None = None
+    # Whether the most probable token is all that is asked for, so that a sampler need not look at the rest.
+    is_plain: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -83,6 +85,8 @@ class SamplingParams:
             raise RequestError("min_tokens cannot be kept where a given form ends the answer; leave one of them out.")
         if self.logprobs is not None and self.logprobs < 0:
             raise RequestError(f"logprobs must be at least 0; {self.logprobs} was given.")
+        changes = self.has_penalties or self.logit_bias or self.min_tokens or self.grammar is not None
+        object.__setattr__(self, "is_plain", self.is_greedy and not changes and self.logprobs is None)
 
     @property
     def named_token_ids(self) -> tuple[int, ...]:

@@ -1,17 +1,37 @@
-"""One step's work as tensors: what the runner hands to the model, and the model's attention to the kernels."""
+"""One step's work as arrays, and as tensors: what the runner hands to the model, and its attention to the kernels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.layers.rotary import RotaryTable
 
+Array = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
 # Queries that one program of a tiled prefill kernel takes.
 TILE_ROWS = 64
+
+
+class StepArrays(NamedTuple):
+    """A step's numbers on the host; see StepBatch."""
+
+    token_ids: Array
+    positions: Array
+    spans: Array
+    block_tables: Array
+    num_decodes: int
+
+    def batch(self, kv_cache: KVCache, rotary: RotaryTable | None) -> StepBatch:
+        """The same as tensors, beside the cache."""
+        device = kv_cache.data.device
+        token_ids, positions, spans, tables = (torch.from_numpy(array).to(device) for array in self[:4])
+        return StepBatch(token_ids, positions, spans, tables, self.num_decodes, kv_cache, rotary)
 
 
 @dataclass(frozen=True, eq=False)

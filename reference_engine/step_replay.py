@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmbench.reference_engine.spans import Spans
 from llmbench.reference_engine.static_inputs import StaticInputs
-from llmbench.reference_engine.step_batch import StepBatch
+from llmbench.reference_engine.step_batch import StepArrays, StepBatch
 
 # Beyond some number of tokens the operators are so long that Python does not count.
 MOST_REPLAYED_ROWS = 64
@@ -36,19 +36,20 @@ class ReplayedSteps:
         self._replay = self._recorder.run  # looking it up takes as long as calling it
         self._programs: dict[tuple[int, int], int] = {}
 
-    def run(self, batch: StepBatch, spans: Spans) -> torch.Tensor | None:
-        """Logits [T, vocab_size] of the batch's tokens, valid until the next call; None for more tokens than fit."""
-        shape = len(batch.token_ids), len(batch.spans)
+    def run(self, step: StepArrays, spans: Spans) -> torch.Tensor | None:
+        """Logits [T, vocab_size] of the step's tokens, valid until the next call; None for more tokens than fit."""
+        shape = len(step.token_ids), len(step.spans)
         if shape[0] > self._inputs.num_rows:
             return None
         with spans("prepare"):
-            self._inputs.copy(batch)
+            self._inputs.copy(step)
         program = self._programs.get(shape)
         if program is None:
             return self._record(shape)
         logits: torch.Tensor = self._replay(program)
         return logits
 
+    @torch.inference_mode()
     def _record(self, shape: tuple[int, int]) -> torch.Tensor:
         self._recorder.begin()
         try:

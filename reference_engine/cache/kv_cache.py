@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -83,6 +83,6 @@ class KVCache:
         copy_blocks(self.host_data, self.data, plan.out)
         copy_blocks(self.data, self.host_data, plan.back)
 
-    def copy_blocks(self, copies: Iterable[tuple[int, int]]) -> None:
+    def copy_blocks(self, copies: Collection[tuple[int, int]]) -> None:
         """Copy whole blocks, the first of each pair to the second, in this order and in all layers."""
         copy_blocks(self.data, self.data, copies)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 
@@ -16,13 +16,15 @@ Pair = tuple[int, int]
 _UNIT = 16
 
 
-def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: Iterable[Pair]) -> None:
+def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: Collection[Pair]) -> None:
     """For each (source block, target block), in this order and in every plane: modifies `target`.
 
     target, source [L, 2, num_blocks, ...], contiguous, of one dtype and equal but in their numbers of blocks; the same
     tensor or two. If either is on a GPU it is one launch on the current stream, and the other is there too or in pinned
     host memory; not yet run on one: see docs/gpu.md.
     """
+    if not pairs:  # as in nearly every step
+        return
     if goes_by_kernel(target, source):
         for run in independent_runs(pairs, target is source):
             _launch(target, source, run)
