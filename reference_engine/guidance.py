@@ -11,12 +11,14 @@ from collections.abc import Collection, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.piece_vocabulary import PieceVocabulary
+from llmbench.reference_engine.sentencepiece_model import SentencePieceModel
 from llmbench.reference_engine.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -63,9 +65,27 @@ def _checked(grammar: str, kind: str) -> str:
     return grammar
 
 
+def _unforced(grammar: str) -> str:
+    """The same grammar; where only one text fits, the model still chooses the tokens that spell it."""
+    (only,) = json.loads(grammar)["grammars"]
+    lark = only.get("lark_grammar") or f"start: %json {json.dumps(only['json_schema'])}"
+    return f'%llguidance {{"no_forcing": true}}\n{lark}'
+
+
 def _sentence(problem: str) -> str:
     # Line breaks and drawings of where in the grammar it is are of no use in a message.
     return " ".join(problem.split())[:300].rstrip(".") + "."
+
+
+class Vocabulary(NamedTuple):
+    """A model's tokens as the library knows them, by the model's ids.
+
+    Where `opening` [vocab_size] is given, a token that an answer begins with has the id there: its text is another one
+    at the beginning. The library may not choose tokens by itself then, as it does where only one text fits.
+    """
+
+    tokenizer: LLTokenizer
+    opening: npt.NDArray[np.int64] | None
 
 
 class GuideMaker:
@@ -78,43 +98,66 @@ class GuideMaker:
 
     def guide(self, grammar: str) -> Guide:
         """One answer's guide. Raises RequestError for a grammar that cannot be followed with this model's tokens."""
-        return Guide(self._tokenizer, grammar, self._vocab_size)
+        return Guide(self._vocabulary, grammar, self._vocab_size)
 
     @cached_property
-    def _tokenizer(self) -> LLTokenizer:
+    def _vocabulary(self) -> Vocabulary:
         try:
-            from llguidance import LLTokenizer
+            from llguidance import LLTokenizer, TokenizerWrapper
         except ImportError:
             raise RequestError('Guided answers need llguidance: pip install "llmbench[guided]".') from None
-        text = Tokenizer(self._folder).to_json()
-        return LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._eos_token_ids or None)
+        model = Tokenizer(self._folder).model
+        eos = self._eos_token_ids or None
+        if not isinstance(model, SentencePieceModel):
+            return Vocabulary(LLTokenizer(model.to_json(), n_vocab=self._vocab_size, eos_token=eos), None)
+        if not model.has_every_byte:
+            raise RequestError(
+                f"An answer of a given form needs a token for every byte, which {self._folder / 'tokenizer.model'} "
+                "does not have: it was trained without byte_fallback."
+            )
+        pieces = PieceVocabulary(model, self._vocab_size)
+        return Vocabulary(LLTokenizer(TokenizerWrapper(pieces), eos_token=eos), pieces.opening)
 
 
 class Guide:
     """The grammar and how far an answer has come in it."""
 
-    def __init__(self, tokenizer: LLTokenizer, grammar: str, vocab_size: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, grammar: str, vocab_size: int) -> None:
         from llguidance import LLMatcher
 
-        self._matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        self._opening = vocabulary.opening
+        self._is_beginning = True
+        self._num_known = vocabulary.tokenizer.vocab_size
+        self._matcher = LLMatcher(
+            vocabulary.tokenizer, grammar if self._opening is None else _unforced(grammar), log_level=0
+        )
         self._vocab_size = vocab_size
         if self._matcher.is_error():
             raise RequestError(f"The answer's form cannot be used: {_sentence(self._matcher.get_error())}")
 
     def allowed(self, ahead: SequenceOf[int]) -> npt.NDArray[np.bool_] | None:
         """Which tokens may follow the answer so far and those `ahead`, [vocab_size]; None if those may not."""
-        taken = self._matcher.try_consume_tokens(list(ahead)) if ahead else 0
+        taken = self._matcher.try_consume_tokens(self._known(ahead)) if ahead else 0
         mask = None
         if taken == len(ahead):
             bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-            mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").astype(np.bool_)
+            known = np.unpackbits(bits, count=self._num_known, bitorder="little").astype(np.bool_)
+            is_first = self._opening is not None and self._is_beginning and not ahead
+            mask = known[self._opening] if is_first else known[: self._vocab_size]
         if taken:
             self._matcher.rollback(taken)
         return mask
 
     def advance(self, token_id: int) -> None:
         """The answer has grown by this token, an allowed one."""
-        self._matcher.consume_token(token_id)
+        self._matcher.consume_token(self._known([token_id])[0])
+        self._is_beginning = False
+
+    def _known(self, token_ids: SequenceOf[int]) -> list[int]:
+        """The library's ids of tokens that the answer goes on with."""
+        if self._opening is None or not self._is_beginning:
+            return list(token_ids)
+        return [int(self._opening[token_ids[0]]), *token_ids[1:]]
 
     @property
     def is_complete(self) -> bool:

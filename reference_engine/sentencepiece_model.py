@@ -10,6 +10,8 @@ from llmbench.reference_engine.errors import CheckpointError
 
 # What sentencepiece shows for bytes that are no character, or not yet.
 _NO_CHARACTER = "\ufffd"
+# What stands in a piece for a space.
+_SPACE = "\u2581"
 
 
 class SentencePieceModel:
@@ -30,6 +32,7 @@ class SentencePieceModel:
         except (RuntimeError, OSError) as error:
             raise CheckpointError(f"{path} is not a model that sentencepiece can read: {error}") from None
         self.vocab_size = int(self._model.vocab_size())
+        self.eos_id: int | None = self._model.eos_id() if self._model.eos_id() >= 0 else None
         self._before = [self._model.bos_id()] if add_bos and self._model.bos_id() >= 0 else []
         self._after = [self._model.eos_id()] if add_eos and self._model.eos_id() >= 0 else []
         self._controls = {self._piece(id_): id_ for id_ in range(self.vocab_size) if self._model.is_control(id_)}
@@ -51,6 +54,29 @@ class SentencePieceModel:
     def token_text(self, token_id: int) -> str:
         is_control = token_id < self.vocab_size and self._model.is_control(token_id)
         return self._piece(token_id) if is_control else self.decode([token_id])
+
+    @property
+    def has_every_byte(self) -> bool:
+        """There are pieces for all bytes, so that any text is a sequence of tokens."""
+        return sum(map(self._model.is_byte, range(self.vocab_size))) == 256
+
+    def piece_bytes(self, token_id: int) -> bytes:
+        """What a token adds to the text of others before it; nothing for one that stands for no text."""
+        if token_id >= self.vocab_size or self._model.is_control(token_id) or self._model.is_unused(token_id):
+            return b""
+        piece = self._piece(token_id)
+        if self._model.is_byte(token_id):
+            return bytes([int(piece.removeprefix("<0x").removesuffix(">"), 16)])
+        return b"" if self._model.is_unknown(token_id) else piece.replace(_SPACE, " ").encode()
+
+    def opening_bytes(self, token_id: int) -> bytes:
+        """What a token adds where a text begins: the space before the first word is not shown there."""
+        usual = self.piece_bytes(token_id)
+        if not usual.startswith(b" ") or self._model.is_byte(token_id):
+            return usual
+        text = self.decode([token_id])
+        # Of several spaces the library may leave out those of the tokens behind it, too.
+        return text.encode() if text.strip() else b""
 
     def stream(self) -> SentencePieceStream:
         return SentencePieceStream(self)

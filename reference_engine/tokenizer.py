@@ -24,14 +24,13 @@ class Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         config = _read_config(folder / "tokenizer_config.json")
-        self._folder = folder
-        self._model = _read_model(folder, config)
+        self.model = _read_model(folder, config)
         self._special_texts = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
         self._chat_template = _read_template(folder, config)
 
     @property
     def vocab_size(self) -> int:
-        return self._model.vocab_size
+        return self.model.vocab_size
 
     @property
     def has_chat_template(self) -> bool:
@@ -39,7 +38,7 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, by default with what the checkpoint puts around a prompt, such as BOS."""
-        return self._model.encode(text, add_special_tokens)
+        return self.model.encode(text, add_special_tokens)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a conversation that ends where the assistant's answer begins.
@@ -55,22 +54,16 @@ class Tokenizer:
         # The template writes the special tokens itself.
         return self.encode(text, add_special_tokens=False)
 
-    def to_json(self) -> str:
-        """All of it but the chat template, as tokenizer.json has it. Raises RequestError if there is none."""
-        if not isinstance(self._model, JsonModel):
-            raise RequestError(f"{self._folder} has no tokenizer.json, which an answer of a given form needs.")
-        return self._model.to_json()
-
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
-        return self._model.decode(ids)
+        return self.model.decode(ids)
 
     def token_text(self, token_id: int) -> str:
         """The text of one token by itself; a part of a character shows as U+FFFD."""
-        return self._model.token_text(token_id)
+        return self.model.token_text(token_id)
 
     def stream(self) -> Detokenizer | SentencePieceStream:
-        return self._model.stream()
+        return self.model.stream()
 
 
 class JsonModel:
@@ -98,6 +91,7 @@ class JsonModel:
         return str(self._fast.decode([token_id], skip_special_tokens=False))
 
     def to_json(self) -> str:
+        """All of it, as tokenizer.json has it."""
         return str(self._fast.to_str())
 
     def stream(self) -> Detokenizer:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import openai
 import pydantic
 import pytest
+import sentencepiece
+
+from llmbench.reference_engine.models.synthetic_text import lines
 
 SCHEMA = {
     "type": "object",
@@ -113,3 +117,25 @@ def test_form_that_cannot_be_kept_is_refused_by_name(server, fields, param, says
     assert says in error["message"]
     if param is not None:
         assert error["param"] == param
+
+
+def test_checkpoint_with_a_tokenizer_model_alone_keeps_a_form_too(start_server, tiny_model, tmp_path) -> None:
+    folder = tmp_path / "pieces"
+    shutil.copytree(tiny_model, folder)
+    (folder / "tokenizer.json").unlink()
+    with (folder / "tokenizer.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines(300, 80, seed=2)),
+            model_writer=file,
+            vocab_size=420,
+            byte_fallback=True,
+            minloglevel=2,
+        )
+    server = start_server(folder)
+    for seed in range(4):
+        reply = server.ask("/v1/completions", {**BODY, "seed": seed, "response_format": NAMED})
+        assert reply.status == 200, reply.body
+        (choice,) = reply.json()["choices"]
+        assert choice["finish_reason"] == "stop"
+        jsonschema.validate(json.loads(choice["text"]), SCHEMA)
+    assert server.stop() == 0

@@ -1,0 +1,155 @@
+"""Answers of a given form from a checkpoint with a tokenizer.model alone: its text as it is shown keeps the form."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmbench.reference_engine.config import EngineConfig
+from llmbench.reference_engine.engine import Engine
+from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.guidance import GuideMaker, choice_grammar, json_grammar, regex_grammar
+from llmbench.reference_engine.models import synthetic
+from llmbench.reference_engine.models.synthetic_text import lines
+from llmbench.reference_engine.sampling import SamplingParams
+from llmbench.reference_engine.sentencepiece_model import SentencePieceModel
+from llmbench.reference_engine.tokenizer import Tokenizer
+
+# Of the model; its tokenizer has fewer.
+VOCAB_SIZE = 1024
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "at": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "maxItems": 3},
+        "kind": {"enum": ["naïve", "to be", None]},
+    },
+    "required": ["name", "at", "kind"],
+    "additionalProperties": False,
+}
+
+
+def write_tokenizer(folder: Path, vocab_size: int = 420, **settings_: Any) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*lines(300, 80, seed=2), "été über naïve", *["to be or not to be"] * 50]),
+        model_writer=model,
+        vocab_size=vocab_size,
+        normalization_rule_name="identity",
+        minloglevel=2,
+        **settings_,
+    )
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"model_type": "bpe", "remove_extra_whitespaces": False},
+        {"model_type": "unigram", "remove_extra_whitespaces": True},
+        {"model_type": "bpe", "remove_extra_whitespaces": False, "add_dummy_prefix": False},
+    ],
+    ids=["bpe", "unigram", "no space before the first word"],
+)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = synthetic.create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("models") / "tiny")
+    write_tokenizer(made, byte_fallback=True, **request.param)
+    return made
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> Callable[..., list[str]]:
+    """The text that is shown of each request's answer, all of them in one batch."""
+    config = EngineConfig(model_path=folder, kernels="torch", num_threads=1)
+    engines = {None: Engine(config), "ngram": Engine(EngineConfig(**{**_fields(config), "speculative": "ngram"}))}
+    tokenizer = Tokenizer(folder)
+
+    def ask(params: list[SamplingParams], engine_name: str | None = None) -> list[str]:
+        engine = engines[engine_name]
+        for number, each in enumerate(params):
+            engine.add_request(str(number), [5, 6, 7, 5, 6, 7], each)
+        streams = [tokenizer.stream() for _ in params]
+        texts = [""] * len(params)
+        while engine.has_work():
+            for output in engine.step():
+                number = int(output.request_id)
+                texts[number] += "".join(map(streams[number].push, output.new_token_ids))
+                assert output.finish_reason in (None, "stop"), texts[number]
+        return texts
+
+    return ask
+
+
+def _fields(config: EngineConfig) -> Mapping[str, Any]:
+    return {name: getattr(config, name) for name in EngineConfig.__dataclass_fields__}
+
+
+def test_json_is_valid_under_its_schema_and_drafts_change_nothing(answers: Callable[..., list[str]]) -> None:
+    params = [
+        SamplingParams(max_tokens=300, grammar=json_grammar(SCHEMA), temperature=temperature, seed=seed)
+        for temperature in (0.0, 1.0)
+        for seed in range(6)
+    ]
+    told = answers(params)
+    for text in told:
+        jsonschema.validate(json.loads(text), SCHEMA)
+    assert len(set(told)) > 3
+    assert answers(params, "ngram") == told
+
+
+# A space that the pattern wants at the beginning must be shown, and one that it does not want must not.
+@pytest.mark.parametrize("pattern", ["to be", " to be", " {0,3}(to be)+ or", "(été|über) ?", "[a-c ]{4}", "𓀀\n"])
+def test_shown_text_is_what_the_pattern_matches(answers: Callable[..., list[str]], pattern: str) -> None:
+    grammar = regex_grammar(pattern)
+    params = [SamplingParams(max_tokens=200, grammar=grammar, temperature=3.0, seed=seed) for seed in range(12)]
+    for text in answers(params):
+        assert re.fullmatch(pattern, text), repr(text)
+
+
+def test_choice_can_be_spelt_as_the_model_would_spell_it(folder: Path) -> None:
+    """The token of a whole first word, with its space, is allowed: a model that was trained with it begins so."""
+    tokenizer = Tokenizer(folder)
+    guide = GuideMaker(folder, VOCAB_SIZE, [2]).guide(choice_grammar(["to be", "or"]))
+    ids = tokenizer.encode("to be", add_special_tokens=False)
+    if tokenizer.decode(ids[:1]) == "":  # a space by itself, which is not shown: the model has to begin with a letter
+        ids = ids[1:]
+    for place, token_id in enumerate(ids):
+        allowed = guide.allowed([])
+        assert allowed is not None
+        assert allowed.shape == (VOCAB_SIZE,)
+        assert allowed[token_id]
+        assert guide.allowed(ids[place:]) is not None
+        assert (guide.allowed([]) == allowed).all(), "what was only looked at is forgotten"
+        guide.advance(token_id)
+    assert guide.is_complete
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_bytes_of_tokens_are_the_text_that_is_shown(folder: Path, data: st.DataObject) -> None:
+    model = SentencePieceModel(folder / "tokenizer.model", add_bos=False, add_eos=False)
+    shown = [token_id for token_id in range(model.vocab_size) if model.piece_bytes(token_id)]
+    opening = [token_id for token_id in shown if model.opening_bytes(token_id)]
+    first = data.draw(st.sampled_from(opening))
+    rest = data.draw(st.lists(st.sampled_from(shown), max_size=12))
+    spelt = model.opening_bytes(first) + b"".join(map(model.piece_bytes, rest))
+    # Bytes that are no character are shown otherwise, and no form has them.
+    if spelt.decode(errors="replace").encode() == spelt:
+        assert model.decode([first, *rest]) == spelt.decode()
+
+
+def test_tokenizer_without_bytes_is_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, vocab_size=300, byte_fallback=False)
+    with pytest.raises(RequestError, match=r"tokenizer\.model does not have: it was trained without byte_fallback"):
+        GuideMaker(tmp_path, VOCAB_SIZE, [2]).guide(json_grammar(SCHEMA))
