@@ -6,8 +6,8 @@
 
 `run` measures one kind of workload after the other, or those named with --kind and --group: up to five minutes each,
 on a machine that has nothing else to do. `tables` writes the generated part of docs/comparison.md from the run
-directories. Without --mii-python DeepSpeed-MII is left out; the first lines of tests/engines_real/test_mii_real.py say
-how its environment is made, and its engine for GPUs is replaced by the small one in tests/data/mii_deployment.py.
+directories. Without --mii-python DeepSpeed-MII is left out; `llmbench engines install mii` makes its environment, whose
+engine for GPUs is replaced by the small one in tests/data/mii_deployment.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DeepSpeed-MII's persistent deployment by gRPC, at its load balancer or straight at a replica; attached to by url.
+"""DeepSpeed-MII's persistent deployment by gRPC, at its load balancer or straight at a replica.
 
 A stream is a message per token and an empty one at the end. A replica that loses a client in mid-stream, by a cancel or
 by a deadline, is poisoned: what that thread serves next fails with "uid mismatch". So a call that has run into a
@@ -29,7 +29,8 @@ SERVICE = "/modelresponse.ModelResponse"
 
 
 class MiiAdapter:
-    """The setting `extra_body` adds to or changes the arguments of generation; null takes one out.
+    """The setting `extra_body` adds to or changes the arguments of generation; null takes one out. `serve` are
+    arguments of `mii.serve`, for a deployment that is started here.
 
     A deployment serves one model, so the request's model is not sent.
     """
@@ -38,10 +39,11 @@ class MiiAdapter:
     capabilities = Capabilities(chat=False, exact_token_counts=True)
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        refuse_unknown(self.name, settings or {}, ["extra_body"])
+        refuse_unknown(self.name, settings or {}, ["extra_body", "serve"])
         if any(find_spec(package) is None for package in ("grpc", "google")):
             raise MissingPackageError('mii is asked by gRPC, which is not installed: pip install "llmbench[grpc]"')
         self._extra_body = mapping(self.name, settings or {}, "extra_body")
+        self._serve = mapping(self.name, settings or {}, "serve")
 
     def with_settings(self, settings: Mapping[str, object]) -> Self:
         """The same engine with a workload's `settings`. Raises EngineError for one it does not know."""
@@ -69,7 +71,10 @@ class MiiAdapter:
         return read_messages(answer, timeline, count_tokens, answer.take_message, streamed=request.stream)
 
     def launch_plan(self, options: EngineOptions, port: int) -> LaunchPlan | None:
-        return None
+        """Raises EngineError on a machine that cannot run it, MissingPackageError where it is not installed."""
+        from llmbench.engines.mii_launch import launch_plan
+
+        return launch_plan(options, port, self._serve)
 
 
 class MiiAnswer(Answer):

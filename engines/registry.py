@@ -25,13 +25,19 @@ GROUP = "llmbench.engines"
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """One line of `llmbench engines list`. `install_hint` is the command for what is missing. `launchable` is None for
-    an engine of another package, which alone knows."""
+    an engine of another package, which alone knows.
+
+    `outdated` says by which other recipe its environment was installed, None where by this one; `lacks` what else this
+    machine must have to start it, each a sentence.
+    """
 
     name: str
     launchable: bool | None
     installed: bool
     install_hint: str
     summary: str
+    outdated: str | None = None
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,10 @@ _TABLE: Mapping[str, _Entry] = {
     "mii": _Entry(
         "llmbench.engines.mii:MiiAdapter",
         "DeepSpeed-MII's persistent deployment, by gRPC.",
+        launchable=True,
         needs=("grpc", "google.protobuf"),
         extra="grpc",
+        recipe="llmbench.engines.mii_launch:RECIPE",
     ),
     "mii-openai": _Entry("llmbench.engines.openai_presets:MII_OPENAI", "DeepSpeed-MII's OpenAI server."),
     "mii-rest": _Entry("llmbench.engines.mii_rest:MiiRestAdapter", "DeepSpeed-MII's RESTful gateway; no streaming."),
@@ -150,9 +158,11 @@ def describe() -> list[EngineInfo]:
     infos = []
     for name, entry in _TABLE.items():
         own = environments.get(name)
-        installed = not _missing(entry) if own is None else own.is_complete
-        hint = _hint(entry) if own is None else install_command(own)
-        infos.append(EngineInfo(name, entry.launchable, installed, hint, entry.summary))
+        if own is None or _missing(entry):
+            infos.append(EngineInfo(name, entry.launchable, not _missing(entry), _hint(entry), entry.summary))
+        else:
+            told = (name, entry.launchable, own.is_complete, install_command(own), entry.summary)
+            infos.append(EngineInfo(*told, own.outdated, tuple(own.recipe.lacks())))
     for name, point in _plugins().items():
         if name not in _TABLE:
             infos.append(EngineInfo(name, None, True, "", f"From {_origin(point)}."))

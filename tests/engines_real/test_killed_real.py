@@ -1,11 +1,10 @@
 """A SIGKILL of the real vLLM, tritonserver and MII while loading, between two requests and in the middle of a stream.
 
-llmbench engines install vllm triton && pytest tests/engines_real/test_killed_real.py
+llmbench engines install vllm triton mii && pytest tests/engines_real/test_killed_real.py
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 from pathlib import Path
@@ -73,13 +72,12 @@ def test_killed_while_serving_it_leaves_failures_and_is_started_again(
 
 def test_mii_is_nobodys_to_start_again(workplace: Workplace, model: ModelRef) -> None:
     """Attached to by url: nobody answers while it loads, and after a death in mid-stream everything fails."""
-    python = os.environ.get("LLMBENCH_MII_PYTHON")
-    if not python:
-        pytest.skip(
-            "LLMBENCH_MII_PYTHON names no interpreter with deepspeed-mii; test_mii_real.py says how to make one"
-        )
+    wanted = environment(registry.recipes()["mii"])
+    if not wanted.is_complete:
+        pytest.skip(f"mii is not installed here: {install_command(wanted)}")
     pytest.importorskip("grpc", reason="the extra llmbench[grpc] is not installed")
     replica, balancer, ready = free_port(), free_port(), free_port()
+    python = str(wanted.path / "bin" / "python")
     argv = [python, str(DEPLOYMENT), "serve", str(model.path), str(replica), str(balancer), str(ready)]
     engine = {"mii": {"label": "victim", "url": f"grpc://127.0.0.1:{balancer}"}}
     workload = workplace.workload(

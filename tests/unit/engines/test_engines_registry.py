@@ -1,7 +1,9 @@
 """Engines are found by name, and what is wrong is said in a sentence."""
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -9,9 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from llmbench.engines import environments, registry
+from llmbench.engines import recipe as recipe_module
 from llmbench.engines.adapter import EngineError, EngineOptions, MissingPackageError
 from llmbench.engines.environments import Environment
+from llmbench.engines.mii_launcher import placement
+from llmbench.engines.recipe import Recipe
 from llmbench.harness.cli import app
+from llmbench.harness.errors import ConfigError
 
 
 def test_every_engine_listed_can_be_had_and_bears_its_name() -> None:
@@ -135,3 +141,104 @@ def test_a_user_is_told_that_vllm_is_installed_for_cpus(monkeypatch: pytest.Monk
     monkeypatch.setattr(environments, "install", nothing)
     told = CliRunner().invoke(app, ["engines", "install", "vllm"])
     assert "vLLM's build for CPUs" in told.output
+
+
+def installed(recipe: Recipe, made_by: Recipe) -> Environment:
+    """As `made_by` would have left it, but for the packages."""
+    environment = environments.environment(recipe)
+    environment.program.parent.mkdir(parents=True)
+    environment.program.touch()
+    (environment.path / environments.LOCK).write_text("toy==1.0\n")
+    (environment.path / environments.MADE_BY).write_text(json.dumps(made_by.content()))
+    return environment
+
+
+def test_list_and_doctor_tell_an_environment_of_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    recipe = registry.recipes()["triton"]
+    installed(recipe, replace(recipe, requirements=("numpy",)))
+    told = CliRunner().invoke(app, ["engines", "doctor", "triton", "simulated"])
+    words = "by another recipe (requirements)"
+    assert told.output.splitlines() == [
+        "simulated: ready",
+        f"triton: installed {words}; llmbench engines install triton makes it anew",
+    ]
+    assert told.exit_code == 3
+    listed = CliRunner().invoke(app, ["engines", "list"]).output
+    assert f"yes, {words}: llmbench engines install triton" in listed
+
+
+def test_doctor_is_well_where_nothing_is_missing_of_what_it_is_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    recipe = registry.recipes()["triton"]
+    installed(recipe, recipe)
+    told = CliRunner().invoke(app, ["engines", "doctor", "triton"])
+    assert (told.output, told.exit_code) == ("triton: ready\n", 0)
+    with pytest.raises(ConfigError, match=r"no engine 'tritn'.*did you mean triton\?"):
+        CliRunner().invoke(app, ["engines", "doctor", "tritn"], catch_exceptions=False)
+
+
+def test_mii_is_started_where_there_is_a_gpu_and_a_compiler_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(recipe_module, "has_nvidia_gpu", lambda: False)
+    mii, options = registry.get("mii", {"serve": {"tensor_parallel": 2}}), EngineOptions("mii", "tiny", "/models/tiny")
+    with pytest.raises(
+        EngineError, match=r"mii cannot be started here.*GPUs alone, and this.*has none.*url: \"grpc://host:50050\""
+    ):
+        mii.launch_plan(options, 8100)
+    told = CliRunner().invoke(app, ["engines", "doctor", "mii"]).output
+    assert "mii: not installed; llmbench engines install mii\n" in told
+    assert "mii: its own engine computes on NVIDIA GPUs alone" in told
+
+    monkeypatch.setattr(recipe_module, "has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(recipe_module, "_has_nvcc", lambda: False)
+    with pytest.raises(EngineError, match="there is no nvcc here; install NVIDIA's CUDA toolkit"):
+        mii.launch_plan(options, 8100)
+    monkeypatch.setattr(recipe_module, "_has_nvcc", lambda: True)
+    with pytest.raises(MissingPackageError, match="llmbench engines install mii"):
+        mii.launch_plan(options, 8100)
+
+    own = installed(registry.recipes()["mii"], registry.recipes()["mii"])
+    plan = mii.launch_plan(replace(options, env={"CUDA_VISIBLE_DEVICES": "1"}), 8100)
+    assert plan is not None
+    python, isolated, launcher, *rest = plan.argv
+    assert (python, isolated) == (str(own.path / "bin" / "python"), "-I")
+    assert Path(launcher).is_file()
+    assert rest == [
+        *("--model", "/models/tiny", "--port", "8100", "--ready-port", str(plan.ready_port)),
+        *("--serve", '{"tensor_parallel": 2}'),
+    ]
+    assert (plan.endpoint.url, plan.env["CUDA_VISIBLE_DEVICES"]) == ("http://127.0.0.1:8100", "1")
+    with pytest.raises(EngineError, match=r"no command line: give --tensor-parallel 2 as settings\.serve"):
+        mii.launch_plan(replace(options, args=("--tensor-parallel", "2")), 8100)
+
+
+@pytest.mark.parametrize(
+    ("serve", "visible", "device_map"),
+    [
+        ({}, "3", [[3]]),
+        ({}, "3,1", [[3]]),
+        ({"tensor_parallel": 2}, "2, 0", [[2, 0]]),
+        ({"tensor_parallel": 2, "replica_num": 2}, "0,1,2,3", [[0, 1], [2, 3]]),
+    ],
+)
+def test_mii_is_placed_by_the_usual_variable_although_it_drops_it(serve, visible, device_map) -> None:
+    env = {"CUDA_VISIBLE_DEVICES": visible, "OTHER": "x"}
+    assert placement(serve, env) == {"device_map": device_map}
+    assert env == {"OTHER": "x"}
+
+
+@pytest.mark.parametrize("visible", ["", "0", "GPU-1f2e,GPU-3d4c"])
+def test_mii_is_not_started_on_gpus_that_it_cannot_have(visible: str) -> None:
+    with pytest.raises(SystemExit, match="1 replicas of MII on 2 GPUs each take 2 numbers of GPUs"):
+        placement({"tensor_parallel": 2}, {"CUDA_VISIBLE_DEVICES": visible})
+
+
+def test_mii_s_own_map_of_devices_comes_first() -> None:
+    assert placement({"device_map": [[4]]}, {"CUDA_VISIBLE_DEVICES": "1"}) == {}
+    assert placement({}, {}) == {}
