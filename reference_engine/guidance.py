@@ -10,19 +10,17 @@ import json
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from llmbench.reference_engine.answer_vocabulary import AnswerVocabulary, vocabulary_of_json, vocabulary_of_pieces
 from llmbench.reference_engine.errors import RequestError
-from llmbench.reference_engine.piece_vocabulary import PieceVocabulary
 from llmbench.reference_engine.sentencepiece_model import SentencePieceModel
 from llmbench.reference_engine.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from llguidance import LLTokenizer
 
 # Between two parts of a JSON text a model may write one space and no more: it could go on with them to its last token.
 _JSON_OPTIONS = {"whitespace_pattern": "[ ]?"}
@@ -77,17 +75,6 @@ def _sentence(problem: str) -> str:
     return " ".join(problem.split())[:300].rstrip(".") + "."
 
 
-class Vocabulary(NamedTuple):
-    """A model's tokens as the library knows them, by the model's ids.
-
-    Where `opening` [vocab_size] is given, a token that an answer begins with has the id there: its text is another one
-    at the beginning. The library may not choose tokens by itself then, as it does where only one text fits.
-    """
-
-    tokenizer: LLTokenizer
-    opening: npt.NDArray[np.int64] | None
-
-
 class GuideMaker:
     """Guides for one model, whose logits are `vocab_size` wide and whose tokenizer lies in `folder`."""
 
@@ -101,28 +88,24 @@ class GuideMaker:
         return Guide(self._vocabulary, grammar, self._vocab_size)
 
     @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        try:
-            from llguidance import LLTokenizer, TokenizerWrapper
-        except ImportError:
-            raise RequestError('Guided answers need llguidance: pip install "llmbench[guided]".') from None
+    def _vocabulary(self) -> AnswerVocabulary:
+        if find_spec("llguidance") is None:
+            raise RequestError('Guided answers need llguidance: pip install "llmbench[guided]".')
         model = Tokenizer(self._folder).model
-        eos = self._eos_token_ids or None
         if not isinstance(model, SentencePieceModel):
-            return Vocabulary(LLTokenizer(model.to_json(), n_vocab=self._vocab_size, eos_token=eos), None)
+            return vocabulary_of_json(model, self._vocab_size, self._eos_token_ids)
         if not model.has_every_byte:
             raise RequestError(
                 f"An answer of a given form needs a token for every byte, which {self._folder / 'tokenizer.model'} "
                 "does not have: it was trained without byte_fallback."
             )
-        pieces = PieceVocabulary(model, self._vocab_size)
-        return Vocabulary(LLTokenizer(TokenizerWrapper(pieces), eos_token=eos), pieces.opening)
+        return vocabulary_of_pieces(model, self._vocab_size, self._eos_token_ids)
 
 
 class Guide:
     """The grammar and how far an answer has come in it."""
 
-    def __init__(self, vocabulary: Vocabulary, grammar: str, vocab_size: int) -> None:
+    def __init__(self, vocabulary: AnswerVocabulary, grammar: str, vocab_size: int) -> None:
         from llguidance import LLMatcher
 
         self._opening = vocabulary.opening
@@ -134,16 +117,15 @@ class Guide:
         self._vocab_size = vocab_size
         if self._matcher.is_error():
             raise RequestError(f"The answer's form cannot be used: {_sentence(self._matcher.get_error())}")
+        if self._opening is not None and not self._mask(is_first=True).any():
+            raise RequestError("The answer's form cannot be used: no token of this model is how it begins.")
 
     def allowed(self, ahead: SequenceOf[int]) -> npt.NDArray[np.bool_] | None:
         """Which tokens may follow the answer so far and those `ahead`, [vocab_size]; None if those may not."""
         taken = self._matcher.try_consume_tokens(self._known(ahead)) if ahead else 0
         mask = None
         if taken == len(ahead):
-            bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-            known = np.unpackbits(bits, count=self._num_known, bitorder="little").astype(np.bool_)
-            is_first = self._opening is not None and self._is_beginning and not ahead
-            mask = known[self._opening] if is_first else known[: self._vocab_size]
+            mask = self._mask(is_first=self._is_beginning and not ahead)
         if taken:
             self._matcher.rollback(taken)
         return mask
@@ -152,6 +134,11 @@ class Guide:
         """The answer has grown by this token, an allowed one."""
         self._matcher.consume_token(self._known([token_id])[0])
         self._is_beginning = False
+
+    def _mask(self, is_first: bool) -> npt.NDArray[np.bool_]:
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        known = np.unpackbits(bits, count=self._num_known, bitorder="little").astype(np.bool_)
+        return known[self._opening] if is_first and self._opening is not None else known[: self._vocab_size]
 
     def _known(self, token_ids: SequenceOf[int]) -> list[int]:
         """The library's ids of tokens that the answer goes on with."""

@@ -69,15 +69,6 @@ class SentencePieceModel:
             return bytes([int(piece.removeprefix("<0x").removesuffix(">"), 16)])
         return b"" if self._model.is_unknown(token_id) else piece.replace(_SPACE, " ").encode()
 
-    def opening_bytes(self, token_id: int) -> bytes:
-        """What a token adds where a text begins: the space before the first word is not shown there."""
-        usual = self.piece_bytes(token_id)
-        if not usual.startswith(b" ") or self._model.is_byte(token_id):
-            return usual
-        text = self.decode([token_id])
-        # Of several spaces the library may leave out those of the tokens behind it, too.
-        return text.encode() if text.strip() else b""
-
     def stream(self) -> SentencePieceStream:
         return SentencePieceStream(self)
 

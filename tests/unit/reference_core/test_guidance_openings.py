@@ -1,4 +1,5 @@
-"""Answers of a given form from a checkpoint with a tokenizer.model alone: its text as it is shown keeps the form."""
+"""Answers of a given form where a text's first space is not shown: with SentencePiece's models, and with a
+tokenizer.json that was made from one. The text that is shown keeps the form."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 import sentencepiece
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmbench.reference_engine.answer_vocabulary import vocabulary_of_json, vocabulary_of_pieces
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import RequestError
@@ -39,10 +42,13 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def write_tokenizer(folder: Path, vocab_size: int = 420, **settings_: Any) -> None:
+LLAMAS = {"model_type": "bpe", "remove_extra_whitespaces": False, "user_defined_symbols": "\u2581\u2581"}
+
+
+def write_pieces(folder: Path, vocab_size: int = 420, **settings_: Any) -> None:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*lines(300, 80, seed=2), "été über naïve", *["to be or not to be"] * 50]),
+        sentence_iterator=iter([*lines(300, 80, seed=2), "été über naïve", *["to be or  not   to be"] * 50]),
         model_writer=model,
         vocab_size=vocab_size,
         normalization_rule_name="identity",
@@ -53,18 +59,44 @@ def write_tokenizer(folder: Path, vocab_size: int = 420, **settings_: Any) -> No
     (folder / "tokenizer.model").write_bytes(model.getvalue())
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        {"model_type": "bpe", "remove_extra_whitespaces": False},
-        {"model_type": "unigram", "remove_extra_whitespaces": True},
-        {"model_type": "bpe", "remove_extra_whitespaces": False, "add_dummy_prefix": False},
-    ],
-    ids=["bpe", "unigram", "no space before the first word"],
-)
+def write_json(folder: Path, **settings_: Any) -> None:
+    """The pieces of a tokenizer.model as a tokenizer.json, with the decoder that Llama's and Mistral's have."""
+    write_pieces(folder, byte_fallback=True, **(settings_ or LLAMAS))
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    (folder / "tokenizer.model").unlink()
+    vocab = {pieces.id_to_piece(token_id): token_id for token_id in range(pieces.vocab_size())}
+    merges = [
+        (piece[:place], piece[place:])
+        for piece in vocab
+        for place in range(1, len(piece))
+        if piece[:place] in vocab and piece[place:] in vocab and not piece.startswith("<")
+    ]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("\u2581"), tokenizers.normalizers.Replace(" ", "\u2581")]
+    )
+    decoders = tokenizers.decoders
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "bpe": lambda folder: write_pieces(folder, byte_fallback=True, **LLAMAS),
+    "unigram": lambda folder: write_pieces(
+        folder, byte_fallback=True, model_type="unigram", remove_extra_whitespaces=True
+    ),
+    "first space shown": lambda folder: write_pieces(folder, byte_fallback=True, add_dummy_prefix=False, **LLAMAS),
+    "json": write_json,
+}
+
+
+@pytest.fixture(scope="module", params=WRITERS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = synthetic.create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("models") / "tiny")
-    write_tokenizer(made, byte_fallback=True, **request.param)
+    WRITERS[request.param](made)
     return made
 
 
@@ -138,18 +170,37 @@ def test_choice_can_be_spelt_as_the_model_would_spell_it(folder: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_bytes_of_tokens_are_the_text_that_is_shown(folder: Path, data: st.DataObject) -> None:
-    model = SentencePieceModel(folder / "tokenizer.model", add_bos=False, add_eos=False)
-    shown = [token_id for token_id in range(model.vocab_size) if model.piece_bytes(token_id)]
-    opening = [token_id for token_id in shown if model.opening_bytes(token_id)]
-    first = data.draw(st.sampled_from(opening))
-    rest = data.draw(st.lists(st.sampled_from(shown), max_size=12))
-    spelt = model.opening_bytes(first) + b"".join(map(model.piece_bytes, rest))
+    model = Tokenizer(folder).model
+    make = vocabulary_of_pieces if isinstance(model, SentencePieceModel) else vocabulary_of_json
+    known, places = make(model, VOCAB_SIZE, [2])  # type: ignore[arg-type]
+    assert places is not None
+
+    def with_bytes(ids: Mapping[int, int]) -> dict[int, bytes]:
+        read = {token_id: known.decode_bytes([known_id]) for token_id, known_id in ids.items()}
+        # The library shows a token without bytes by its number; 255, which no text has, marks its special tokens.
+        return {token_id: text for token_id, text in read.items() if text not in (b"", b"<[%d]>" % ids[token_id])}
+
+    usual = with_bytes({token_id: token_id for token_id in range(3, model.vocab_size)})
+    opening = with_bytes({token_id: int(places[token_id]) for token_id in usual})
+    assert len(opening) > 300
+    first = data.draw(st.sampled_from(list(opening)))
+    rest = data.draw(st.lists(st.sampled_from(list(usual)), max_size=12))
+    spelt = opening[first] + b"".join(usual[token_id] for token_id in rest)
     # Bytes that are no character are shown otherwise, and no form has them.
     if spelt.decode(errors="replace").encode() == spelt:
         assert model.decode([first, *rest]) == spelt.decode()
 
 
 def test_tokenizer_without_bytes_is_refused(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path, vocab_size=300, byte_fallback=False)
+    write_pieces(tmp_path, vocab_size=300, byte_fallback=False)
     with pytest.raises(RequestError, match=r"tokenizer\.model does not have: it was trained without byte_fallback"):
         GuideMaker(tmp_path, VOCAB_SIZE, [2]).guide(json_grammar(SCHEMA))
+
+
+def test_form_that_no_token_begins_is_refused(tmp_path: Path) -> None:
+    """Without a piece of two spaces, of which one is shown, no answer can begin with a space."""
+    write_json(tmp_path, remove_extra_whitespaces=False)
+    guides = GuideMaker(tmp_path, VOCAB_SIZE, [2])
+    guides.guide(regex_grammar("to be"))
+    with pytest.raises(RequestError, match="no token of this model is how it begins"):
+        guides.guide(regex_grammar(" to be"))
