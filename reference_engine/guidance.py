@@ -93,7 +93,10 @@ class GuideMaker:
             raise RequestError('Guided answers need llguidance: pip install "llmbench[guided]".')
         model = Tokenizer(self._folder).model
         if not isinstance(model, SentencePieceModel):
-            return vocabulary_of_json(model, self._vocab_size, self._eos_token_ids)
+            try:
+                return vocabulary_of_json(model, self._vocab_size, self._eos_token_ids)
+            except ValueError as error:
+                raise RequestError(f"Answers of a given form cannot be had with {self._folder}: {error}.") from None
         if not model.has_every_byte:
             raise RequestError(
                 f"An answer of a given form needs a token for every byte, which {self._folder / 'tokenizer.model'} "

@@ -153,6 +153,11 @@ def test_guide_forgets_what_was_only_looked_at(folder: Path) -> None:
     assert not guide.has_failed
 
 
+def test_tokenizer_with_more_tokens_than_the_model_is_refused_and_breaks_nothing(folder: Path) -> None:
+    with pytest.raises(RequestError, match="vocab size too small"):
+        GuideMaker(folder, 900, [1]).guide(regex_grammar("a"))
+
+
 def test_min_tokens_and_a_form_exclude_each_other() -> None:
     with pytest.raises(RequestError, match="min_tokens cannot be kept"):
         SamplingParams(grammar=regex_grammar("a"), min_tokens=1)
