@@ -17,7 +17,7 @@ VOCAB_SIZE = 2048
 Body = dict[str, Any]
 
 # Prompts that begin alike, by whole KV blocks and by parts of one.
-_BEGINNINGS = [[random.Random(length).randrange(5, VOCAB_SIZE) for _ in range(length)] for length in (32, 77, 150)]
+_BEGINNINGS = [random.Random(length).choices(range(5, VOCAB_SIZE), k=length) for length in (32, 77, 150)]
 _TEXTS = (
     "def read(path):\n    ",
     'class Counter(dict):\n    """Counts."""\n\n    def __init__(self',

@@ -337,12 +337,14 @@ class Engine:
         return self._scheduler.has_work()
 
     def stats(self) -> EngineStats:
+        swap = self._tables.swap
         return EngineStats(
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
             num_blocks_used=self._pool.num_used,
             num_blocks=self._pool.num_blocks,
             block_size=self.config.block_size,
+            num_swap_blocks_used=0 if swap is None else swap.pool.num_used,
             num_steps=self._num_steps,
             num_preemptions=self._scheduler.num_preemptions,
             num_prompt_tokens=self._num_prompt_tokens,
@@ -353,8 +355,8 @@ class Engine:
             num_cache_queried_tokens=self._tables.num_queried_tokens,
             num_cache_hit_tokens=self._tables.num_hit_tokens,
             num_evicted_blocks=self._pool.num_evicted,
-            num_swapped_blocks=0 if self._tables.swap is None else self._tables.swap.num_swapped_blocks,
-            num_swapped_requests=0 if self._tables.swap is None else self._tables.swap.num_swapped_requests,
+            num_swapped_blocks=0 if swap is None else swap.num_swapped_blocks,
+            num_swapped_requests=0 if swap is None else swap.num_swapped_requests,
             num_draft_tokens=self._num_draft_tokens,
             num_accepted_tokens=self._num_accepted_tokens,
         )

@@ -31,8 +31,9 @@ class StepOutput(NamedTuple):
 
 
 class EngineStats(NamedTuple):
-    """Gauges (the first five) as of now, counters since the engine was made.
+    """Gauges (the first six) as of now, counters since the engine was made.
 
+    num_swap_blocks_used: of host memory, by preempted sequences.
     num_cache_queried_tokens: tokens of all requests that were looked up in the prefix cache; num_cache_hit_tokens of
     them were found. num_evicted_blocks lost their cached content to somebody else's. num_swapped_blocks were copied to
     host memory when their sequence was preempted, of num_swapped_requests; the other preempted ones are computed again.
@@ -44,6 +45,7 @@ class EngineStats(NamedTuple):
     num_blocks_used: int
     num_blocks: int
     block_size: int
+    num_swap_blocks_used: int
     num_steps: int
     num_preemptions: int
     num_prompt_tokens: int

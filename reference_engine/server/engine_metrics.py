@@ -34,6 +34,11 @@ GAUGES = (
     ),
     EngineMetric("llmbench:kv_blocks_used", "KV blocks in use.", lambda stats: stats.num_blocks_used),
     EngineMetric("llmbench:kv_blocks", "KV blocks there are.", lambda stats: stats.num_blocks),
+    EngineMetric(
+        "llmbench:swap_blocks_used",
+        "Blocks of host memory that preempted requests use.",
+        lambda stats: stats.num_swap_blocks_used,
+    ),
 )
 COUNTERS = (
     EngineMetric("vllm:prompt_tokens_total", "Prompt tokens of all requests.", lambda stats: stats.num_prompt_tokens),

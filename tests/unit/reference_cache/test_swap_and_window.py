@@ -86,11 +86,12 @@ def test_aborted_while_swapped_out_leaves_nothing_behind(tiny_engine: MakeEngine
         engine.add_request(name, prompt, params)
     while engine.stats().num_swapped_blocks == 0:
         engine.step()
+    assert engine.stats().num_swap_blocks_used == engine.stats().num_swapped_blocks
     for name in requests(6):
         engine.abort(name)
         engine.check_integrity()
     assert not engine.has_work()
-    assert engine.stats().num_blocks_used == 0
+    assert engine.stats().num_blocks_used == engine.stats().num_swap_blocks_used == 0
 
 
 def test_window_frees_what_is_out_of_sight_and_changes_no_output(
