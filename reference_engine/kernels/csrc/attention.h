@@ -5,36 +5,15 @@
 // and sum of FlashAttention (arXiv:2205.14135), by the same operations in the same order for decode and prefill.
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
+#include "attention_tile.h"
 #include "kernels.h"
 #include "simd.h"
 
 namespace llmbench::LLMBENCH_ISA {
-
-constexpr int kKeyVectors = kKeyTile / kLanes;
-
-// The cache's element types: float, bf16 as its bits, int8 codes with a scale per token and head, fp8 as its bits.
-using Fp8 = uint8_t;
-// Elements that each token's scale takes, behind a head's codes.
-template <class T>
-constexpr int64_t kScaleSize = std::is_same_v<T, int8_t> ? 2 : 0;
-
-inline f32v read_lanes(const int8_t* from) { return load_int8(from); }
-inline f32v read_lanes(const Fp8* from) { return load_fp8(from); }
-inline void write_lanes(Fp8* to, f32v value) { store(to, narrow_fp8(value)); }
-inline f32v read_lanes(const float* from) { return load<f32v>(from); }
-inline f32v read_lanes(const uint16_t* from) { return load_bf16(from); }
-inline void write_lanes(float* to, f32v value) { store(to, value); }
-inline void write_lanes(uint16_t* to, f32v value) { store(to, narrow_bf16(value)); }
-inline uint16_t narrow_bf16(float value) {
-  const uint32_t bits = load<uint32_t>(&value);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-inline float widen_bf16(uint16_t bits) { return load<float>(std::array<uint16_t, 2>{0, bits}.data()); }
 
 // ---- write: norm, rotation, scale; keys and values into the cache
 
@@ -122,121 +101,7 @@ inline void attention_write(const AttentionArgs& a, const Span& span, const int6
   with_cache_type(a, [&](auto element) { write_token<decltype(element)>(a, span, table, offset); });
 }
 
-// ---- read: one step of kKeyTile keys
-
-// What int8 keys and values are to be multiplied with, one number per key; unused for other formats.
-struct TileScales {
-  alignas(64) float keys[kKeyTile], values[kKeyTile];
-};
-
-// Where a step's keys and values lie: component d of kLanes keys at keys[v] + d * key_stride, a value at values[j].
-template <class T>
-struct Tile {
-  const T* keys[kKeyVectors];
-  const T* values[kKeyTile];
-  int64_t key_stride;
-  const TileScales* scales;  // null: none
-};
-
-// The step's place in the cache. Keys are gathered into scratch [head_dim, kKeyTile] where blocks are no whole vectors.
-template <class T>
-inline void find_tile(const AttentionArgs& a, const int64_t* block_table, int64_t kv_head, int64_t start, int64_t end,
-                      T* scratch, TileScales& scales, Tile<T>& tile) {
-  const int64_t G = a.num_kv_heads, D = a.head_dim, B = a.block_size;
-  const bool is_direct = B % kLanes == 0;
-  const int64_t head_size = B * (D + kScaleSize<T>);
-  tile.key_stride = is_direct ? B : kKeyTile;
-  tile.scales = kScaleSize<T> > 0 ? &scales : nullptr;
-  if constexpr (kScaleSize<T> > 0) scales = TileScales{};
-  for (int v = 0; v < kKeyVectors; ++v) {  // beyond the end: any readable place, the scores are masked
-    tile.keys[v] = is_direct ? static_cast<const T*>(a.k_cache) : scratch + v * kLanes;
-  }
-  for (int64_t j = 0; j < end - start; ++j) {
-    const int64_t position = start + j, slot = position % B;
-    const int64_t head = block_table[position / B] * G + kv_head;
-    const T* keys = static_cast<const T*>(a.k_cache) + head * head_size;
-    const T* values = static_cast<const T*>(a.v_cache) + head * head_size;
-    const T* key = keys + slot;
-    tile.values[j] = values + slot * D;
-    if constexpr (kScaleSize<T> > 0) {
-      scales.keys[j] = widen_bf16(load<uint16_t>(keys + B * D + slot * kScaleSize<T>));
-      scales.values[j] = widen_bf16(load<uint16_t>(values + B * D + slot * kScaleSize<T>));
-    }
-    if (!is_direct) {
-      for (int64_t d = 0; d < D; ++d) scratch[d * kKeyTile + j] = key[d * B];
-    } else if (j % kLanes == 0) {
-      tile.keys[j / kLanes] = key;
-    }
-  }
-}
-
-// The tile as floats in scratch, for when many rows read it.
-template <class T>
-inline void widen_tile(const Tile<T>& from, int64_t D, int64_t num_keys, float* keys, float* values, Tile<float>& to) {
-  to.key_stride = kKeyTile, to.scales = from.scales;
-  for (int v = 0; v < kKeyVectors; ++v) {
-    to.keys[v] = keys + v * kLanes;
-    for (int64_t d = 0; d < D; ++d) {
-      store(keys + d * kKeyTile + v * kLanes, read_lanes(from.keys[v] + d * from.key_stride));
-    }
-  }
-  for (int64_t j = 0; j < num_keys; ++j) {
-    to.values[j] = values + j * D;
-    for (int64_t d = 0; d < D; d += kLanes) store(values + j * D + d, read_lanes(from.values[j] + d));
-  }
-}
-
-// scores [R, kKeyTile] = q [R, head_dim] · the tile's keys.
-template <int R, class T>
-inline void score_rows(const float* q, const Tile<T>& tile, int64_t D, float* scores) {
-  constexpr int kStep = kKeyVectors < 4 ? kKeyVectors : 4;
-  for (int v0 = 0; v0 < kKeyVectors; v0 += kStep) {
-    f32v acc[R][kStep] = {};
-    for (int64_t d = 0; d < D; ++d) {
-      f32v k[kStep];
-      for (int v = 0; v < kStep; ++v) k[v] = read_lanes(tile.keys[v0 + v] + d * tile.key_stride);
-      for (int r = 0; r < R; ++r) {
-        const f32v x = splat(q[r * D + d]);
-        for (int v = 0; v < kStep; ++v) acc[r][v] = fma(k[v], x, acc[r][v]);
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < kStep; ++v) store(scores + r * kKeyTile + (v0 + v) * kLanes, acc[r][v]);
-    }
-  }
-}
-
-// out [R, head_dim] = out * decay [R] + weights [R, kKeyTile] · the tile's values, V vectors of a row at a time.
-template <int R, int V, class T>
-inline void mix_columns(const float* weights, const Tile<T>& tile, int64_t num_keys, int64_t D, int64_t d,
-                        const float* decay, float* out) {
-  f32v acc[R][V];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) acc[r][v] = load<f32v>(out + r * D + d + v * kLanes) * decay[r];
-  }
-  for (int64_t j = 0; j < num_keys; ++j) {
-    f32v value[V];
-    for (int v = 0; v < V; ++v) value[v] = read_lanes(tile.values[j] + d + v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const f32v w = splat(weights[r * kKeyTile + j]);
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(value[v], w, acc[r][v]);
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) store(out + r * D + d + v * kLanes, acc[r][v]);
-  }
-}
-
-template <int R, class T>
-inline void mix_rows(const float* weights, const Tile<T>& tile, int64_t num_keys, int64_t D, const float* decay,
-                     float* out) {
-  constexpr int kStep = 4;
-  int64_t d = 0;
-  for (; d + kStep * kLanes <= D; d += kStep * kLanes) {
-    mix_columns<R, kStep>(weights, tile, num_keys, D, d, decay, out);
-  }
-  for (; d < D; d += kLanes) mix_columns<R, 1>(weights, tile, num_keys, D, d, decay, out);
-}
+// ---- read
 
 // Scores to weights for one row: keys outside [low, high) count nothing. Updates the running maximum and sum; returns
 // what the row's earlier output is to be multiplied with.
@@ -280,13 +145,14 @@ struct Rows {
 
 // Rows [i, i + R) take the keys [start, start + kKeyTile) in.
 template <int R, class T>
-inline void take_in(const AttentionArgs& a, const Rows& rows, int64_t i, const Tile<T>& tile, int64_t start) {
+inline void take_in(const AttentionArgs& a, const Rows& rows, int64_t i, const Tile<T>& tile, const Tile<T>* next,
+                    int64_t start) {
   alignas(64) float scores[R * kKeyTile];
   float decay[R];
   const auto within_tile = [](int64_t key) { return key < 0 ? 0 : key > kKeyTile ? kKeyTile : key; };
   const int64_t D = a.head_dim, num_seen = within_tile(rows.position(i + R - 1) + 1 - start);
   if (num_seen == 0) return;
-  score_rows<R>(rows.q + i * D, tile, D, scores);
+  score_rows<R>(rows.q + i * D, tile, next, D, scores);
   for (int r = 0; r < R; ++r) {
     const int64_t position = rows.position(i + r);
     const int64_t low = a.window > 0 ? within_tile(position - a.window + 1 - start) : 0;
@@ -296,17 +162,18 @@ inline void take_in(const AttentionArgs& a, const Rows& rows, int64_t i, const T
     decay[r] = soften(row, low, high, rows.maxima + i + r, rows.sums + i + r);
     if (tile.scales != nullptr) scale_row(row, tile.scales->values);
   }
-  mix_rows<R>(scores, tile, num_seen, D, decay, rows.out + i * D);
+  mix_rows<R>(scores, tile, next, num_seen, D, decay, rows.out + i * D);
 }
 
 template <class T>
-inline void take_in_all(const AttentionArgs& a, const Rows& rows, const Tile<T>& tile, int64_t start) {
+inline void take_in_all(const AttentionArgs& a, const Rows& rows, const Tile<T>& tile, const Tile<T>* next,
+                        int64_t start) {
   int64_t i = 0;
-  for (; i + 4 <= rows.n; i += 4) take_in<4>(a, rows, i, tile, start);
+  for (; i + 4 <= rows.n; i += 4, next = nullptr) take_in<4>(a, rows, i, tile, next, start);
   switch (rows.n - i) {
-    case 3: return take_in<3>(a, rows, i, tile, start);
-    case 2: return take_in<2>(a, rows, i, tile, start);
-    case 1: return take_in<1>(a, rows, i, tile, start);
+    case 3: return take_in<3>(a, rows, i, tile, next, start);
+    case 2: return take_in<2>(a, rows, i, tile, next, start);
+    case 1: return take_in<1>(a, rows, i, tile, next, start);
   }
 }
 
@@ -334,17 +201,24 @@ inline void attend(const AttentionArgs& a, const Span& span, const int64_t* tabl
   constexpr int64_t kFewRows = 8;  // up to here widening a tile costs more than it saves
   const int64_t end = rows.position(rows.n - 1) + 1;
   const int64_t oldest = a.window > 0 && rows.first_position >= a.window ? rows.first_position - a.window + 1 : 0;
-  for (int64_t start = oldest / kKeyTile * kKeyTile; start < end; start += kKeyTile) {
+  const int64_t begin = oldest / kKeyTile * kKeyTile;
+  for (int64_t start = begin; start < end; start += kKeyTile) {
     const int64_t tile_end = start + kKeyTile < end ? start + kKeyTile : end;
     Tile<T> tile;
     TileScales scales;
     find_tile(a, table, kv_head, start, tile_end, reinterpret_cast<T*>(rows.sums + rows.n), scales, tile);
     if (rows.n <= kFewRows) {
-      take_in_all(a, rows, tile, start);
+      // The head's next keys; after its last ones the next head's, which this thread mostly takes next.
+      const bool is_last = tile_end == end;
+      const int64_t next_start = is_last ? begin : tile_end;
+      Tile<T> next;
+      locate_tile(a, table, is_last ? (kv_head + 1) % a.num_kv_heads : kv_head, next_start,
+                  std::min(next_start + kKeyTile, end), next);
+      take_in_all(a, rows, tile, &next, start);
     } else {
       Tile<float> wide;
       widen_tile(tile, D, tile_end - start, keys, values, wide);
-      take_in_all(a, rows, wide, start);
+      take_in_all<float>(a, rows, wide, nullptr, start);
     }
   }
   for (int64_t i = 0; i < rows.n; ++i) {

@@ -105,6 +105,9 @@ inline float sum(f32v a) {
 }
 
 inline int32_t sum(i32v a) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)a);
+#endif
   int32_t lanes[kLanes], total = 0;
   store(lanes, a);
   for (int32_t lane : lanes) total += lane;
@@ -112,6 +115,9 @@ inline int32_t sum(i32v a) {
 }
 
 inline float largest(f32v a) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)a);
+#endif
   float lanes[kLanes];
   store(lanes, a);
   float best = lanes[0];
