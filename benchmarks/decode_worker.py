@@ -4,7 +4,8 @@
 
 Decode: every sequence of the batch has a prompt of `prompt_len` tokens in the cache; the time of `num_tokens` more is
 taken. Engines that only offer a whole generation are timed twice, with one token and with num_tokens + 1, and the
-difference counts. Prefill: the time to the first token of one prompt. One untimed round of each comes first.
+difference counts: on two batches of prompts, as some keep what they have seen and would not compute it again. Prefill:
+the time to the first token of one prompt. One untimed round of each comes first.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class WholeGenerations(ABC):
     def run(self, prompts: list[list[int]], num_tokens: int) -> float: ...
 
     def generate(self, prompts: list[list[int]], num_tokens: int) -> float:
-        first = self.run(prompts, 1)
+        # Other prompts of the same lengths: with a prefix cache the second run would have no prefill to take away.
+        first = self.run([prompt[::-1] for prompt in prompts], 1)
         return self.run(prompts, num_tokens + 1) - first
 
     def prefill(self, prompt: list[int]) -> float:
