@@ -54,7 +54,7 @@ ZERO_AT_THE_END = (
 )
 # What a request's answer may depend on; everything else decides when it is computed, and beside whom.
 DECIDE_NUMBERS = ("--dtype", "--device", "--kernels", "--quantization", "--kv-cache-dtype", "--graphs", "--block-size")
-DECIDE_NUMBERS += ("--threads", "--max-model-len")
+DECIDE_NUMBERS += ("--threads", "--max-model-len", "--model", "--served-model-name")
 
 
 @dataclass

@@ -103,8 +103,10 @@ def _merged(parts: Sequence[Body]) -> Body:
 
 
 def _prompt(draw: random.Random) -> str | list[int]:
-    tail = [draw.randrange(5, VOCAB_SIZE) for _ in range(draw.choice((1, 3, 17, 64)))]
     kind = draw.random()
+    if kind < 0.05:  # all the context but for the longest answer
+        return draw.choices(range(5, VOCAB_SIZE), k=CONTEXT - 128)
+    tail = draw.choices(range(5, VOCAB_SIZE), k=draw.choice((1, 3, 17, 64)))
     if kind < 0.2:
         return draw.choice(_TEXTS)
     return tail if kind < 0.6 else draw.choice(_BEGINNINGS) + tail

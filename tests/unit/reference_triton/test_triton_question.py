@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbench.reference_engine.errors import RequestError
@@ -60,6 +60,7 @@ values = st.recursive(
 NAMES = ["max_tokens", "temperature", "top_k", "top_p", "seed", "ignore_eos", "min_tokens", "stop"]
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), values))
 def test_any_json_is_a_question_or_a_refusal(sampling: dict[str, object]) -> None:
     """A Triton stub that dies of a request takes all others with it."""
