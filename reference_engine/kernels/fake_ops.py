@@ -40,3 +40,13 @@ def _embedding(table: torch.Tensor, ids: torch.Tensor, _: torch.Tensor | None) -
 @torch.library.register_fake("llmbench::argmax")  # type: ignore[untyped-decorator]
 def _argmax(logits: torch.Tensor) -> torch.Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.int64)
+
+
+@torch.library.register_fake("llmbench::checksum")  # type: ignore[untyped-decorator]
+def _checksum(data: torch.Tensor) -> torch.Tensor:
+    return data.new_empty((), dtype=torch.int64)
+
+
+@torch.library.register_fake("llmbench::stamp")  # type: ignore[untyped-decorator]
+def _stamp(_stamps: torch.Tensor, _place: int) -> None:
+    return None

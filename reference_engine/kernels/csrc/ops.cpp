@@ -316,8 +316,8 @@ Tensor argmax(const Tensor& logits) {
   return out;
 }
 
-// The sum of all 8-byte words: reads memory as fast as the threads can, for the roofline of benchmarks.
-int64_t checksum(const Tensor& bytes) {
+// The sum of all 8-byte words, [] int64: reads memory as fast as the threads can, for the roofline of benchmarks.
+Tensor checksum(const Tensor& bytes) {
   TORCH_CHECK(bytes.is_contiguous() && bytes.scalar_type() == at::kByte, "bytes must be contiguous uint8");
   constexpr int64_t kWordsPerItem = 1 << 15;
   const int64_t num_words = bytes.numel() / 8;
@@ -331,7 +331,7 @@ int64_t checksum(const Tensor& bytes) {
     for (int64_t i = item * kWordsPerItem; i < last; ++i) sum += words[i];
     total.fetch_add(sum, std::memory_order_relaxed);
   });
-  return static_cast<int64_t>(total.load());
+  return at::scalar_tensor(static_cast<int64_t>(total.load()), at::kLong);
 }
 
 // The steady clock's nanoseconds, which are Python's perf_counter_ns, to stamps[place]: a profile has it among a step's
@@ -381,7 +381,7 @@ TORCH_LIBRARY(llmbench, library) {
       "Tensor? sin, Tensor? q_norm, Tensor? k_norm, float norm_eps, int num_heads, float scale, int window) -> Tensor");
   library.def("embedding(Tensor table, Tensor ids, Tensor? residual) -> Tensor");
   library.def("argmax(Tensor logits) -> Tensor");
-  library.def("checksum(Tensor bytes) -> int");
+  library.def("checksum(Tensor bytes) -> Tensor");
   library.def("stamp(Tensor(a!) stamps, int place) -> ()");
   library.def("set_num_threads(int num_threads) -> ()", &set_num_threads);
   library.def("instruction_sets() -> str", &instruction_sets);
