@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 from llmbench.reference_engine.cache_root import cache_root
 
 PACKAGES = ("transformers", "optimum-intel", "nncf", "openvino-genai", "ctranslate2", "gguf", "llama-cpp-python")
+# Where PyTorch keeps its builds for processors, as its installation page says. Those elsewhere bring CUDA, several
+# gigabytes of it, for nothing.
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 FORMATS = {
     "llama_cpp": ("f16", "q8_0", "q4_0"),
     "openvino": ("fp16", "int8", "int4"),
@@ -25,9 +29,14 @@ def environment() -> Path:
     ready = folder / "ready"
     if not ready.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        # The release that runs here, and first by itself: what is there already is what the peers take. An index that
+        # cannot be reached is passed over, and the build is then the usual index's.
+        torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
+        install = [python, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, "--no-deps", "--extra-index-url", CPU_BUILDS, torch], check=True)
         # Compiled for this processor, as its documentation advises; the wheel of a distribution would be slower.
         settings = {**os.environ, "CMAKE_ARGS": "-DGGML_NATIVE=ON"}
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True, env=settings)
+        subprocess.run([*install, torch, *PACKAGES], check=True, env=settings)
         ready.touch()
     return python
 
