@@ -10,16 +10,13 @@ import torch.nn.functional as F
 from llmbench.reference_engine.errors import KernelsUnavailableError
 from llmbench.reference_engine.kernels.contract import AttentionKernel, HeadLayout, LinearParts
 from llmbench.reference_engine.kernels.torch_kernels import activate, embedding, normalise
-from llmbench.reference_engine.kernels.triton_lang.decode_attention import decode_attention
-from llmbench.reference_engine.kernels.triton_lang.prefill_attention import prefill_attention
-from llmbench.reference_engine.kernels.triton_lang.quantized_linear import PackedWeight, pack, quantized_linear
-from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
-from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
-from llmbench.reference_engine.kernels.triton_lang.swiglu import swiglu
-from llmbench.reference_engine.kernels.triton_lang.weight_only_linear import weight_only_linear
+from llmbench.reference_engine.kernels.triton_lang import operators
+from llmbench.reference_engine.kernels.triton_lang.quantized_linear import PackedWeight, pack
 from llmbench.reference_engine.quantization.group_wise import as_quantized, rounds_activations
 from llmbench.reference_engine.quantization.kv_formats import FP8
 from llmbench.reference_engine.step_batch import StepBatch
+
+_OPS = getattr(torch.ops, operators.NAMESPACE)
 
 
 class TritonKernels:
@@ -37,9 +34,14 @@ class TritonKernels:
                 "The Triton-language kernels need device = cuda. With TRITON_INTERPRET=1 in the environment they also "
                 "run on a CPU, thousands of times slower, to be tested."
             )
+        self._are_interpreted = device.type == "cpu"
         torch.set_num_threads(num_threads)
 
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        if self._are_interpreted and dtype == torch.bfloat16:
+            raise KernelsUnavailableError(
+                "Triton's interpreter multiplies bfloat16 numbers as if they were integers; take dtype = float32 there."
+            )
         return dtype
 
     def linear(self, parts: LinearParts) -> TritonLinear:
@@ -78,45 +80,50 @@ class TritonLinear:
     def _normalise(self, x: torch.Tensor) -> torch.Tensor:
         if self.norm is None:
             return x
-        return normalise(x, self.norm) if self.norm.bias is not None else rms_norm(x, self.norm.weight, self.norm.eps)
+        if self.norm.bias is not None:
+            return normalise(x, self.norm)
+        return _OPS.rms_norm.default(x, self.norm.weight, self.norm.eps)  # type: ignore[no-any-return]
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         if isinstance(self.weight, torch.Tensor):
             return F.linear(x, self.weight, self.bias)
-        multiply = quantized_linear if rounds_activations(self.weight.scheme) else weight_only_linear
-        y = multiply(x, self.weight)
+        multiply = _OPS.quantized_linear if rounds_activations(self.weight.scheme) else _OPS.weight_only_linear
+        y: torch.Tensor = multiply.default(x, *self.weight)
         return y if self.bias is None else y + self.bias
 
     def _activate(self, y: torch.Tensor) -> torch.Tensor:
-        return swiglu(y) if self.activation == "swiglu" else activate(y, self.activation)
+        if self.activation == "swiglu":
+            return _OPS.swiglu.default(y)  # type: ignore[no-any-return]
+        return activate(y, self.activation)
 
 
 class TritonAttention:
     def __init__(self, heads: HeadLayout) -> None:
         self.heads = heads
         assert (heads.q_norm is None) == (heads.k_norm is None)
-        self.norms: tuple[torch.Tensor, torch.Tensor, float] | None = None
+        self._norms: tuple[torch.Tensor | None, torch.Tensor | None, float] = (None, None, 0.0)
         if heads.q_norm is not None and heads.k_norm is not None:
-            self.norms = (heads.q_norm.weight, heads.k_norm.weight, heads.q_norm.eps)
+            self._norms = (heads.q_norm.weight, heads.k_norm.weight, heads.q_norm.eps)
 
     def __call__(
         self, qkv: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: StepBatch
     ) -> torch.Tensor:
         layout, n = self.heads, batch.num_decodes
-        rotation = None if batch.rotary is None else batch.rotation
-        rotary_kv(qkv, rotation, batch.slots, k_cache, v_cache, layout.num_heads, self.norms)
+        rotation = (None, None) if batch.rotary is None else batch.rotation
+        _OPS.rotary_kv.default(qkv, *rotation, batch.slots, k_cache, v_cache, layout.num_heads, *self._norms)
         q = qkv.view(qkv.shape[0], -1, layout.head_dim)[:, : layout.num_heads]
         tables, context_lens = batch.block_tables, batch.context_lens
         if n == len(batch.spans):
-            out = decode_attention(q, k_cache, v_cache, tables, context_lens, layout.scale, layout.window)
+            out: torch.Tensor = _OPS.decode_attention.default(
+                q, k_cache, v_cache, tables, context_lens, layout.scale, layout.window
+            )
             return out.flatten(1)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         if n:
-            decoded = decode_attention(
+            out[:n] = _OPS.decode_attention.default(
                 q[:n], k_cache, v_cache, tables[:n], context_lens[:n], layout.scale, layout.window
             )
-            out[:n] = decoded
-        prefill_attention(
+        _OPS.prefill_attention.default(
             q, k_cache, v_cache, tables, batch.spans, batch.prefill_tiles, out, layout.scale, layout.window
         )
         return out.flatten(1)

@@ -79,4 +79,4 @@ def round_activations(x: torch.Tensor) -> torch.Tensor:
 
 def _grouped(x: torch.Tensor) -> torch.Tensor:
     padded = F.pad(x.float(), (0, -x.shape[-1] % GROUP_SIZE))
-    return padded.view(*x.shape[:-1], -1, GROUP_SIZE)
+    return padded.view(*x.shape[:-1], padded.shape[-1] // GROUP_SIZE, GROUP_SIZE)

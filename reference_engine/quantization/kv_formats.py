@@ -36,7 +36,8 @@ def encode(x: torch.Tensor, storage: torch.dtype) -> torch.Tensor:
     if storage != torch.int8:
         return x.to(storage)
     x = x.float()
-    scales = (x.abs().amax(dim=-1, keepdim=True) / 127.0).bfloat16()
+    # Copied, as without tokens it has strides whose bytes cannot be viewed.
+    scales = (x.abs().amax(dim=-1, keepdim=True) / 127.0).bfloat16().clone(memory_format=torch.contiguous_format)
     inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
     codes = (x * inverse).round().clamp(-127, 127).to(torch.int8)
     return torch.cat((codes, scales.view(torch.int8)), dim=-1)

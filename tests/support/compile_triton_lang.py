@@ -1,11 +1,20 @@
-"""Compiles every kernel of kernels/triton_lang for sm_90 in bfloat16 and prints its name once it is machine code."""
+"""Compiles every kernel of kernels/triton_lang for sm_90 in bfloat16 and prints its name once it is machine code.
+
+Products of floats are compiled for float32 too. Ends with an error for a kernel that does not compile, or is not in the
+list.
+"""
 
 from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from llmbench.reference_engine.kernels import triton_lang
 from llmbench.reference_engine.kernels.triton_lang import (
     decode_attention,
     prefill_attention,
@@ -62,6 +71,27 @@ for kv_format, cache in CACHES.items():
             {**TILES, "QUERY_TILE": 64, "KEY_TILE": 64, "FORMAT": kv_format},
         ),
     ]
+
+# The engine's dtype is float32 unless another is asked for.
+products = (
+    weight_only_linear.weight_only_linear_kernel,
+    decode_attention.decode_part_kernel,
+    prefill_attention.prefill_kernel,
+)
+VARIANTS += [
+    (kernel, types.replace("bf16", "fp32"), constants)
+    for kernel, types, constants in VARIANTS
+    if kernel in products and constants.get("FORMAT", "float") == "float"
+]
+
+modules = [
+    importlib.import_module(f"{triton_lang.__name__}.{module.name}")
+    for module in pkgutil.iter_modules(triton_lang.__path__)
+]
+launched = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
+missing = launched - {kernel.__name__ for kernel, _, _ in VARIANTS}
+if missing:
+    sys.exit(f"not in the list of what is compiled: {', '.join(sorted(missing))}")
 
 for kernel, types, constants in VARIANTS:
     names = [name for name in kernel.arg_names if name not in constants]

@@ -147,7 +147,7 @@ def decode_attention(
     v_cache, _ = as_kernel_argument(v_cache)
     if num_splits is None:
         max_tiles = triton.cdiv(block_tables.shape[1] * block_size, TILE)
-        num_splits = max(1, min(MAX_SPLITS, max_tiles, 256 // (N * G) or 1))
+        num_splits = max(1, min(MAX_SPLITS, max_tiles, 256 // max(N * G, 1)))
     part_out = torch.empty((N, num_splits, H, D), dtype=torch.float32, device=q.device)
     part_lse = torch.empty((N, num_splits, H), dtype=torch.float32, device=q.device)
     out = torch.empty((N, H, D), dtype=q.dtype, device=q.device)

@@ -183,8 +183,8 @@ def test_extreme_keys_and_values_are_stored_as_torch_stores_them(
     assert torch.equal(ours.step(chunks, qkv), theirs.step(chunks, qkv))
 
 
-# (heads, kv heads, head size, block size, window, cache, rotated share). Not every pair of values of two columns is here,
-# but each value meets several of every other column.
+# (heads, kv heads, head size, block size, window, cache, rotated share). Not every pair of two columns is here, but
+# each value meets several of every other column.
 MIXED = [
     (1, 1, 16, 1, None, torch.float32, 0.25),
     (4, 2, 48, 7, 1, torch.bfloat16, 1.0),

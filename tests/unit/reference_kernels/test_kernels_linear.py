@@ -93,11 +93,13 @@ def test_equals_torch_for_every_cut_of_rows_into_blocks(cpp: Kernels, oracle: Ke
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-def test_no_rows_give_no_rows(cpp: Kernels, weight_format: str) -> None:
-    none = torch.empty(0, 64)
-    assert make_linear(cpp, weight_format, 64, 10)(none).shape == (0, 10)
-    fused = make_linear(cpp, weight_format, 64, 10, activation="swiglu", norm="layer", bias=True)
-    assert fused(none, torch.empty(0, 10)).shape == (0, 10)
+def test_no_rows_give_no_rows(cpp: Kernels, oracle: Kernels, weight_format: str) -> None:
+    dtype = torch.bfloat16 if weight_format == "bfloat16" else torch.float32
+    for kernels in (cpp, oracle):
+        none, residual = (torch.empty(0, n, dtype=kernels.activation_dtype(dtype)) for n in (64, 10))
+        assert make_linear(kernels, weight_format, 64, 10)(none).shape == (0, 10)
+        fused = make_linear(kernels, weight_format, 64, 10, activation="swiglu", norm="layer", bias=True)
+        assert fused(none, residual).shape == (0, 10)
 
 
 def test_zero_inputs_and_zero_weights_stay_zero(cpp: Kernels) -> None:

@@ -65,6 +65,14 @@ def test_rounded_activations_keep_extremes_and_zeros() -> None:
             assert (rounded[row, group] - x[row, group]).abs().max() <= step * 0.501
 
 
+@pytest.mark.parametrize("storage", [torch.bfloat16, torch.int8, kv_formats.FP8], ids=str)
+def test_no_rows_and_no_tokens_are_rounded_to_none(storage: torch.dtype) -> None:
+    assert round_activations(torch.empty(0, 70)).shape == (0, 70)
+    stored = kv_formats.encode(torch.empty(0, 2, 48), storage)
+    assert stored.shape == (0, 2, kv_formats.stored_width(48, storage))
+    assert kv_formats.decode(stored).shape == (0, 2, 48)
+
+
 def test_fp8_is_within_a_sixteenth_of_each_weight_or_half_its_smallest_step() -> None:
     weight = torch.randn(7, 200, generator=torch.Generator().manual_seed(5)) * 0.02
     weight[3] = 0

@@ -16,5 +16,5 @@ def test_every_kernel_compiles_for_sm_90() -> None:
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = done.stdout.split()
     for with_a_cache in ("rotary_kv_kernel", "decode_part_kernel", "prefill_kernel"):
-        assert kernels.count(with_a_cache) == 3, "one each for a float, an int8 and an fp8 cache"
-    assert len(kernels) >= 18
+        assert kernels.count(with_a_cache) >= 3, "one each for a float, an int8 and an fp8 cache"
+    assert len(kernels) >= 22

@@ -65,3 +65,8 @@ def test_without_a_gpu_or_the_interpreter_they_are_refused(checkpoint: Path, mon
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(KernelsUnavailableError, match="need device = cuda"):
         Engine(EngineConfig(model_path=checkpoint, kernels="triton"))
+
+
+def test_bfloat16_is_refused_where_it_would_be_computed_wrongly(checkpoint: Path) -> None:
+    with pytest.raises(KernelsUnavailableError, match="interpreter multiplies bfloat16 numbers as if"):
+        Engine(EngineConfig(model_path=checkpoint, kernels="triton", dtype="bfloat16"))

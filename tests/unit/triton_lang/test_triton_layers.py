@@ -19,43 +19,59 @@ from llmbench.reference_engine.quantization.group_wise import (
 )
 from llmbench.reference_engine.quantization.kv_formats import FP8
 
+DTYPES = [torch.float32, torch.bfloat16]
+SIZES = [(0, 64, 64), (1, 64, 64), (3, 1, 1), (5, 200, 70), (17, 33, 130), (70, 128, 63)]
 
-@pytest.mark.parametrize("columns", [1, 64, 200])
-def test_rms_norm_equals_torch(columns: int) -> None:
+
+def close(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    """Near a result in float32, for the dtype of ours. The interpreter cuts to bfloat16 where a GPU rounds."""
+    bound = 1e-4 if ours.dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(ours.float(), expected, atol=bound, rtol=bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns"), [(0, 64), (1, 1), (5, 1), (5, 64), (1, 200), (3, 1000)])
+def test_rms_norm_equals_torch(rows: int, columns: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    x, weight = 3 * torch.randn(5, columns), torch.rand(columns)
-    torch.testing.assert_close(rms_norm(x, weight, 1e-5), F.rms_norm(x, (columns,), weight, 1e-5))
+    wider, weight = (3 * torch.randn(rows, columns + 3)).to(dtype), torch.rand(columns).to(dtype)
+    x = wider[:, :columns]  # whose rows are strided
+    close(rms_norm(x, weight, 1e-5), F.rms_norm(x.float(), (columns,), weight.float(), 1e-5))
 
 
-def test_swiglu_equals_torch() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns"), [(0, 8), (1, 1), (2, 1024), (3, 1100)])
+def test_swiglu_equals_torch(rows: int, columns: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    gate_up = 3 * torch.randn(3, 2 * 1100)
-    gate, up = gate_up.chunk(2, dim=-1)
-    torch.testing.assert_close(swiglu(gate_up), F.silu(gate) * up)
+    gate_up = (3 * torch.randn(rows, 2 * columns)).to(dtype)
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    close(swiglu(gate_up), F.silu(gate) * up)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 64, 64), (5, 200, 70), (17, 128, 130)])
-def test_the_quantised_product_equals_torch_s(scheme: QuantizationName, rows: int, inputs: int, outputs: int) -> None:
-    torch.manual_seed(0)
-    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
-    x[0] = 0.0
-    quantized = quantize(weight, scheme)
-    expected = round_activations(x) @ dequantize(quantized, inputs).T
-    torch.testing.assert_close(quantized_linear(x, pack(quantized)), expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("scheme", ["int8-weight-only", "fp8"])
-@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 64, 64), (5, 200, 70), (17, 33, 130), (3, 1, 1)])
-def test_the_product_with_quantised_weights_alone_equals_torch_s(
-    scheme: QuantizationName, rows: int, inputs: int, outputs: int
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+def test_the_quantised_product_equals_torch_s(
+    scheme: QuantizationName, rows: int, inputs: int, outputs: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs) * torch.rand(outputs, 1)
-    x[0, :8] = 0.0
+    x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs)
+    x[:1] = 0.0
     quantized = quantize(weight, scheme)
-    expected = x @ dequantize(quantized, inputs).T
-    torch.testing.assert_close(weight_only_linear(x, pack(quantized)), expected, atol=1e-4, rtol=1e-4)
+    close(quantized_linear(x, pack(quantized)), round_activations(x.float()) @ dequantize(quantized, inputs).T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "fp8"])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+@pytest.mark.usefixtures("bfloat16_arithmetic")
+def test_the_product_with_quantised_weights_alone_equals_torch_s(
+    scheme: QuantizationName, rows: int, inputs: int, outputs: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs) * torch.rand(outputs, 1)
+    x[:1, :8] = 0.0
+    quantized = quantize(weight, scheme)
+    close(weight_only_linear(x, pack(quantized)), x.float() @ dequantize(quantized, inputs).T)
 
 
 def test_every_e4m3_code_is_read_as_torch_reads_it() -> None:
