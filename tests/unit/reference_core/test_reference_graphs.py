@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -19,7 +21,11 @@ from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.graphs import padded_sizes
 from llmbench.reference_engine.models import synthetic
+from llmbench.reference_engine.models.config import ModelConfig, RopeConfig
 from llmbench.reference_engine.sampling import SamplingParams
+from llmbench.reference_engine.spans import no_spans
+from llmbench.reference_engine.static_inputs import StaticInputs
+from llmbench.reference_engine.step_batch import StepBatch
 
 NUM_BLOCKS = 40
 
@@ -43,6 +49,25 @@ class Rerun:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("graphs") / "checkpoint")
+
+
+def synthetic_config() -> ModelConfig:
+    """Of a cache with one layer and one head of 8."""
+    return ModelConfig(
+        architecture="",
+        vocab_size=7,
+        hidden_size=8,
+        intermediate_size=8,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=8,
+        max_position_embeddings=32,
+        norm_eps=1e-5,
+        rope=RopeConfig(),
+        tie_word_embeddings=False,
+        eos_token_ids=frozenset(),
+    )
 
 
 def make_engine(checkpoint: Path, **settings: object) -> Engine:
@@ -75,6 +100,62 @@ def test_replayed_steps_answer_as_plain_ones_do(checkpoint: Path, monkeypatch: p
     runner.record_graphs("cuda", max_num_seqs=12)
     assert answers(engine) == answers(make_engine(checkpoint))
     assert len(set(recorder.num_rows)) > 2, "the batches were to be of several sizes"
+
+
+def test_recordings_share_the_memory_of_the_first_which_is_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for torch's graphs. What is recorded ran before, on a stream that waits for the current one."""
+    recorded: list[tuple[str, int, object]] = []
+    current, side = Mock(name="current"), Mock(name="side")
+    streams = [current]
+
+    @contextlib.contextmanager
+    def on(stream: Mock) -> Iterator[None]:
+        stream.wait_stream.assert_called_once_with(current)
+        streams.append(stream)
+        yield
+        streams.pop()
+
+    @contextlib.contextmanager
+    def recording(graph: Mock, pool: object) -> Iterator[None]:
+        recorded.append(("begin", 0, pool))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: (side.reset_mock(), side)[1])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    graph = Mock()
+    graph.pool.return_value = "memory of the first"
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+
+    def step(batch: StepBatch) -> torch.Tensor:
+        recorded.append(("side" if streams[-1] is side else "recorded", len(batch.token_ids), None))
+        return torch.zeros(len(batch.token_ids), 7)
+
+    cache = KVCache(synthetic_config(), 4, 16, torch.float32)
+    steps = graphs.RecordedSteps(step, StaticInputs(4, 2, cache, None), [1, 2, 4], graphs.CudaRecorder())
+    pools = [None, "memory of the first", "memory of the first"]
+    assert recorded == [
+        entry
+        for size, pool in zip((4, 2, 1), pools, strict=True)
+        for entry in (("side", size, None), ("begin", 0, pool), ("recorded", size, None))
+    ]
+    assert current.wait_stream.call_args_list == [call(side)] * 3
+    # Three decodes are padded to four, and one graph is replayed; a prefill or five are none of theirs.
+    rows = torch.arange(5)
+    spans = torch.stack((rows, torch.ones_like(rows), rows + 1), dim=1)
+
+    def batch(num_decodes: int, num_spans: int) -> StepBatch:
+        tables = torch.zeros(num_spans, 1, dtype=torch.int64)
+        return StepBatch(rows[:num_spans], rows[:num_spans], spans[:num_spans], tables, num_decodes, cache, None)
+
+    logits = steps.run(batch(3, 3), no_spans)
+    assert logits is not None
+    assert logits.shape == (3, 7)
+    graph.replay.assert_called_once_with()
+    assert steps.run(batch(2, 3), no_spans) is None
+    assert steps.run(batch(5, 5), no_spans) is None
+    graph.replay.assert_called_once_with()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler imports it

@@ -18,10 +18,11 @@ from llmbench.reference_engine.errors import KernelsUnavailableError
 from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.models.synthetic import create
 from llmbench.reference_engine.profiling.chrome_trace import events
-from llmbench.reference_engine.profiling.command import measure
+from llmbench.reference_engine.profiling.command import measure, show
+from llmbench.reference_engine.profiling.roofline import Ceilings, measure_ceilings
 from llmbench.reference_engine.profiling.step_profile import MODEL_PARTS, StepRow, by_kind, figures
 
-LAYERS, HIDDEN, INNER, VOCAB = 2, 64, 192, 1024  # of synthetic:llama-tiny, see models/synthetic.py
+LAYERS, HIDDEN, INNER, VOCAB, KV_WIDTH = 2, 64, 192, 1024, 32  # of synthetic:llama-tiny, see models/synthetic.py
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,48 @@ def test_work_is_that_of_the_shapes(rows: Sequence[StepRow]) -> None:
     assert prefill.work["MLP"].num_operations == 20 * decode.work["MLP"].num_operations
     assert prefill.work["MLP"].num_bytes == decode.work["MLP"].num_bytes == 4 * LAYERS * 3 * HIDDEN * INNER
     assert decode.work["head"] == prefill.work["head"] == (4 * VOCAB * HIDDEN, 2 * VOCAB * HIDDEN * 3)
-    # The next step sees one token more of each sequence.
-    more = rows[2].work["attention"].num_operations - decode.work["attention"].num_operations
-    assert more == 3 * 4 * LAYERS * HIDDEN
+    # The next step sees one token more of each sequence, and reads its key and value.
+    more, kv_bytes = rows[2].work["attention"], 2 * LAYERS * KV_WIDTH * 4
+    assert more.num_operations - decode.work["attention"].num_operations == 3 * 4 * LAYERS * HIDDEN
+    assert more.num_bytes - decode.work["attention"].num_bytes == 3 * kv_bytes
+    # A prompt of 20 writes and reads 20 tokens of each sequence; after it a token is written and 21 are read.
+    projections = LAYERS * (2 * HIDDEN + 2 * KV_WIDTH) * HIDDEN
+    assert prefill.work["attention"].num_bytes == 4 * projections + 3 * (20 + 20) * kv_bytes
+    assert decode.work["attention"].num_bytes == 4 * projections + 3 * (1 + 21) * kv_bytes
+    pairs = 3 * sum(range(1, 21))
+    assert prefill.work["attention"].num_operations == 60 * 2 * projections + 4 * LAYERS * HIDDEN * pairs
+
+
+def test_a_window_bounds_what_is_read(tmp_path: Path) -> None:
+    folder = create("synthetic:llama-tiny", out=tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text())
+    window = config | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 8}
+    (folder / "config.json").write_text(json.dumps(window))
+    settings = EngineConfig(model_path=folder, kernels="torch", num_threads=1, max_num_seqs=1)
+    prefill, *decodes = measure(settings, 1, 20, 4)
+    assert len({row.work["attention"] for row in decodes}) == 1
+    weights = prefill.work["attention"].num_bytes - 2 * LAYERS * KV_WIDTH * 4 * (20 + 20)
+    assert decodes[0].work["attention"].num_bytes == weights + 2 * LAYERS * KV_WIDTH * 4 * (1 + 8)
+
+
+def test_the_shares_are_of_the_ceilings(rows: Sequence[StepRow], capsys: pytest.CaptureFixture[str]) -> None:
+    found = figures(by_kind(rows)["decode of 3"])["MLP"]
+    assert found.bytes_per_s is not None
+    assert found.operations_per_s is not None
+    show(rows, Ceilings(bytes_per_s=4 * found.bytes_per_s, operations_per_s=10 * found.operations_per_s))
+    decodes = capsys.readouterr().out.partition("decode of 3")[2].partition("\n\n")[0]
+    (line,) = (line for line in decodes.splitlines() if line.startswith("MLP"))
+    assert [word for word in line.split() if word.endswith("%")][-2:] == ["25%", "10%"]
+
+
+def test_ceilings_are_what_the_machine_did() -> None:
+    """A product of 1024 x 1024 takes 2 GFLOP: nothing reads or multiplies a thousand times as fast or as slowly."""
+    try:
+        ceilings = measure_ceilings(1)
+    except KernelsUnavailableError as error:
+        pytest.skip(str(error))
+    assert 1e8 < ceilings.bytes_per_s < 1e13
+    assert 1e8 < ceilings.operations_per_s < 1e15
 
 
 def test_figures_are_of_steps_of_one_kind(rows: Sequence[StepRow]) -> None:
