@@ -24,7 +24,7 @@ from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Scheduler
 from llmbench.reference_engine.sequence import Sequence
 from llmbench.reference_engine.speculative.ngram import NGRAM_SIZES, NgramIndex, NgramProposer, continuation
-from llmbench.reference_engine.speculative.proposer import next_draft_limit
+from llmbench.reference_engine.speculative.proposer import Proposer, next_draft_limit
 
 MakeEngine = Callable[..., Engine]
 Serve = Callable[..., dict[str, list[int]]]
@@ -109,6 +109,31 @@ def test_a_perfect_draft_model_saves_the_steps_it_should(
             assert output.num_draft_tokens == output.num_accepted_tokens == sizes[-1] - 1
     assert sizes == [1] + [5] * 8
     assert engine.stats().num_accepted_tokens == engine.stats().num_draft_tokens == 32
+
+
+def test_rejected_drafts_leave_no_keys_in_the_draft_model(
+    tiny_engine: MakeEngine, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """What it drafts is what a draft model would that sees the text for the first time."""
+
+    def proposer() -> Proposer:
+        made = tiny_engine(speculative=tiny_checkpoint(21), num_speculative_tokens=4)._proposer
+        assert made is not None
+        return made
+
+    def sequence(token_ids: list[int]) -> Sequence:
+        made = Sequence("s", token_ids, SamplingParams(max_tokens=60, temperature=0), seed=0)
+        made.draft_limit = 4
+        return made
+
+    used, target = proposer(), sequence([1, 2, 3])
+    for num_kept in (0, 2, 1, 3, 4, 0, 2):
+        used.propose([target])
+        fresh = sequence(target.token_ids)
+        proposer().propose([fresh])
+        assert target.draft_token_ids == fresh.draft_token_ids
+        kept, rejected = target.draft_token_ids[:num_kept], target.draft_token_ids[num_kept:]
+        target.token_ids += [*kept, (rejected[0] + 31) % 64 if rejected else 5]
 
 
 def test_end_of_sequence_among_drafts_ends_the_request(
@@ -201,6 +226,23 @@ def test_length_adapts_to_what_was_accepted() -> None:
     assert next_draft_limit(7, 7, 7, highest=8) == 8
     assert next_draft_limit(5, 5, 4, highest=8) == 4
     assert next_draft_limit(1, 1, 0, highest=8) == 1
+
+
+def test_an_engine_asks_for_as_many_drafts_as_were_worth_it(
+    tiny_engine: MakeEngine, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """Of a model that it seldom agrees with: from five down to one, and up again where both agree."""
+    engine = tiny_engine(speculative=tiny_checkpoint(21), num_speculative_tokens=5)
+    engine.add_request("a", [1, 2, 3], SamplingParams(max_tokens=60, temperature=0, ignore_eos=True))
+    limit, asked, num_tokens = 5, [], 0
+    while engine.has_work():
+        for output in engine.step():
+            if num_tokens:
+                assert output.num_draft_tokens == min(limit, 60 - num_tokens - 1)
+                asked.append(output.num_draft_tokens)
+                limit = next_draft_limit(limit, output.num_draft_tokens, output.num_accepted_tokens, highest=5)
+            num_tokens += len(output.new_token_ids)
+    assert asked[:5] == [5, 4, 3, 2, 1]
 
 
 def test_drafts_never_cost_another_request_budget_or_blocks() -> None:

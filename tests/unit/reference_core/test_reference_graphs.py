@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock, call
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -25,7 +26,7 @@ from llmbench.reference_engine.models.config import ModelConfig, RopeConfig
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.spans import no_spans
 from llmbench.reference_engine.static_inputs import StaticInputs
-from llmbench.reference_engine.step_batch import StepBatch
+from llmbench.reference_engine.step_batch import StepArrays, StepBatch
 
 NUM_BLOCKS = 40
 
@@ -142,19 +143,19 @@ def test_recordings_share_the_memory_of_the_first_which_is_the_largest(monkeypat
     ]
     assert current.wait_stream.call_args_list == [call(side)] * 3
     # Three decodes are padded to four, and one graph is replayed; a prefill or five are none of theirs.
-    rows = torch.arange(5)
-    spans = torch.stack((rows, torch.ones_like(rows), rows + 1), dim=1)
+    rows = np.arange(5)
+    spans = np.stack((rows, np.ones_like(rows), rows + 1), axis=1)
 
-    def batch(num_decodes: int, num_spans: int) -> StepBatch:
-        tables = torch.zeros(num_spans, 1, dtype=torch.int64)
-        return StepBatch(rows[:num_spans], rows[:num_spans], spans[:num_spans], tables, num_decodes, cache, None)
+    def decodes(num_decodes: int, num_spans: int) -> StepArrays:
+        tables = np.zeros((num_spans, 1), dtype=np.int64)
+        return StepArrays(rows[:num_spans], rows[:num_spans], spans[:num_spans], tables, num_decodes)
 
-    logits = steps.run(batch(3, 3), no_spans)
+    logits = steps.run(decodes(3, 3), no_spans)
     assert logits is not None
     assert logits.shape == (3, 7)
     graph.replay.assert_called_once_with()
-    assert steps.run(batch(2, 3), no_spans) is None
-    assert steps.run(batch(5, 5), no_spans) is None
+    assert steps.run(decodes(2, 3), no_spans) is None
+    assert steps.run(decodes(5, 5), no_spans) is None
     graph.replay.assert_called_once_with()
 
 
