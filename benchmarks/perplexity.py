@@ -40,7 +40,12 @@ from llmbench.reference_engine.training import corpus
 BLOCK_SIZE = 16
 CALIBRATION_WINDOWS = 32
 DECODED = 64
-BYTES = {None: 2.0, "int8": 1 + 2 / 64, "int8-weight-only": 1 + 2 / 64, "fp8": 1 + 2 / 64, "int4": 0.5 + 2 / 64}
+# Per weight, with its share of the group's scale.
+BYTES = {
+    None: 2.0,
+    **dict.fromkeys(("int8", "int8-weight-only", "fp8"), 1 + 2 / 64),
+    **dict.fromkeys(("int4", "int4-weight-only"), 0.5 + 2 / 64),
+}
 
 
 class Format(NamedTuple):
@@ -91,6 +96,8 @@ def formats_of(checkpoint: Path, calibrated: Path, aware: Path | None) -> dict[s
         "fp8, weights alone": Format(checkpoint, quantization="fp8"),
         "int4 (W4A8), nearest": Format(checkpoint, quantization="int4"),
         "int4 (W4A8), GPTQ": Format(calibrated, quantization="int4"),
+        "int4, weights alone": Format(checkpoint, quantization="int4-weight-only"),
+        "int4 alone, GPTQ": Format(calibrated, quantization="int4-weight-only"),
         "int8 keys and values": Format(checkpoint, kv="int8"),
         "fp8 keys and values": Format(checkpoint, kv="fp8"),
     }

@@ -38,7 +38,7 @@ def serve(
         Literal["auto", "int8", "fp8"], typer.Option(help="Of stored keys and values; auto is --dtype.")
     ] = "auto",
     quantization: Annotated[
-        Literal["int8", "int4", "fp8", "int8-weight-only"] | None,
+        Literal["int8", "int4", "fp8", "int8-weight-only", "int4-weight-only"] | None,
         typer.Option(help="Of the linear layers' weights; int8 and int4 round their inputs too.", show_default="none"),
     ] = None,
     graphs: Annotated[

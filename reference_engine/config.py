@@ -12,7 +12,7 @@ DTypeName = Literal["float32", "bfloat16"]
 DeviceName = Literal["cpu", "cuda"]
 GraphsName = Literal["auto", "off", "cpu", "cuda", "compile"]
 KVCacheDTypeName = Literal["auto", "int8", "fp8"]
-QuantizationName = Literal["int8", "int4", "fp8", "int8-weight-only"]
+QuantizationName = Literal["int8", "int4", "fp8", "int8-weight-only", "int4-weight-only"]
 EvictionName = Literal["lru", "fifo", "age"]
 BatchingName = Literal["continuous", "dynamic", "static"]
 PreemptionName = Literal["recompute", "swap"]
@@ -58,7 +58,7 @@ class EngineConfig:
         kernel after another from Python. "auto" is "cpu" with the C++ kernels, and else "off". See graphs.py.
     quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
         With int8 and int4 the layers' inputs are rounded to 8 bits in every step (W8A8, W4A8 with dynamic scales); with
-        fp8 (e4m3) and int8-weight-only they are not.
+        fp8 (e4m3), int8-weight-only and int4-weight-only they are not.
     prefix_cache: keep computed KV blocks for as long as nobody needs their place, for prompts with the same beginning.
     eviction: which cached block gives way first; see cache/eviction.py.
     preemption: what becomes of the KV blocks of a sequence that has to wait again: computed again later, or copied to

@@ -92,7 +92,7 @@ class Kernels(Protocol):
 
     def linear(self, parts: LinearParts) -> LinearKernel:
         """Weights in int8 and int4 are multiplied with inputs that are rounded to 8 bits per row and group; those in
-        fp8 and int8-weight-only with the inputs as they are.
+        the other formats with the inputs as they are.
         """
         ...
 

@@ -16,7 +16,15 @@ from llmbench.reference_engine.quantization.group_wise import (
 )
 
 PANEL = 64
-FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3, "fp8": 4, "int8-weight-only": 5}  # csrc/kernels.h
+FORMATS = {  # csrc/kernels.h
+    "float32": 0,
+    "bfloat16": 1,
+    "int8": 2,
+    "int4": 3,
+    "fp8": 4,
+    "int8-weight-only": 5,
+    "int4-weight-only": 6,
+}
 
 
 def pack(
@@ -37,7 +45,10 @@ def pack(
     codes = arrange_rows(quantized.codes.view(torch.int8), pairs)
     codes = codes.view(*scales.shape[:1], PANEL, scales.shape[1], GROUP_SIZE)
     if not rounds_activations(quantization):
-        by_input = codes.view(torch.uint8).permute(0, 2, 3, 1).flatten(2)
+        by_input = codes.view(torch.uint8).permute(0, 2, 3, 1)
+        if quantization == "int4-weight-only":
+            by_input = ((by_input[:, :, 0::2] + 8) & 15) | (((by_input[:, :, 1::2] + 8) & 15) << 4)
+        by_input = by_input.flatten(2)
         return _stored(torch.cat((by_input, scales.view(torch.uint8)), dim=-1)), FORMATS[quantization]
     if quantization == "int8":
         fours = (codes.to(torch.int16) + 128).to(torch.uint8).view(*codes.shape[:3], -1, 4)

@@ -67,7 +67,7 @@ class Decoder:
         for layer in self.layers:
             layer.prepare(kernels, quantization or self.stored_quantization)
         head_is_stored = self.stored_quantization is not None and bool(self.head.scales.any())
-        self.head.prepare(kernels, self.stored_quantization if head_is_stored else quantization)
+        self.head.prepare(kernels, quantization or self.stored_quantization if head_is_stored else quantization)
 
     def embed(self, batch: StepBatch) -> torch.Tensor:
         """What the first layer sees, [T, hidden_size] in the activations' dtype."""

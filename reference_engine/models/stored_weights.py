@@ -21,6 +21,8 @@ from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, Quanti
 
 CONFIG_KEY = "quantization_config"
 _SCHEMES: dict[int, QuantizationName] = {4: "int4", 8: "int8-weight-only"}
+# Codes that are the same in another scheme, which leaves the inputs as they are.
+ALSO_RUN_AS: dict[QuantizationName, tuple[QuantizationName, ...]] = {"int4": ("int4-weight-only",)}
 _SUFFIXES = {
     "compressed-tensors": ("weight_packed", "weight_scale", "weight_shape"),
     "gptq": ("qweight", "scales", "qzeros", "g_idx"),

@@ -27,7 +27,7 @@ def profile(
         Literal["float32", "bfloat16"], typer.Option(help="Of weights, activations and KV cache.")
     ] = "float32",
     quantization: Annotated[
-        Literal["int8", "int4", "fp8", "int8-weight-only"] | None,
+        Literal["int8", "int4", "fp8", "int8-weight-only", "int4-weight-only"] | None,
         typer.Option(help="Of the linear layers' weights.", show_default="none"),
     ] = None,
     kernels: Annotated[Literal["auto", "cpp", "torch"], typer.Option(help="Kernel backend.")] = "auto",

@@ -16,6 +16,7 @@ CODES: dict[QuantizationName, tuple[int, int]] = {
     "int8": (-127, 127),
     "int8-weight-only": (-127, 127),
     "int4": (-8, 7),
+    "int4-weight-only": (-8, 7),
     "fp8": (-448, 448),
 }
 

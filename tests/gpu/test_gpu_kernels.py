@@ -92,7 +92,7 @@ def test_attention_over_a_quantised_cache(H: int, G: int, D: int, stored: torch.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scheme", ["int8-weight-only", "fp8"])
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "int4-weight-only", "fp8"])
 @pytest.mark.parametrize("rows", [1, 17, 200])
 def test_the_product_with_quantised_weights_alone(scheme: str, rows: int, dtype: torch.dtype) -> None:
     from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack

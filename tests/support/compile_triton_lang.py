@@ -48,9 +48,9 @@ VARIANTS = [
         (
             weight_only_linear.weight_only_linear_kernel,
             f"*bf16 {codes} *fp32 *bf16 i32 i32 i32 i32",
-            {**PRODUCT, "ROWS": rows, "IS_FP8": codes == "*u8"},
+            {**PRODUCT, "ROWS": rows, "IS_FP8": codes == "*u8", "IS_INT4": is_int4},
         )
-        for codes, rows in (("*i8", 16), ("*u8", 64))
+        for codes, rows, is_int4 in (("*i8", 16, False), ("*i8", 64, True), ("*u8", 64, False))
     ),
 ]
 for kv_format, cache in CACHES.items():

@@ -12,8 +12,8 @@ constexpr int kGroup = 64;  // inputs that share a scale, of the weights and of 
 // Rows that are multiplied with a panel of weights at a time: more are cut, so that a prompt has work for all threads.
 constexpr int kPieceRows = 128;
 
-// kInt8 and kInt4 are multiplied with inputs rounded to 8 bits; kFp8 (e4m3) and kInt8Only with float32 ones.
-enum class Format : int { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3, kFp8 = 4, kInt8Only = 5 };
+// kInt8 and kInt4 are multiplied with inputs rounded to 8 bits; kFp8 (e4m3) and the last two with float32 ones.
+enum class Format : int { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3, kFp8 = 4, kInt8Only = 5, kInt4Only = 6 };
 enum class Activation : int { kNone = 0, kSwiGLU = 1, kGelu = 2, kGeluTanh = 3 };
 
 // Bytes of kPanel outputs by kGroup inputs; a group's scales (bf16) follow its codes.
@@ -24,7 +24,8 @@ constexpr size_t chunk_bytes(Format format) {
     case Format::kInt8:
     case Format::kFp8:
     case Format::kInt8Only: return kPanel * kGroup + kPanel * 2;
-    case Format::kInt4: return kPanel * kGroup / 2 + kPanel * 2;
+    case Format::kInt4:
+    case Format::kInt4Only: return kPanel * kGroup / 2 + kPanel * 2;
   }
   return 0;
 }

@@ -115,6 +115,7 @@ inline void linear_inputs(const LinearArgs& a, int64_t first, int64_t last, floa
       case Format::kFloat32:
       case Format::kFp8:
       case Format::kInt8Only:
+      case Format::kInt4Only:
         write_words<float>(block, row, width, scratch, a.inputs);
         break;
       case Format::kBfloat16: {
@@ -203,6 +204,8 @@ inline void block_rows(const LinearArgs& a, int64_t panel, int64_t row, const Ah
       float_block<R, NV>(a, weights, column, row, tile);
     } else if constexpr (kFormat == Format::kBfloat16) {
       bf16_block<R, NV>(a, weights, column, row, ahead, tile);
+    } else if constexpr (kFormat == Format::kInt4Only) {
+      nibble_block<R, NV>(a, weights, column, row, tile);
     } else if constexpr (kFormat == Format::kFp8 || kFormat == Format::kInt8Only) {
       byte_block<kFormat, R, NV>(a, weights, column, row, tile);
     } else {
@@ -256,6 +259,7 @@ inline void linear_panel(const LinearArgs& a, int64_t panel, int64_t first, int6
     case Format::kInt4: return all_rows<Format::kInt4>(a, panel, first, last);
     case Format::kFp8: return all_rows<Format::kFp8>(a, panel, first, last);
     case Format::kInt8Only: return all_rows<Format::kInt8Only>(a, panel, first, last);
+    case Format::kInt4Only: return all_rows<Format::kInt4Only>(a, panel, first, last);
   }
 }
 

@@ -277,4 +277,31 @@ inline void byte_block(const LinearArgs& a, const uint8_t* chunk, int column, in
   }
 }
 
+// Codes of half a byte, widened to float32: a byte holds those of two inputs, the first in its low bits, 8 too large.
+template <int R, int NV>
+inline void nibble_block(const LinearArgs& a, const uint8_t* chunk, int column, int64_t row, float (*tile)[kPanel]) {
+  const int64_t width = a.num_groups * kGroup;
+  const auto* inputs = reinterpret_cast<const float*>(a.inputs) + row * width;
+  f32v acc[R][NV] = {};
+  for (int64_t g = 0; g < a.num_groups; ++g, chunk += chunk_bytes(Format::kInt4Only)) {
+    f32v part[R][NV] = {};
+    const uint8_t* weights = chunk + column;
+    for (int k = 0; k < kGroup; k += 2, weights += kPanel, inputs += 2 * R) {
+      for (int v = 0; v < NV; ++v) {
+        const i32v both = (i32v)widen_bytes(weights + v * kLanes);
+        const f32v low = to_float((both & 15) - 8), high = to_float((both >> 4) - 8);
+        LLMBENCH_ROWS(r) part[r][v] = fma(high, splat(inputs[R + r]), fma(low, splat(inputs[r]), part[r][v]));
+      }
+    }
+    const auto* scales = reinterpret_cast<const uint16_t*>(chunk + kPanel * kGroup / 2) + column;
+    for (int v = 0; v < NV; ++v) {
+      const f32v scale = load_bf16(scales + v * kLanes);
+      LLMBENCH_ROWS(r) acc[r][v] = fma(part[r][v], scale, acc[r][v]);
+    }
+  }
+  LLMBENCH_ROWS(r) {
+    for (int v = 0; v < NV; ++v) store(&tile[r][column + v * kLanes], acc[r][v]);
+  }
+}
+
 }  // namespace llmbench::LLMBENCH_ISA

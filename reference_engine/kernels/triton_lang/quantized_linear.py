@@ -16,7 +16,7 @@ _COLUMNS = 64
 
 
 class PackedWeight(NamedTuple):
-    """codes int8 [out_features, groups * 64], uint8 the bytes of e4m3 numbers for fp8; for int4 two to a byte
+    """codes int8 [out_features, groups * 64], uint8 the bytes of e4m3 numbers for fp8; of 4 bits two to a byte
     [out_features, groups * 32]: in a group, code i in the low and code i + 32 in the high half of byte i. scales
     float32 [out_features, groups]."""
 
@@ -28,7 +28,7 @@ class PackedWeight(NamedTuple):
 def pack(weight: QuantizedWeight) -> PackedWeight:
     """The weight as the kernel for its scheme reads it, this one or weight_only_linear."""
     codes = weight.codes
-    if weight.scheme == "int4":
+    if weight.scheme in ("int4", "int4-weight-only"):
         groups = codes.view(codes.shape[0], -1, GROUP_SIZE)
         low, high = groups[..., : GROUP_SIZE // 2], groups[..., GROUP_SIZE // 2 :]
         codes = ((low & 15) | (high << 4)).flatten(1).contiguous()

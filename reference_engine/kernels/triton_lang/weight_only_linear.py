@@ -1,5 +1,5 @@
-"""x · Wᵀ with 8-bit weights, integers or e4m3, a scale per 64 of them, and inputs as they are. Not yet run on a GPU:
-see docs/gpu.md."""
+"""x · Wᵀ with weights of 8 bits, integers or e4m3, or of 4, a scale per 64 of them, and inputs as they are. Not yet run
+on a GPU: see docs/gpu.md."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def weight_only_linear_kernel(
     num_groups,
     GROUP: tl.constexpr,
     IS_FP8: tl.constexpr,
+    IS_INT4: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -35,6 +36,7 @@ def weight_only_linear_kernel(
     column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
     is_row = row < num_rows
     is_column = column < num_outputs
+    HALF: tl.constexpr = GROUP // 2
     acc = tl.zeros([ROWS, COLUMNS], tl.float32)
     for group in range(num_groups):
         place = group * GROUP + tl.arange(0, GROUP)
@@ -43,12 +45,20 @@ def weight_only_linear_kernel(
             mask=is_row[:, None] & (place < num_inputs)[None, :],
             other=0.0,
         )
-        codes = tl.load(
-            w_codes + column[None, :] * (num_groups * GROUP) + place[:, None], mask=is_column[None, :], other=0
-        )
+        if IS_INT4:
+            # Input i of a group is in the low half of byte i, or for the second 32 in the high half of byte i - 32:
+            # shifted to the top and back, it carries its sign.
+            in_group = tl.arange(0, GROUP)
+            at = (column[None, :] * num_groups + group) * HALF + (in_group % HALF)[:, None]
+            both = tl.load(w_codes + at, mask=is_column[None, :], other=0).to(tl.int32)
+            codes = (both << (28 - 4 * (in_group // HALF))[:, None]) >> 28
+        else:
+            codes = tl.load(
+                w_codes + column[None, :] * (num_groups * GROUP) + place[:, None], mask=is_column[None, :], other=0
+            )
         if IS_FP8:
             codes = from_e4m3(codes)
-        # bfloat16 holds the codes of both formats exactly; the scale waits until the group is summed.
+        # bfloat16 holds the codes of every format exactly; the scale waits until the group is summed.
         products = tl.dot(inputs, codes.to(inputs.dtype), input_precision="ieee")
         acc += products * tl.load(w_scales + column * num_groups + group, mask=is_column, other=0.0)[None, :]
     tl.store(
@@ -61,7 +71,7 @@ def weight_only_linear_kernel(
 def weight_only_linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
     """x [T, in_features] times the weight, [T, out_features] in x's dtype, summed in float32.
 
-    weight: of scheme int8-weight-only or fp8. Oracle: x in float32 and group_wise.dequantize.
+    weight: of scheme int8-weight-only, int4-weight-only or fp8. Oracle: x in float32 and group_wise.dequantize.
     """
     T, in_features = x.shape
     num_outputs, num_groups = weight.scales.shape
@@ -78,6 +88,7 @@ def weight_only_linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
         num_groups,
         GROUP=GROUP_SIZE,
         IS_FP8=weight.scheme == "fp8",
+        IS_INT4=weight.scheme == "int4-weight-only",
         ROWS=rows,
         COLUMNS=_COLUMNS,
     )

@@ -25,6 +25,7 @@ FORMATS: list[dict[str, Any]] = [
     {"dtype": "bfloat16", "quantization": "int4"},
     {"dtype": "bfloat16", "quantization": "fp8", "kv_cache_dtype": "fp8"},
     {"dtype": "bfloat16", "quantization": "int8-weight-only", "kv_cache_dtype": "int8"},
+    {"dtype": "bfloat16", "quantization": "int4-weight-only"},
 ]
 
 
@@ -102,7 +103,7 @@ def test_threads_change_nothing(make_engine: Callable[..., Engine]) -> None:
     assert one == three
 
 
-@pytest.mark.parametrize("quantization", [None, "int8", "int4", "fp8", "int8-weight-only"])
+@pytest.mark.parametrize("quantization", [None, "int8", "int4", "fp8", "int8-weight-only", "int4-weight-only"])
 def test_first_tokens_equal_those_of_the_torch_kernels(
     make_engine: Callable[..., Engine], quantization: str | None
 ) -> None:
@@ -116,6 +117,6 @@ def test_first_tokens_equal_those_of_the_torch_kernels(
 
 def test_unknown_quantization_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="quantization must be one of int8, int4, fp8, int8-weight-only; 'fp4' was given"
+        ConfigError, match="quantization must be one of int8, int4, fp8, int8-weight-only, int4-weight-only; 'fp4'"
     ):
         EngineConfig(model_path=Path("anywhere"), quantization="fp4")  # type: ignore[arg-type]

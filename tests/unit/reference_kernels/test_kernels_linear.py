@@ -7,7 +7,7 @@ import torch
 
 from llmbench.reference_engine.kernels.contract import ActivationName, Kernels, LinearParts, NormWeights
 
-QUANTIZED = ["int8", "int4", "fp8", "int8-weight-only"]
+QUANTIZED = ["int8", "int4", "fp8", "int8-weight-only", "int4-weight-only"]
 FORMATS = ["float32", "bfloat16", *QUANTIZED]
 # Relative to the largest output. bf16: the sums are float32 on both sides, but torch rounds its result to bf16.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2, **dict.fromkeys(QUANTIZED, 2e-5)}

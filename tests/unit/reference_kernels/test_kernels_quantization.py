@@ -40,6 +40,14 @@ def test_error_is_at_most_half_a_step_but_at_the_far_end(
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_weights_alone_have_the_same_codes(scheme: QuantizationName) -> None:
+    weight = torch.randn(5, 130)
+    quantized, alone = quantize(weight, scheme), quantize(weight, f"{scheme}-weight-only")  # type: ignore[arg-type]
+    assert torch.equal(quantized.codes, alone.codes)
+    assert torch.equal(quantized.scales, alone.scales)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_zero_groups_stay_zero(scheme: QuantizationName) -> None:
     weight = torch.zeros(2, 130)
     weight[1, 70] = 3.0

@@ -42,6 +42,7 @@ def cases() -> dict[str, list[tuple[Any, ...]]]:
             linear(None, 3, PLAIN, torch.bfloat16),
             linear("int8", 3, FUSED),
             linear("int4", 1, PLAIN),
+            linear("int4-weight-only", 2, (*FUSED[:-1], torch.randn(2, 33))),
             linear("fp8", 0, PLAIN),
         ],
         "attention": [

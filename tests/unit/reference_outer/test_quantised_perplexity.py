@@ -53,6 +53,7 @@ def plain(perplexity: ModuleType, windows: Sequence[Sequence[int]]) -> torch.Ten
         ({"quantization": "int8-weight-only"}, 0.005),
         ({"quantization": "fp8"}, 0.005),
         ({"quantization": "int4"}, 0.03),
+        ({"quantization": "int4-weight-only"}, 0.03),
         ({"kv": "int8"}, 0.005),
         ({"kv": "fp8"}, 0.005),
     ],

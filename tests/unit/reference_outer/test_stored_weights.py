@@ -100,6 +100,9 @@ def test_gptq_and_dense_checkpoints_of_the_same_weights_answer_alike(
             assert torch.equal(views[name] * scales, view)
     if bits == 8:
         assert answer(folders[0]) == answer(folders[1])
+    else:  # with the layers' inputs as they are, if asked; then the head is rounded likewise
+        alone = [answer(folder, quantization="int4-weight-only") for folder in folders]
+        assert alone[0] == alone[1]
     # Who compares engines reads in the log that this one is quantised, though no setting asked for it.
     engine = Engine(EngineConfig(model_path=folders[1], kernels="torch", num_threads=1))
     assert loaded_facts(engine.config, 64, engine.stored_quantization)["quantization"] == ours.stored_quantization
@@ -184,8 +187,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return create("synthetic:llama-tiny", out=tmp_path_factory.mktemp("stored") / "checkpoint")
 
 
-def answer(folder: Path) -> list[int]:
-    engine = Engine(EngineConfig(model_path=folder, kernels="torch", num_threads=1))
+def answer(folder: Path, **settings: Any) -> list[int]:
+    engine = Engine(EngineConfig(model_path=folder, kernels="torch", num_threads=1, **settings))
     engine.add_request("a", list(range(20, 50)), SamplingParams(max_tokens=12, temperature=0, ignore_eos=True))
     token_ids: list[int] = []
     while engine.has_work():

@@ -61,7 +61,7 @@ def test_the_quantised_product_equals_torch_s(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scheme", ["int8-weight-only", "fp8"])
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "int4-weight-only", "fp8"])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
 @pytest.mark.usefixtures("bfloat16_arithmetic")
 def test_the_product_with_quantised_weights_alone_equals_torch_s(
@@ -89,3 +89,5 @@ def test_every_int4_code_survives_packing() -> None:
     assert torch.equal(quantized.codes, codes)
     x = torch.eye(64) * 127  # 8-bit inputs that are exact: one column of the weight at a time
     torch.testing.assert_close(quantized_linear(x, pack(quantized)).T, 127 * dequantize(quantized, 64))
+    alone = quantize(weight, "int4-weight-only")
+    assert torch.equal(weight_only_linear(torch.eye(64), pack(alone)).T, dequantize(alone, 64))

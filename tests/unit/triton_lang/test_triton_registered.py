@@ -31,7 +31,7 @@ def cases() -> dict[str, list[tuple[Any, ...]]]:
         "rms_norm": [(torch.randn(rows, 40), torch.rand(40), 1e-5) for rows in (3, 0)],
         "swiglu": [(torch.randn(rows, 40),) for rows in (3, 0)],
         "quantized_linear": [product("int8", 3), product("int4", 1), product("int4", 0)],
-        "weight_only_linear": [product("fp8", 3), product("int8-weight-only", 1)],
+        "weight_only_linear": [product("fp8", 3), product("int8-weight-only", 1), product("int4-weight-only", 2)],
         "rotary_kv": [
             (qkv, *turn, slots, *caches, 2, *norms),
             (qkv, None, None, slots, *int8_caches, 2, None, None, 0.0),
