@@ -1,7 +1,7 @@
 """Servers that differ from the plain OpenAI protocol only in what they add to it: one dialect each.
 
 What a dialect states was read in each server's own sources or documentation, and has not been run against it, but for
-llama.cpp's server and `transformers serve`, whose answers are in tests/data/wire.
+llama.cpp's server, MLX's and `transformers serve`, whose answers are in tests/data/wire.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ LMDEPLOY = partial(
         exact_token_counts=True,
         metrics=metric_map.LMDEPLOY,
     ),
+)
+
+# MLX's server drops fields that it does not know without a word, ignore_eos among them. `default_model` is what it was
+# started with; any other name it looks up in a model hub.
+MLX = partial(
+    OpenAIAdapter,
+    Dialect(name="mlx", ignore_eos=False),
 )
 
 # Ollama takes neither ignore_eos nor top_k here: answers may be shorter than asked, and the report says so.

@@ -82,6 +82,7 @@ _TABLE: Mapping[str, _Entry] = {
     ),
     "mii-openai": _Entry("llmbench.engines.openai_presets:MII_OPENAI", "DeepSpeed-MII's OpenAI server."),
     "mii-rest": _Entry("llmbench.engines.mii_rest:MiiRestAdapter", "DeepSpeed-MII's RESTful gateway; no streaming."),
+    "mlx": _Entry("llmbench.engines.openai_presets:MLX", "MLX LM's mlx_lm.server."),
     "ollama": _Entry("llmbench.engines.openai_presets:OLLAMA", "Ollama's OpenAI routes."),
     "sglang": _Entry("llmbench.engines.openai_presets:SGLANG", "SGLang's OpenAI server."),
     "tgi": _Entry("llmbench.engines.tgi:TgiAdapter", "Text Generation Inference by its own routes."),

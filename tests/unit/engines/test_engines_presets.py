@@ -126,3 +126,36 @@ def test_llamacpp_is_asked_on_a_connection_of_its_own_each_time() -> None:
     request = GenerationRequest("r", "m", 4, prompt="x")
     assert b"\r\nconnection: close\r\n" in registry.get("llamacpp").encode(request, HERE).payload
     assert b"connection" not in registry.get("openai").encode(request, HERE).payload.partition(b"\r\n\r\n")[0]
+
+
+# What MLX's server sent: comments while it reads the prompt, and the usage after the finish reason.
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("stream", [(1, text) for text in ("ke", "ep", "_", "e", "mpty", "(")] + [(0, "")] * 3),
+        ("chat", [(1, "*" * 8)] * 6 + [(0, "")] * 3),
+    ],
+)
+def test_mlx_streams_give_their_exact_events(capture, streamed, name, expected) -> None:
+    answer = registry.get("mlx").decode(streamed, capture(f"mlx/{name}"))
+    events = [(event.tokens, event.text) for event in answer.events]
+    # The comments come before the first token, and are none.
+    assert events[:2] == [(0, ""), (0, "")]
+    assert events[2:] == expected
+    assert (answer.token_source, answer.finish_reason) == (TokenSource.SERVER_COUNT, "length")
+    assert answer.failure is None
+
+
+def test_mlx_answers_in_one_piece_and_says_what_it_refuses(capture, whole) -> None:
+    mlx = registry.get("mlx")
+    answer = mlx.decode(whole, capture("mlx/whole"))
+    assert (answer.text, answer.output_tokens, answer.prompt_tokens) == ("keep_empty(", 6, 3)
+    refusal = mlx.decode(whole, capture("mlx/refused")).failure
+    assert refusal is not None
+    assert refusal.message == "HTTP 400: max_tokens must be at least 1"
+
+
+def test_mlx_is_not_asked_for_what_it_drops_without_a_word() -> None:
+    assert "ignore_eos" not in sent("mlx")

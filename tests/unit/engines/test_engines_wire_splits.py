@@ -34,6 +34,8 @@ STREAMS = [
     ("mii-openai", {}, "mii/openai_completions_stream"),
     ("llamacpp", {}, "llamacpp/stream"),
     ("llamacpp", {}, "llamacpp/chat"),
+    ("mlx", {}, "mlx/stream"),
+    ("mlx", {}, "mlx/chat"),
     ("transformers", {}, "transformers/stream"),
     ("transformers", {}, "transformers/chat"),
 ]
