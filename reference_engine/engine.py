@@ -205,13 +205,14 @@ class Engine:
         if self._proposer is not None:
             for request_id in plan.preempted:
                 self._proposer.forget(request_id)
-        logits = self._runner.execute(plan)
-        self._scheduler.commit(plan)
-        self._num_steps += 1
-        self._num_computed_tokens += plan.num_tokens
+        # What can be done before the model runs is: it drives Python's code and objects out of the caches.
         chunks = [chunk for chunk in plan.chunks if chunk.samples]
         sequences = [chunk.sequence for chunk in chunks]
         drafts = None if self._proposer is None else [chunk.draft_token_ids for chunk in chunks]
+        self._num_steps += 1
+        self._num_computed_tokens += plan.num_tokens
+        logits = self._runner.execute(plan)
+        self._scheduler.commit(plan)
         with self.spans("sample"):
             tokens = iter(sample(logits, sequences, self.eos_token_ids, self._kernels.argmax, drafts))
         with self.spans("deliver"):

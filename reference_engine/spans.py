@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -37,15 +37,27 @@ class SpanLog:
     def __init__(self) -> None:
         self.spans: list[Span] = []
 
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start_ns = time.perf_counter_ns()
-        try:
-            yield
-        finally:
-            self.spans.append(Span(name, start_ns, time.perf_counter_ns()))
+    def __call__(self, name: str) -> _OpenSpan:
+        return _OpenSpan(self.spans, name)
 
     def take(self) -> list[Span]:
         """What was written since the last call."""
-        taken, self.spans = self.spans, []
+        taken = self.spans.copy()
+        self.spans.clear()
         return taken
+
+
+class _OpenSpan:
+    """A class and no generator, which would take longer than what some spans measure."""
+
+    __slots__ = ("_name", "_spans", "_start_ns")
+
+    def __init__(self, spans: list[Span], name: str) -> None:
+        self._spans = spans
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._start_ns = time.perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._spans.append(Span(self._name, self._start_ns, time.perf_counter_ns()))

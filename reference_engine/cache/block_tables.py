@@ -100,7 +100,7 @@ class BlockTables:
 
     def commit(self, sequence: Sequence, num_computed_tokens: int) -> None:
         """Note that the keys and values of so many tokens are in the sequence's blocks, or that only so many count."""
-        num_full, num_full_now = (n // self.block_size for n in (sequence.num_computed_tokens, num_computed_tokens))
+        num_full, num_full_now = sequence.num_computed_tokens // self.block_size, num_computed_tokens // self.block_size
         sequence.num_computed_tokens = num_computed_tokens
         if num_full_now <= num_full:
             return

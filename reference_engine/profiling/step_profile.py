@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
+
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.models.decoder import Decoder
 from llmbench.reference_engine.outputs import StepOutput
@@ -70,16 +72,16 @@ class StepProfiler:
         # Before they are covered by stamps: what the parts weigh.
         self._work = ModelWork(model, runner.kv_cache.data.dtype)
         self._parts = ModelParts(model, engine._kernels.name)
-        # Of the step being computed: its plan, and how many rows get logits, which is known until tokens are appended.
+        # Of the step being computed: its plan, and how many rows got logits.
         self._plans: list[tuple[StepPlan, int]] = []
         execute = runner.execute
 
-        def noting_the_plan(plan: StepPlan) -> object:
-            sampled = [chunk for chunk in plan.chunks if chunk.samples]
-            self._plans.append((plan, sum(1 + len(chunk.draft_token_ids) for chunk in sampled)))
-            return execute(plan)
+        def noting_the_plan(plan: StepPlan) -> torch.Tensor:
+            logits = execute(plan)
+            self._plans.append((plan, logits.shape[0]))
+            return logits
 
-        runner.execute = noting_the_plan  # type: ignore[method-assign, assignment]
+        runner.execute = noting_the_plan  # type: ignore[method-assign]
 
     def step(self) -> StepRow | None:
         """None for a step without work."""
