@@ -114,7 +114,8 @@ def test_a_perfect_draft_model_saves_the_steps_it_should(
 def test_rejected_drafts_leave_no_keys_in_the_draft_model(
     tiny_engine: MakeEngine, tiny_checkpoint: Callable[..., Path]
 ) -> None:
-    """What it drafts is what a draft model would that sees the text for the first time."""
+    """What it drafts is what a draft model would that sees the text for the first time; also after steps without it, as
+    there are while a batch is large."""
 
     def proposer() -> Proposer:
         made = tiny_engine(speculative=tiny_checkpoint(21), num_speculative_tokens=4)._proposer
@@ -127,13 +128,13 @@ def test_rejected_drafts_leave_no_keys_in_the_draft_model(
         return made
 
     used, target = proposer(), sequence([1, 2, 3])
-    for num_kept in (0, 2, 1, 3, 4, 0, 2):
+    for num_kept, num_unasked in ((0, 0), (2, 0), (1, 3), (3, 0), (4, 2), (0, 6), (2, 1), (0, 0)):
         used.propose([target])
         fresh = sequence(target.token_ids)
         proposer().propose([fresh])
         assert target.draft_token_ids == fresh.draft_token_ids
         kept, rejected = target.draft_token_ids[:num_kept], target.draft_token_ids[num_kept:]
-        target.token_ids += [*kept, (rejected[0] + 31) % 64 if rejected else 5]
+        target.token_ids += [*kept, (rejected[0] + 31) % 64 if rejected else 5, *range(7, 7 + num_unasked)]
 
 
 def test_end_of_sequence_among_drafts_ends_the_request(
