@@ -35,6 +35,7 @@ class ModelConfig:
 
     rope: None where positions are learned. qkv_bias, out_bias: of the attention's linears. qk_norm: each query and key
     head is normalised before it is rotated. sliding_window: tokens that a token sees, itself included; None for all.
+    has_tanh_gelu: the perceptron's GELU is the approximation by tanh, where a family has both.
     """
 
     architecture: str
@@ -55,6 +56,7 @@ class ModelConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     sliding_window: int | None = None
+    has_tanh_gelu: bool = False
 
 
 def read_int(raw: Mapping[str, Any], key: str) -> int:

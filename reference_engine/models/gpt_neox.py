@@ -9,7 +9,7 @@ import torch
 
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
-from llmbench.reference_engine.kernels.contract import Kernels
+from llmbench.reference_engine.kernels.contract import ActivationName, Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
 from llmbench.reference_engine.layers.mlp import MLP
 from llmbench.reference_engine.layers.norm import Norm
@@ -17,11 +17,21 @@ from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_
 from llmbench.reference_engine.models.decoder import Decoder, Names
 from llmbench.reference_engine.step_batch import StepBatch
 
+# GPT-NeoX 20B has gelu_fast, Pythia gelu.
+_ACTIVATIONS: dict[str, ActivationName] = {
+    "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """Raises CheckpointError for a setting that this implementation would not honour."""
-    if raw.get("hidden_act", "gelu") != "gelu":
-        raise CheckpointError(f"config.json: hidden_act must be gelu; {raw['hidden_act']!r} was found.")
+    activation = raw.get("hidden_act", "gelu")
+    if activation not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise CheckpointError(f"config.json: hidden_act must be one of {known}; {activation!r} was found.")
     for key in ("use_parallel_residual", "attention_bias"):
         if raw.get(key, True) is not True:
             raise CheckpointError(f"config.json: {key} is only supported as true.")
@@ -45,6 +55,7 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,
+        has_tanh_gelu=_ACTIVATIONS[activation] == "gelu_tanh",
     )
 
 
@@ -53,7 +64,7 @@ class GPTNeoXLayer:
         self.attention_norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
         self.attention = PagedAttention(config, index, dtype, self.attention_norm)
         self.mlp_norm = Norm(config.hidden_size, config.norm_eps, dtype, bias=True)
-        self.mlp = MLP(config, dtype, self.mlp_norm, "gelu")
+        self.mlp = MLP(config, dtype, self.mlp_norm, "gelu_tanh" if config.has_tanh_gelu else "gelu")
 
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
         # The checkpoint has query, key and value of a head together; the kernels want all queries first.

@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", GPT2_SIZES),
     "gpt_neox": ("GPTNeoXForCausalLM", {**SIZES, "rotary_pct": 0.5}),
     "gpt_neox quarter": ("GPTNeoXForCausalLM", SIZES),
+    "gpt_neox 20b's gelu": ("GPTNeoXForCausalLM", {**SIZES, "hidden_act": "gelu_fast"}),
 }
 
 
@@ -136,7 +137,7 @@ def test_checkpoint_of_the_bare_model_loads(oracle: Callable[[str], tuple[Path, 
         ("gpt2", {"activation_function": "relu"}, "activation_function must be gelu_new; 'relu' was found"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "is only supported as false"),
         ("gpt_neox", {"use_parallel_residual": False}, "use_parallel_residual is only supported as true"),
-        ("gpt_neox", {"hidden_act": "relu"}, "hidden_act must be gelu; 'relu' was found"),
+        ("gpt_neox", {"hidden_act": "relu"}, "hidden_act must be one of gelu, gelu_fast, .*; 'relu' was found"),
     ],
 )
 def test_settings_that_would_not_be_honoured_are_refused(
