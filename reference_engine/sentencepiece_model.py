@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.token_bytes import NO_CHARACTER
 
-# What sentencepiece shows for bytes that are no character, or not yet.
-_NO_CHARACTER = "\ufffd"
 # What stands in a piece for a space.
 _SPACE = "\u2581"
 
@@ -37,6 +36,7 @@ class SentencePieceModel:
         self._after = [self._model.eos_id()] if add_eos and self._model.eos_id() >= 0 else []
         self._controls = {self._piece(id_): id_ for id_ in range(self.vocab_size) if self._model.is_control(id_)}
         self._control = re.compile(f"({'|'.join(map(re.escape, self._controls))})") if self._controls else None
+        self._any_text = self._encode("a")
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         if self._control is None:
@@ -53,7 +53,9 @@ class SentencePieceModel:
 
     def token_text(self, token_id: int) -> str:
         is_control = token_id < self.vocab_size and self._model.is_control(token_id)
-        return self._piece(token_id) if is_control else self.decode([token_id])
+        if is_control:
+            return self._piece(token_id)
+        return self.decode([*self._any_text, token_id])[len(self.decode(self._any_text)) :]
 
     @property
     def has_every_byte(self) -> bool:
@@ -69,8 +71,12 @@ class SentencePieceModel:
             return bytes([int(piece.removeprefix("<0x").removesuffix(">"), 16)])
         return b"" if self._model.is_unknown(token_id) else piece.replace(_SPACE, " ").encode()
 
-    def stream(self) -> SentencePieceStream:
-        return SentencePieceStream(self)
+    def token_bytes(self, token_id: int) -> bytes:
+        text = self.token_text(token_id)
+        return self.piece_bytes(token_id) if NO_CHARACTER in text else text.encode()
+
+    def stream(self, before: Sequence[int]) -> SentencePieceStream:
+        return SentencePieceStream(self, before)
 
     def _part(self, text: str) -> list[int]:
         control = self._controls.get(text)
@@ -85,11 +91,12 @@ class SentencePieceModel:
 
 class SentencePieceStream:
     """Token ids one by one to their text. A token's text depends on the ones before it: the first loses its space, and
-    bytes become a character together; so each is decoded behind the last ones that were shown."""
+    bytes become a character together; so each is decoded behind the last ones that were shown. `before` is what the
+    answer's text stands behind."""
 
-    def __init__(self, model: SentencePieceModel) -> None:
+    def __init__(self, model: SentencePieceModel, before: Sequence[int] = ()) -> None:
         self._model = model
-        self._shown: list[int] = []
+        self._shown = list(before)
         self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
@@ -97,7 +104,7 @@ class SentencePieceStream:
         self._pending.append(token_id)
         before = self._model.decode(self._shown)
         text = self._model.decode(self._shown + self._pending)
-        if text.endswith(_NO_CHARACTER):
+        if text.endswith(NO_CHARACTER):
             return ""
         self._shown, self._pending = self._pending if text != before else self._shown + self._pending, []
         return text[len(before) :]

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import DecodeStream
 
+from llmbench.reference_engine.chat_template import ChatTemplate, read_chat_template
 from llmbench.reference_engine.errors import CheckpointError, RequestError
 from llmbench.reference_engine.sentencepiece_model import SentencePieceModel, SentencePieceStream
+from llmbench.reference_engine.token_bytes import NO_CHARACTER, settled_end, spelled_bytes
 
 
 class Tokenizer:
@@ -25,8 +25,7 @@ class Tokenizer:
     def __init__(self, folder: Path) -> None:
         config = _read_config(folder / "tokenizer_config.json")
         self.model = _read_model(folder, config)
-        self._special_texts = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
-        self._chat_template = _read_template(folder, config)
+        self._chat_template: ChatTemplate | None = read_chat_template(folder, config)
 
     @property
     def vocab_size(self) -> int:
@@ -40,30 +39,34 @@ class Tokenizer:
         """Token ids of `text`, by default with what the checkpoint puts around a prompt, such as BOS."""
         return self.model.encode(text, add_special_tokens)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """Token ids of a conversation that ends where the assistant's answer begins.
 
-        Raises RequestError if the checkpoint has no chat template or its template refuses these messages.
+        `variables` are further ones that the template may read. Raises RequestError if the checkpoint has no chat
+        template or its template refuses these messages.
         """
         if self._chat_template is None:
             raise RequestError("This model has no chat template; use /v1/completions with a prompt.")
-        try:
-            text = self._chat_template.render(messages=messages, add_generation_prompt=True, **self._special_texts)
-        except Exception as error:  # a template may do anything to its messages, such as add a text to a number
-            raise RequestError(f"The model's chat template refuses these messages: {error}") from None
         # The template writes the special tokens itself.
-        return self.encode(text, add_special_tokens=False)
+        return self.encode(self._chat_template.render(messages, variables or {}), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
         return self.model.decode(ids)
 
     def token_text(self, token_id: int) -> str:
-        """The text of one token by itself; a part of a character shows as U+FFFD."""
+        """What one token adds to a text that it does not begin; a part of a character shows as U+FFFD."""
         return self.model.token_text(token_id)
 
-    def stream(self) -> Detokenizer | SentencePieceStream:
-        return self.model.stream()
+    def token_bytes(self, token_id: int) -> bytes:
+        """The same in UTF-8, and of a part of a character the bytes that it is."""
+        return self.model.token_bytes(token_id)
+
+    def stream(self, prompt: Sequence[int] = ()) -> Detokenizer | SentencePieceStream:
+        """Of the answer to a prompt: its first word keeps the space before it, which a text's first word has lost."""
+        return self.model.stream(settled_end(self.decode, prompt))
 
 
 class JsonModel:
@@ -76,6 +79,8 @@ class JsonModel:
             raise CheckpointError(f"{path} is not a tokenizer that the tokenizers library can read: {error}") from None
         self._fast.no_truncation()
         self._fast.no_padding()
+        self._before: list[int] = self._fast.encode("a", add_special_tokens=False).ids
+        self._text_before = self._shown(self._before)
 
     @property
     def vocab_size(self) -> int:
@@ -88,26 +93,52 @@ class JsonModel:
         return str(self._fast.decode(list(ids), skip_special_tokens=True))
 
     def token_text(self, token_id: int) -> str:
-        return str(self._fast.decode([token_id], skip_special_tokens=False))
+        return self._shown([*self._before, token_id])[len(self._text_before) :]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        text = self.token_text(token_id)
+        if NO_CHARACTER not in text:
+            return text.encode()
+        return spelled_bytes(str(self._fast.id_to_token(token_id)))
 
     def to_json(self) -> str:
         """All of it, as tokenizer.json has it."""
         return str(self._fast.to_str())
 
-    def stream(self) -> Detokenizer:
-        return Detokenizer(self._fast)
+    def stream(self, before: Sequence[int]) -> Detokenizer:
+        return Detokenizer(self._fast, before)
+
+    def _shown(self, ids: Sequence[int]) -> str:
+        return str(self._fast.decode(list(ids), skip_special_tokens=False))
 
 
 class Detokenizer:
-    """Token ids of one answer, one by one, to its text. What has been returned is never taken back."""
+    """Token ids of one answer, one by one, to its text. What has been returned is never taken back.
 
-    def __init__(self, fast: Any) -> None:
+    `before` is what the answer's text stands behind.
+    """
+
+    def __init__(self, fast: Any, before: Sequence[int] = ()) -> None:
         self._fast = fast
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(list(before), skip_special_tokens=True)
+        self._shown = list(before)  # the tokens of the last text that was returned
+        self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
         """The text that is settled by this token: "" while a character's bytes are not all there."""
-        return self._stream.step(self._fast, token_id) or ""
+        self._pending.append(token_id)
+        try:
+            text = self._stream.step(self._fast, token_id) or ""
+        except Exception:  # the library raises plain Exception
+            # Bytes that were characters are none, now that others have come behind them that fit no character.
+            text = self._decode(self._shown + self._pending)[len(self._decode(self._shown)) :]
+            self._stream = DecodeStream(self._pending, skip_special_tokens=True)
+        if text:
+            self._shown, self._pending = self._pending, []
+        return text
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._fast.decode(list(ids), skip_special_tokens=True))
 
 
 class StopStrings:
@@ -169,32 +200,6 @@ def _read_model(folder: Path, config: Mapping[str, Any]) -> JsonModel | Sentence
     )
 
 
-def _read_template(folder: Path, config: Mapping[str, Any]) -> Template | None:
-    # Newer checkpoints keep it in a file of its own, which goes before the field.
-    file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
-    if not isinstance(source, str):
-        return None
-    try:
-        return _sandbox().from_string(source)
-    except TemplateError as error:
-        raise CheckpointError(f"{folder}: chat_template is not a jinja2 template: {error}") from None
-
-
-def _sandbox() -> ImmutableSandboxedEnvironment:
-    # A checkpoint is a download: its template may not touch anything. Options as Hugging Face renders them.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _refuse
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
@@ -203,10 +208,3 @@ def _read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from None
     return config if isinstance(config, dict) else {}
-
-
-def _text(token: object) -> str:
-    # Older checkpoints store {"content": "<s>", …} in place of the text.
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""

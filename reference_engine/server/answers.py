@@ -17,8 +17,8 @@ from llmbench.reference_engine.server.logs import log
 class Answer(NamedTuple):
     """What one request asked for: some generations, and how to write them down."""
 
-    generations: Sequence[Generating]
-    num_prompt_tokens: int
+    generations: Sequence[Generating]  # as many for each prompt, one prompt after the other
+    prompt_lengths: Sequence[int]
     format: AnswerFormat
     request_id: str
     is_streamed: bool
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
     with_token_ids: bool
 
     def usage(self) -> Usage:
-        return Usage(self.num_prompt_tokens, len(self.generations))
+        return Usage(self.prompt_lengths, len(self.generations) // len(self.prompt_lengths))
 
     def log(self, usage: Usage) -> None:
         """The line of a request that was answered to its end."""
@@ -63,7 +63,8 @@ async def events(answer: Answer) -> AsyncGenerator[list[bytes], None]:
                 opening = answer.format.opening(index)
                 if answer.with_token_ids:
                     prompt_token_ids = answer.generations[index].prompt_token_ids
-            so_far = usage.json() if answer.continuous_usage else None
+            # OpenAI's clients are told in every event that usage will come.
+            so_far = usage.json() if answer.continuous_usage else "null" if answer.include_usage else None
             chunk = answer.format.chunk(index, delta, so_far, prompt_token_ids)
             yield [chunk] if opening is None else [opening, chunk]
     answer.log(usage)

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.server.answers import Answer
-from llmbench.reference_engine.server.errors import ApiError, EngineDiedError, StoppingError, as_api_error
+from llmbench.reference_engine.server.errors import ApiError, BusyError, EngineDiedError, StoppingError, as_api_error
 from llmbench.reference_engine.server.http_responses import StreamResponse, WholeResponse
 from llmbench.reference_engine.server.intake import MAX_BODY_BYTES, Intake
 from llmbench.reference_engine.server.logs import log_failure
@@ -45,7 +45,7 @@ class Service:
         }
         for path, ask in asked.items():
             routes += [Route(path, _by_post(ask), methods=["POST"]), WebSocketRoute(path, _by_websocket(ask))]
-        kinds = (ApiError, RequestError, EngineDiedError, StoppingError, Exception)
+        kinds = (ApiError, RequestError, BusyError, EngineDiedError, StoppingError, Exception)
         handlers: dict[Any, Any] = {HTTPException: _on_http_exception, **dict.fromkeys(kinds, _on_exception)}
         return Starlette(routes=routes, exception_handlers=handlers)
 

@@ -36,7 +36,8 @@ class BeamSearch:
     async def result(self) -> StepOutput:
         """The one output, with the beams. Whoever stops waiting for it ends the search for all who do.
 
-        Raises RequestError if the engine refuses it, EngineDiedError if the engine is gone.
+        Raises RequestError if the engine refuses it, BusyError if it has no room for it by now, EngineDiedError if the
+        engine is gone.
         """
         if self._searching is None:
             self._searching = asyncio.create_task(self._search())
@@ -75,7 +76,7 @@ class BeamGeneration:
         assert output.beams is not None
         beam = output.beams[self._place]
         params = self._search.params
-        detokenizer = self._search.tokenizer.stream()
+        detokenizer = self._search.tokenizer.stream(self.prompt_token_ids)
         stop_strings = StopStrings(params.stop)
         text, stop_reason = stop_strings.push("".join(map(detokenizer.push, beam.token_ids)))
         if stop_reason is None:
@@ -86,8 +87,7 @@ class BeamGeneration:
             token_ids=beam.token_ids,
             logprobs=None,
             num_output_tokens=len(beam.token_ids),
-            # Of the one prompt that was computed for all of them.
-            num_cached_tokens=output.num_cached_tokens if self._place == 0 else 0,
+            num_cached_tokens=output.num_cached_tokens,
             finish_reason=beam.finish_reason,
             stop_reason=last if stop_reason is None and last in params.stop_token_ids else stop_reason,
         )

@@ -24,7 +24,7 @@ from llmbench.reference_engine.server.channel import (
     Submit,
     frame,
 )
-from llmbench.reference_engine.server.errors import EngineDiedError, EngineStartError
+from llmbench.reference_engine.server.errors import BusyError, EngineDiedError, EngineStartError
 from llmbench.reference_engine.server.logs import LogFormat
 
 # The engine notices the closed socket between two steps; a step of a large model's prefill takes its time.
@@ -51,13 +51,15 @@ class Stream:
 class EngineClient(asyncio.Protocol):
     """One engine process. `stats` is how it stood after its last step; `ready` what it said when it was loaded.
 
-    `on_death` is called once if the process ends before `stop`, after every waiting request has been failed.
+    `on_death` is called once if the process ends before `stop`, after every waiting request has been failed. It has
+    room for `max_requests`, running and waiting ones together.
     """
 
-    def __init__(self, on_death: Callable[[], None], log_format: LogFormat = "text") -> None:
+    def __init__(self, on_death: Callable[[], None], max_requests: int, log_format: LogFormat = "text") -> None:
         self.ready: Ready | None = None
         self.stats: EngineStats | None = None
         self._on_death = on_death
+        self._max_requests = max_requests
         self._log_format = log_format
         self._streams: dict[str, Stream] = {}
         self._reader = FrameReader()
@@ -88,6 +90,8 @@ class EngineClient(asyncio.Protocol):
     def submit(
         self, request_id: str, prompt_token_ids: list[int], params: SamplingParams | BeamParams, priority: int
     ) -> Stream:
+        """Raises BusyError: others may have come since the room was looked at."""
+        self.check_room(1)
         stream = Stream()
         if self._transport is None:
             stream.put(EngineDiedError())
@@ -96,6 +100,11 @@ class EngineClient(asyncio.Protocol):
         self._streams[request_id] = stream
         self._send(Submit(request_id, prompt_token_ids, params, priority))
         return stream
+
+    def check_room(self, num_requests: int) -> None:
+        """Raises BusyError if so many more have no room."""
+        if self.num_requests + num_requests > self._max_requests:
+            raise BusyError(self._max_requests)
 
     def finish(self, request_id: str, aborted: bool) -> None:
         """No more of this request is wanted; nothing happens if it is done already."""

@@ -36,6 +36,13 @@ class EngineDiedError(Exception):
     """The engine process ended while it was needed; its own last words are in the log."""
 
 
+class BusyError(Exception):
+    """As many requests are running and waiting as may."""
+
+    def __init__(self, max_requests: int) -> None:
+        super().__init__(f"{max_requests} requests are running or waiting, which is the limit; try again later.")
+
+
 class StoppingError(Exception):
     """The server was told to stop, and the time for running requests is over."""
 
@@ -51,6 +58,8 @@ def as_api_error(error: Exception) -> ApiError:
             return error
         case RequestError():
             return ApiError(HTTPStatus.BAD_REQUEST, str(error))
+        case BusyError():
+            return ApiError(HTTPStatus.TOO_MANY_REQUESTS, str(error), retry_after_s=1)
         case EngineDiedError():
             return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "The engine ended unexpectedly; the server is stopping.")
         case StoppingError():

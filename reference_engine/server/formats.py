@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
 from abc import ABC, abstractmethod
@@ -10,19 +11,27 @@ from typing import Any
 
 from llmbench.reference_engine.sampling import TokenLogprobs
 from llmbench.reference_engine.server.generation import Delta
+from llmbench.reference_engine.token_bytes import NO_CHARACTER
 from llmbench.reference_engine.tokenizer import Tokenizer
 
 DONE = b"[DONE]"
 
+_decoder = codecs.getincrementaldecoder("utf-8")
+
 
 class Usage:
-    """Token counts over all choices of one HTTP request, each prompt counted once, and the time since this was made."""
+    """Token counts over all choices of one HTTP request, so many for each prompt, and the time since this was made.
 
-    def __init__(self, num_prompt_tokens: int, num_choices: int) -> None:
-        self.num_prompt_tokens = num_prompt_tokens
+    A prompt counts once, and what the cache had of it is what the first of its choices to be computed found there: the
+    others find all of it.
+    """
+
+    def __init__(self, prompt_lengths: Sequence[int], num_each: int) -> None:
+        self.num_prompt_tokens = sum(prompt_lengths)
         self._begun_ns = time.perf_counter_ns()
-        self._num_output_tokens = [0] * num_choices
-        self._num_cached_tokens = [0] * num_choices
+        self._num_each = num_each
+        self._num_output_tokens = [0] * (len(prompt_lengths) * num_each)
+        self._num_cached_tokens: dict[int, int] = {}  # by the number of the prompt
         self._num_draft_tokens = 0
         self._num_accepted_tokens = 0
         self._first_ns: int | None = None
@@ -31,7 +40,10 @@ class Usage:
         if self._first_ns is None:
             self._first_ns = time.perf_counter_ns()
         self._num_output_tokens[index] = delta.num_output_tokens
-        self._num_cached_tokens[index] = delta.num_cached_tokens
+        prompt = index // self._num_each
+        self._num_cached_tokens[prompt] = min(
+            delta.num_cached_tokens, self._num_cached_tokens.get(prompt, delta.num_cached_tokens)
+        )
         self._num_draft_tokens += delta.num_draft_tokens
         self._num_accepted_tokens += delta.num_accepted_tokens
 
@@ -42,7 +54,7 @@ class Usage:
         return {
             "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": sum(self._num_output_tokens),
-            "cached_tokens": sum(self._num_cached_tokens),
+            "cached_tokens": sum(self._num_cached_tokens.values()),
             "choices": len(self._num_output_tokens),
             "first_token_ms": round((first_ns - self._begun_ns) / 1e6, 1),
             "duration_ms": round((now_ns - self._begun_ns) / 1e6, 1),
@@ -53,7 +65,7 @@ class Usage:
         return (
             f'{{"prompt_tokens":{self.num_prompt_tokens},"total_tokens":{self.num_prompt_tokens + num_output_tokens},'
             f'"completion_tokens":{num_output_tokens},'
-            f'"prompt_tokens_details":{{"cached_tokens":{sum(self._num_cached_tokens)}}}{self._speculation_json()}}}'
+            f'"prompt_tokens_details":{{"cached_tokens":{sum(self._num_cached_tokens.values())}}}{self._speculation_json()}}}'
         )
 
     def _speculation_json(self) -> str:
@@ -134,8 +146,9 @@ class CompletionFormat(AnswerFormat):
         self, request_id: str, model: str, tokenizer: Tokenizer, with_token_ids: bool, num_choices: int
     ) -> None:
         super().__init__(request_id, model, tokenizer, with_token_ids)
-        # Where the next token begins in the text of each choice.
+        # Where the next token begins in the text of each choice, and the characters that are not complete there.
         self._offsets = [0] * num_choices
+        self._characters = [_decoder("replace") for _ in range(num_choices)]
 
     def _chunk_choice(self, index: int, delta: Delta) -> str:
         logprobs = "null" if delta.logprobs is None else self._logprobs(index, delta.logprobs)
@@ -148,13 +161,12 @@ class CompletionFormat(AnswerFormat):
         return f'{{"index":{index},"text":{text},"logprobs":{logprobs},'
 
     def _logprobs(self, index: int, entries: Sequence[TokenLogprobs]) -> str:
-        text_of = self._tokenizer.token_text
-        tops = [{text_of(token_id): _finite(logprob) for token_id, logprob in _best(entry)} for entry in entries]
-        tokens = [text_of(entry.token_id) for entry in entries]
+        tops = [{self._name(token_id): _finite(logprob) for token_id, logprob in _best(entry)} for entry in entries]
+        tokens = [self._name(entry.token_id) for entry in entries]
         offsets = []
-        for token in tokens:
+        for entry in entries:
             offsets.append(self._offsets[index])
-            self._offsets[index] += len(token)
+            self._offsets[index] += len(self._characters[index].decode(self._tokenizer.token_bytes(entry.token_id)))
         return json.dumps(
             {
                 "text_offset": offsets,
@@ -163,6 +175,13 @@ class CompletionFormat(AnswerFormat):
                 "top_logprobs": tops,
             }
         )
+
+    def _name(self, token_id: int) -> str:
+        """The token's text; or its bytes where they are no text, as OpenAI has it: names that differ for each token."""
+        text = self._tokenizer.token_text(token_id)
+        if NO_CHARACTER not in text:
+            return text
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self._tokenizer.token_bytes(token_id))
 
 
 class ChatFormat(AnswerFormat):
@@ -197,8 +216,8 @@ class ChatFormat(AnswerFormat):
         return json.dumps({"content": content})
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text = self._tokenizer.token_text(token_id)
-        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
+        text, spelled = self._tokenizer.token_text(token_id), self._tokenizer.token_bytes(token_id)
+        return {"token": text, "logprob": _finite(logprob), "bytes": list(spelled)}
 
 
 def _best(entry: TokenLogprobs) -> list[tuple[int, float]]:

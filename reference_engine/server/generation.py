@@ -71,10 +71,11 @@ class Generation:
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """One per step that brought a token. If it is left before its end, the engine forgets the request.
 
-        Raises RequestError if the engine refuses it, EngineDiedError if the engine is gone.
+        Raises RequestError if the engine refuses it, BusyError if it has no room for it by now, EngineDiedError if the
+        engine is gone.
         """
         request_id = next_request_id()
-        detokenizer = self._tokenizer.stream()
+        detokenizer = self._tokenizer.stream(self.prompt_token_ids)
         num_output_tokens = 0
         finish_reason: str | None = None
         clock = RequestClock(self._metrics, len(self.prompt_token_ids))

@@ -136,7 +136,7 @@ async def _replies(answer: Answer) -> AsyncGenerator[bytes, None]:
     async with aclosing(merged(answer.generations)) as arriving:
         async for index, delta in arriving:
             usage.note(index, delta)
-            yield _reply(index, delta, answer.num_prompt_tokens)
+            yield _reply(index, delta, sum(answer.prompt_lengths))
     answer.log(usage)
 
 

@@ -35,15 +35,14 @@ Body = TypeVar("Body", bound=BaseModel)
 class Intake:
     """What every route asks. `engine.ready` is None while the model is being loaded.
 
-    A request that would make more than `max_requests` running and waiting ones is refused with 429; with `is_draining`
-    every request is refused with 503. Raises ApiError or RequestError for a request that is not to be answered.
+    A request for which the engine has no room is refused with 429; with `is_draining` every request is refused with
+    503. Raises ApiError, BusyError or RequestError for a request that is not to be answered.
     """
 
     engine: EngineClient
     tokenizer: Tokenizer
     metrics: ServerMetrics
     model_name: str
-    max_requests: int
     is_draining: bool = False
 
     async def completion(self, content: bytes, request_id: str) -> Answer:
@@ -69,7 +68,7 @@ class Intake:
         body.check_best_of()
         messages = [message.for_template() for message in body.messages]
         try:
-            prompt = await asyncio.to_thread(self.tokenizer.encode_chat, messages)
+            prompt = await asyncio.to_thread(self.tokenizer.encode_chat, messages, body.chat_template_kwargs)
         except RequestError as error:
             raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), "messages") from None
         max_tokens = body.token_limit
@@ -96,9 +95,7 @@ class Intake:
         prompt."""
         each_params = [params] if isinstance(params, BeamParams) else params
         num_seats = params.width if isinstance(params, BeamParams) else len(params)
-        if self.engine.num_requests + len(prompts) * num_seats > self.max_requests:
-            message = f"{self.max_requests} requests are running or waiting, which is the limit; try again later."
-            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after_s=1)
+        self.engine.check_room(len(prompts) * num_seats)
         # All of them before any: a stream that has begun can no longer be refused.
         assert self.engine.ready is not None
         for prompt in prompts:
@@ -106,7 +103,7 @@ class Intake:
                 self.engine.ready.limits.check(prompt, each.max_tokens, each.named_token_ids)
         return Answer(
             generations=[generation for prompt in prompts for generation in self._generations(prompt, params, body)],
-            num_prompt_tokens=sum(map(len, prompts)),
+            prompt_lengths=[len(prompt) for prompt in prompts],
             format=answer_format,
             request_id=request_id,
             is_streamed=body.stream,

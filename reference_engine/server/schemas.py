@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     StringConstraints,
+    model_validator,
 )
 
 from llmbench.reference_engine.beam_search import BeamParams
@@ -80,17 +82,35 @@ _NOT_FOR_BEAMS = (
 )
 
 
-class StreamOptions(BaseModel):
-    model_config = STRICT
+def _tell_of_nulls(schema: dict[str, Any]) -> None:
+    """Modifies the JSON schema: what may be left out may be null."""
+    for name, field in schema["properties"].items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
+            told = {key: field.pop(key) for key in ("default", "title") if key in field}
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **told}
 
+
+class Body(BaseModel):
+    """A null is a parameter left out: so OpenAI's interface has it, and clients write one for what they do not set."""
+
+    model_config = STRICT | ConfigDict(json_schema_extra=_tell_of_nulls)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in data.items() if value is not None or name not in optional}
+
+
+class StreamOptions(Body):
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class GenerationBody(BaseModel):
+class GenerationBody(Body):
     """What both endpoints take. The defaults are vLLM's."""
-
-    model_config = STRICT
 
     model: str
     temperature: Annotated[float, Field(ge=0)] = 1.0
@@ -252,6 +272,8 @@ class ChatBody(GenerationBody):
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
+    # What the model's template may read besides, such as Qwen3's enable_thinking.
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def token_limit(self) -> int | None:

@@ -81,10 +81,10 @@ class _Server:
 
     async def run(self, listener: socket.socket) -> int:
         name = self._server.model_name
-        engine = EngineClient(self._on_death, self._server.log_format)
-        metrics = ServerMetrics(name, lambda: engine.stats)
         max_requests = self._config.max_num_seqs + self._server.max_waiting
-        intake = Intake(engine, self._tokenizer, metrics, name, max_requests)
+        engine = EngineClient(self._on_death, max_requests, self._server.log_format)
+        metrics = ServerMetrics(name, lambda: engine.stats)
+        intake = Intake(engine, self._tokenizer, metrics, name)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 Service(intake).make_app(),

@@ -59,7 +59,7 @@ class TritonPythonModel:
             except RequestError as error:
                 _refuse(sender, error)
                 continue
-            answer = _Answer(sender, question, self._tokenizer, len(prompt_token_ids), self._first_token_took)
+            answer = _Answer(sender, question, self._tokenizer, prompt_token_ids, self._first_token_took)
             # Ours and not the client's: two of its requests may carry the same id at the same time.
             self._engine.submit(str(next(self._request_numbers)), prompt_token_ids, question.params, answer.take)
 
@@ -86,16 +86,16 @@ class _Answer:
         sender: Any,
         question: Question,
         tokenizer: Tokenizer,
-        num_prompt_tokens: int,
+        prompt_token_ids: list[int],
         first_token_took: Callable[[float], None],
     ) -> None:
         self._accepted_s = time.perf_counter()
         self._first_token_took = first_token_took
         self._sender = sender
         self._question = question
-        self._detokenizer = tokenizer.stream()
+        self._detokenizer = tokenizer.stream(prompt_token_ids)
         self._stop = question.stop_strings()
-        self._num_prompt_tokens = num_prompt_tokens
+        self._num_prompt_tokens = len(prompt_token_ids)
         self._num_steps = 0
         self._held_text = ""
         self._held_tokens = 0

@@ -19,6 +19,19 @@ class Names:
     def token_text(self, token_id: int) -> str:
         return f"<{token_id}>"
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return self.token_text(token_id).encode()
+
+
+class Crab:
+    """A tokenizer whose tokens 0 to 3 are the bytes of one character, and 4 a word."""
+
+    def token_text(self, token_id: int) -> str:
+        return " sea" if token_id == 4 else "\ufffd"
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b" sea" if token_id == 4 else "🦀".encode()[token_id : token_id + 1]
+
 
 def completion(with_token_ids: bool = True) -> CompletionFormat:
     return CompletionFormat('id"1', "mödel", Names(), with_token_ids, num_choices=2)  # type: ignore[arg-type]
@@ -54,7 +67,7 @@ def test_any_text_survives_both_formats(text: str, stop: str | int | None) -> No
 @pytest.mark.parametrize("made", [completion(), chat()])
 def test_whole_answer_is_the_sum_of_its_deltas(made: AnswerFormat) -> None:
     deltas = [delta("a", logprobs=True), delta("", logprobs=True), delta("b", end="length", logprobs=True)]
-    usage = Usage(num_prompt_tokens=4, num_choices=1)
+    usage = Usage([4], 1)
     usage.note(0, deltas[-1])
     answer = json.loads(made.whole([made.whole_choice(0, deltas, [1, 2, 3, 4])], usage.json()))
     (choice,) = answer["choices"]
@@ -70,7 +83,7 @@ def test_whole_answer_is_the_sum_of_its_deltas(made: AnswerFormat) -> None:
 
 
 def test_usage_tells_how_drafts_fared() -> None:
-    usage = Usage(num_prompt_tokens=4, num_choices=1)
+    usage = Usage([4], 1)
     for num_accepted in (3, 1):
         usage.note(0, delta("a")._replace(num_draft_tokens=4, num_accepted_tokens=num_accepted))
     assert json.loads(usage.json())["completion_tokens_details"] == {
@@ -92,3 +105,25 @@ def test_impossible_token_has_a_number_that_json_can_say() -> None:
 def test_chat_opens_with_its_role_and_completions_with_nothing() -> None:
     assert event(chat().opening(0))["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert completion().opening(0) is None
+
+
+def test_cached_tokens_of_a_prompt_count_once() -> None:
+    """Two answers to each of two prompts: the second answer finds what the first has had computed."""
+    usage = Usage([40, 30], 2)
+    for index, cached in enumerate((16, 32, 0, 16)):
+        usage.note(index, delta("a")._replace(num_cached_tokens=cached))
+    assert json.loads(usage.json())["prompt_tokens_details"] == {"cached_tokens": 16}
+    assert json.loads(usage.json())["prompt_tokens"] == 70
+
+
+def test_parts_of_a_character_have_names_offsets_and_bytes_of_their_own() -> None:
+    entries = [TokenLogprobs(part, -0.5, ((0, -0.5), (1, -1.0), (2, -2.0))) for part in (0, 1, 2, 3, 4, 4)]
+    told = Delta("", [0, 1, 2, 3, 4, 4], entries, 6, 0, "length", None)
+    made = CompletionFormat("id", "m", Crab(), False, num_choices=1)  # type: ignore[arg-type]
+    logprobs = json.loads(made.whole([made.whole_choice(0, [told], [])], "null"))["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["bytes:\\xf0", "bytes:\\x9f", "bytes:\\xa6", "bytes:\\x80", " sea", " sea"]
+    assert [len(top) for top in logprobs["top_logprobs"]] == [3, 3, 3, 4, 4, 4]
+    assert logprobs["text_offset"] == [0, 0, 0, 0, 1, 5]  # of "🦀 sea sea"
+    chat_format = ChatFormat("id", "m", Crab(), False)  # type: ignore[arg-type]
+    content = event(chat_format.chunk(0, told, None, None))["choices"][0]["logprobs"]["content"]
+    assert bytes(byte for token in content for byte in token["bytes"]).decode() == "🦀 sea sea"

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.reference_engine.errors import CheckpointError, RequestError
 from llmbench.reference_engine.models.checkpoint_layout import BOS, EOS, train_tokenizer
 from llmbench.reference_engine.models.synthetic_text import lines
 from llmbench.reference_engine.tokenizer import StopStrings, Tokenizer
@@ -92,41 +91,3 @@ def test_without_stop_strings_nothing_is_held_back() -> None:
 def test_prompt_begins_with_bos_unless_refused(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("word")[0] == 0
     assert tokenizer.encode("word")[1:] == tokenizer.encode("word", add_special_tokens=False)
-
-
-MESSAGES = [{"role": "user", "content": "Say <s>"}]
-
-
-def test_chat_template_sees_messages_and_special_tokens(tmp_path: Path) -> None:
-    template = (
-        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
-        "{% if add_generation_prompt %} >{% endif %}"
-    )
-    tokenizer = write(tmp_path, chat_template=template)
-    assert tokenizer.decode(tokenizer.encode_chat([{"role": "user", "content": "Hello"}])) == "[user] Hello >"
-    assert tokenizer.encode_chat(MESSAGES)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("template", "says"),
-    [
-        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{{ messages[5].content }}", "refuses these messages"),
-        ("{{ ''.__class__.__mro__ }}", "refuses these messages"),
-        ("{{ messages.append(1) }}", "refuses these messages"),
-    ],
-)
-def test_template_that_refuses_or_reaches_out_fails_the_request_alone(tmp_path: Path, template: str, says: str) -> None:
-    tokenizer = write(tmp_path, chat_template=template)
-    with pytest.raises(RequestError, match=says):
-        tokenizer.encode_chat(MESSAGES)
-
-
-def test_model_without_a_template_says_so(tokenizer: Tokenizer) -> None:
-    with pytest.raises(RequestError, match="has no chat template; use /v1/completions"):
-        tokenizer.encode_chat(MESSAGES)
-
-
-def test_template_that_is_no_template_is_a_checkpoint_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="chat_template"):
-        write(tmp_path, chat_template="{% for %}")
