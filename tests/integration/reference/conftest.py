@@ -72,6 +72,12 @@ class Server:
             assert time.monotonic() < give_up, f"{name} stayed at {seen}, not {value}"
             time.sleep(0.02)
 
+    def wait_until_draining(self, timeout_s: float = 20) -> None:
+        give_up = time.monotonic() + timeout_s
+        while self.ask("/health").status != 503:
+            assert time.monotonic() < give_up, "the signal was not heard"
+            time.sleep(0.01)
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=20)

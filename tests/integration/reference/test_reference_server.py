@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
+USER = [{"role": "user", "content": "Hi"}]
 GREEDY = {"temperature": 0, "extra_body": {"ignore_eos": True}}
 
 
@@ -149,6 +151,61 @@ def test_usage_grows_with_every_event_if_asked(server) -> None:
     counts = [event["usage"]["completion_tokens"] for event in events(reply.body)]
     assert counts == [1, 2, 3, 4, 5, 5]
     assert reply.headers["content-type"].startswith("text/event-stream")
+
+
+def test_events_say_that_usage_will_come(server) -> None:
+    """As OpenAI's do: null in all but the last."""
+    body = {"model": "tiny", "max_tokens": 3, "ignore_eos": True, "stream": True}
+    for path, asked in (("completions", {"prompt": "a"}), ("chat/completions", {"messages": USER})):
+        told = {**body, **asked, "stream_options": {"include_usage": True}}
+        *chunks, last = events(server.ask(f"/v1/{path}", told).body)
+        *plain, _ = events(server.ask(f"/v1/{path}", {**body, **asked}).body)
+        assert last["usage"]["completion_tokens"] == 3
+        # A role comes before there is anything to count.
+        chunks = [chunk for chunk in chunks if "role" not in chunk["choices"][0].get("delta", ())]
+        assert [chunk["usage"] for chunk in chunks] == [None] * 3
+        assert not any("usage" in chunk for chunk in plain)
+
+
+def test_cached_tokens_are_never_more_than_the_prompt_has(server) -> None:
+    prompt = [100 + token for token in range(70)]
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 2, "n": 4, "ignore_eos": True}
+    cold, warm = (server.ask("/v1/completions", body).json()["usage"] for _ in range(2))
+    assert cold["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert warm["prompt_tokens_details"] == {"cached_tokens": 64}
+    assert warm["prompt_tokens"] == 70
+
+
+def test_null_is_a_parameter_left_out(server) -> None:
+    asked = {"model": "tiny", "max_tokens": 4, "seed": 3, "ignore_eos": True}
+    nulls: dict[str, None] = dict.fromkeys(
+        ("temperature", "top_p", "n", "stream", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "user")
+    )
+    for path, more, also in (
+        ("completions", {"prompt": "a"}, ("echo", "suffix", "best_of", "logprobs")),
+        ("chat/completions", {"messages": USER}, ("logprobs", "top_logprobs", "response_format")),
+    ):
+        replies = [server.ask(f"/v1/{path}", {**asked, **more, **given}) for given in ({}, nulls | dict.fromkeys(also))]
+        assert replies[1].status == 200, replies[1].body
+        assert replies[0].json()["choices"] == replies[1].json()["choices"]
+    refused = server.ask("/v1/completions", {**asked, "prompt": None})
+    assert refused.json()["error"]["param"] == "prompt"
+
+
+def test_template_reads_the_requests_own_variables(start_server, tiny_model, tmp_path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{% if not thinks %}quick{% endif %}{{ messages[0].content }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    server = start_server(folder)
+    body = {"model": "tiny", "messages": USER, "max_tokens": 1, "return_token_ids": True}
+
+    def prompt(**fields: object) -> list[int]:
+        return server.ask("/v1/chat/completions", {**body, **fields}).json()["choices"][0]["prompt_token_ids"]
+
+    assert len(prompt(chat_template_kwargs={"thinks": True})) < len(prompt())
+    server.stop()
 
 
 def test_token_ids_come_with_the_text_if_asked(server) -> None:

@@ -106,6 +106,20 @@ def test_one_request_too_many_is_told_to_come_back(start_server, tiny_model) -> 
     assert "client left" in [line["event"] for line in lines]
 
 
+def test_requests_that_come_at_once_do_not_slip_by_the_limit(start_server, tiny_model) -> None:
+    server = start_server(tiny_model, "--max-num-seqs", "1", "--max-waiting", "1")
+    server.process.send_signal(signal.SIGSTOP)  # so that it finds all of them when it looks
+    connections = [open_request(server, {**LONG, "max_tokens": 60}) for _ in range(12)]
+    server.process.send_signal(signal.SIGCONT)
+    responses = [connection.getresponse() for connection in connections]
+    assert sorted(response.status for response in responses) == [200] * 2 + [429] * 10
+    assert {response.headers["retry-after"] for response in responses if response.status == 429} == {"1"}
+    server.wait_for("llmbench:kv_blocks_used", 0)
+    for connection in connections:
+        connection.close()
+    assert "Traceback" not in server.log
+
+
 def test_killed_server_leaves_no_engine(start_server, tiny_model) -> None:
     server = start_server(tiny_model)
     engine_pid = server.engine_pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -124,6 +125,43 @@ def test_websocket_client_that_says_nothing_harms_nobody(server) -> None:
     assert server.ask("/v1/completions", BODY).status == 200
     silent.socket.close()
     assert server.ask("/health").status == 200
+    assert "Traceback" not in server.log
+
+
+def test_websocket_answer_is_finished_within_the_drain_time_and_no_other_begun(start_server, tiny_model) -> None:
+    server = start_server(tiny_model, "--drain-s", "60")
+    caller = Caller(server.url, "/v1/completions")
+    caller.say(TextMessage(data=json.dumps(LONG)))
+    messages = caller.messages()
+    next(messages)
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_until_draining()
+    late = Caller(server.url, "/v1/completions")
+    late.say(TextMessage(data=json.dumps(BODY)))
+    (refusal,) = late.messages()
+    assert json.loads(refusal)["error"]["message"] == "The server is stopping."
+    assert late.code == 1013
+    *rest, done = messages
+    assert (len(rest), done, caller.code) == (479, "[DONE]", 1000)
+    assert server.process.wait(timeout=20) == 0
+
+
+def test_grpc_answer_is_finished_within_the_drain_time_and_no_other_begun(start_server, tiny_model, described) -> None:
+    server = start_server(tiny_model, "--drain-s", "60", "--grpc-port", "0")
+    port = server.log.split("serving gRPC on port ")[1].split()[0]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        client = Grpc(channel, described)
+        replies = client.generate(client.message(model="tiny", prompt="a", max_tokens=480, ignore_eos=True))
+        next(replies)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until_draining()
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(client, prompt="a")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ("retry-after", "1") in [(key, value) for key, value in caught.value.trailing_metadata()]
+        *_, last = replies
+    assert (last.completion_tokens, last.finish_reason) == (480, "length")
+    assert server.process.wait(timeout=20) == 0
     assert "Traceback" not in server.log
 
 
