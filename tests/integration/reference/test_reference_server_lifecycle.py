@@ -108,8 +108,13 @@ def test_one_request_too_many_is_told_to_come_back(start_server, tiny_model) -> 
 
 def test_requests_that_come_at_once_do_not_slip_by_the_limit(start_server, tiny_model) -> None:
     server = start_server(tiny_model, "--max-num-seqs", "1", "--max-waiting", "1")
+    connections = [server.connect() for _ in range(12)]
+    for connection in connections:
+        connection.request("GET", "/health")
+        connection.getresponse().read()
     server.process.send_signal(signal.SIGSTOP)  # so that it finds all of them when it looks
-    connections = [open_request(server, {**LONG, "max_tokens": 60}) for _ in range(12)]
+    for connection in connections:
+        connection.request("POST", "/v1/completions", json.dumps({**LONG, "max_tokens": 60}))
     server.process.send_signal(signal.SIGCONT)
     responses = [connection.getresponse() for connection in connections]
     assert sorted(response.status for response in responses) == [200] * 2 + [429] * 10
