@@ -76,7 +76,8 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
     async def _generate(self, content: bytes, context: Any) -> AsyncIterator[bytes]:
-        request_id = uuid.uuid4().hex
+        request_id = _request_id(context)
+        await context.send_initial_metadata((("x-request-id", request_id),))
         try:
             body, is_chat = read_request(content)
             answer = await (self._intake.chat if is_chat else self._intake.completion)(body, request_id)
@@ -88,6 +89,12 @@ class GrpcServer:
             code = _CODES.get(failure.status, grpc.StatusCode.INVALID_ARGUMENT)
             log_failure(request_id, f"{SERVICE}/Generate", failure, error)
             await context.abort(code, failure.message, tuple(failure.headers.items()))
+
+
+def _request_id(context: Any) -> str:
+    """The client's x-request-id, or one made here, as by HTTP."""
+    told = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    return told.get("x-request-id") or uuid.uuid4().hex
 
 
 def read_request(content: bytes) -> tuple[bytes, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import sys
@@ -144,7 +145,8 @@ class _Server:
 
     def _on_signal(self, number: int, intake: Intake) -> None:
         if intake.is_draining:  # told twice: now
-            self._uvicorn.handle_exit(number, None)
+            self._uvicorn.force_exit = self._uvicorn.should_exit
+            self._uvicorn.should_exit = True
             return
         intake.is_draining = True
         self._draining = asyncio.create_task(self._drain(intake.engine))
@@ -157,6 +159,10 @@ class _Server:
         while engine.num_requests and loop.time() < give_up and not self._uvicorn.should_exit:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
         engine.fail_all(StoppingError())
+        if not self._uvicorn.should_exit:
+            # The answers are there; clients that read them slowly get what is left of the time.
+            left_s = math.ceil(give_up - loop.time())
+            self._uvicorn.config.timeout_graceful_shutdown = max(left_s, _BEYOND_DRAIN_S)
         self._uvicorn.should_exit = True
 
     def _on_death(self) -> None:

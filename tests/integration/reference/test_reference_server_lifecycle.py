@@ -73,6 +73,28 @@ def test_a_running_answer_is_finished_within_the_drain_time(start_server, tiny_m
     connection.close()
 
 
+def test_a_client_that_reads_slowly_gets_all_of_its_answer(start_server, tiny_model) -> None:
+    """More than the sockets hold, and computed long before it is read."""
+    server = start_server(tiny_model, "--drain-s", "60")
+    connection = server.connect()
+    connection.sock = socket.socket()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.sock.connect((connection.host, connection.port))
+    body = {**LONG, "max_tokens": 250, "n": 16, "logprobs": 20, "stream": True}
+    connection.request("POST", "/v1/completions", json.dumps(body))
+    wait_until(lambda: server.gauge("vllm:num_requests_running") == 16)
+    wait_until(lambda: server.gauge("vllm:num_requests_running") == 0)
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: is_closed(server))
+    time.sleep(3)  # what is not sent would be cut off by now
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+    answer = connection.getresponse().read()
+    assert len(answer) > 4_000_000
+    assert answer.endswith(b"data: [DONE]\n\n")
+    connection.close()
+    assert server.process.wait(timeout=20) == 0
+
+
 def test_told_twice_to_stop_it_stops_at_once(start_server, tiny_model) -> None:
     server = start_server(tiny_model)
     connection = open_request(server, {**LONG, "stream": True})
@@ -200,6 +222,14 @@ def test_bad_settings_are_one_sentence(serve_command, tiny_model, options, says)
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def is_closed(server) -> bool:
+    try:
+        server.ask("/health")
+    except ConnectionError:
+        return True
+    return False
 
 
 def is_gone(pid: int) -> bool:

@@ -225,6 +225,17 @@ def test_grpc_replies_are_the_tokens_of_http(grpc_server, client) -> None:
     assert "".join(reply.text for reply in by_ids) == told["choices"][0]["text"]
 
 
+def test_grpc_request_id_is_echoed_or_made_and_logged(grpc_server, client) -> None:
+    request = client.message(model="tiny", prompt="a", max_tokens=1)
+    call = client.generate(request, metadata=(("x-request-id", "mine-7"),))
+    list(call)
+    assert ("x-request-id", "mine-7") in call.initial_metadata()
+    assert "request_id=mine-7" in grpc_server.log
+    call = client.generate(request)
+    list(call)
+    assert dict(call.initial_metadata())["x-request-id"]
+
+
 def test_grpc_chats_and_takes_further_fields(grpc_server, client) -> None:
     messages = [{"role": "user", "content": "Hi"}]
     bias = {"logit_bias": {"77": 100}}
