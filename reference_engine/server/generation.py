@@ -75,7 +75,9 @@ class Generation:
         engine is gone.
         """
         request_id = next_request_id()
-        detokenizer = self._tokenizer.stream(self.prompt_token_ids)
+        # The form of an answer says how it begins, as a text by itself.
+        is_apart = self._params.grammar is not None
+        detokenizer = self._tokenizer.stream([] if is_apart else self.prompt_token_ids)
         num_output_tokens = 0
         finish_reason: str | None = None
         clock = RequestClock(self._metrics, len(self.prompt_token_ids))

@@ -138,4 +138,7 @@ def test_checkpoint_with_a_tokenizer_model_alone_keeps_a_form_too(start_server, 
         (choice,) = reply.json()["choices"]
         assert choice["finish_reason"] == "stop"
         jsonschema.validate(json.loads(choice["text"]), SCHEMA)
+        # To the letter: the form has no space before its first word, as an answer behind a prompt may have one.
+        reply = server.ask("/v1/completions", {**BODY, "seed": seed, "guided_regex": "[a-z]{3}"})
+        assert re.fullmatch("[a-z]{3}", reply.json()["choices"][0]["text"])
     assert server.stop() == 0

@@ -80,7 +80,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer(start_server, tiny_mo
     connection.sock = socket.socket()
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.sock.connect((connection.host, connection.port))
-    body = {**LONG, "max_tokens": 250, "n": 16, "logprobs": 20, "stream": True}
+    body = {**LONG, "max_tokens": 400, "n": 16, "logprobs": 20, "stream": True}
     connection.request("POST", "/v1/completions", json.dumps(body))
     wait_until(lambda: server.gauge("vllm:num_requests_running") == 16)
     wait_until(lambda: server.gauge("vllm:num_requests_running") == 0)
