@@ -83,7 +83,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer(start_server, tiny_mo
     body = {**LONG, "max_tokens": 400, "n": 16, "logprobs": 20, "stream": True}
     connection.request("POST", "/v1/completions", json.dumps(body))
     wait_until(lambda: server.gauge("vllm:num_requests_running") == 16)
-    wait_until(lambda: server.gauge("vllm:num_requests_running") == 0)
+    wait_until(lambda: server.gauge("vllm:num_requests_running") == 0, timeout_s=100)
     server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: is_closed(server))
     time.sleep(3)  # what is not sent would be cut off by now
