@@ -122,6 +122,8 @@ class _Session:
         self._crew = crew
         self._trials: list[TrialManifest] = []
         self._not_started: dict[str, EngineStartError] = {}
+        # Engines that ended by themselves and are not to be started again.
+        self._left_out: set[str] = set()
         self._findings: list[Finding] = []
         self._saw_broken_connections = False
         # Engines whose count of a few prompts was looked at.
@@ -147,7 +149,7 @@ class _Session:
             for trial in trials:
                 if interrupts.stop.is_set():
                     break
-                if trial.engine.label not in self._not_started:
+                if trial.engine.label not in self._not_started and trial.engine.label not in self._left_out:
                     self._recorder.check()
                     self._run_trial(trial, keeper, interrupts.stop)
             if finder is not None:
@@ -225,6 +227,9 @@ class _Session:
             self._tell_trials()
         if (ending := keeper.ending(wait_s=_DYING_S if self._saw_broken_connections else 0)) is not None:
             hint = "; its log has the reason" if trial.engine.url is None else ""
+            if trial.engine.restart is False:
+                self._left_out.add(label)
+                hint += ", and its later rounds were left out (restart: false)"
             self._findings.append(Finding(f"{label} {ending} during {where}{hint}.", invalid=True))
 
     def _count_prompts(self, trial: Trial, endpoint: Endpoint) -> None:

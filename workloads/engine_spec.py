@@ -92,6 +92,11 @@ class EngineFields(Frozen):
     startup_timeout_s: Positive = Field(
         default=120.0, description="How long it may take until it answers its readiness check, in s; default 120."
     )
+    restart: bool | None = Field(
+        default=None,
+        description="false: after it has ended by itself, its later rounds are left out; default null, it is started "
+        "again for them.",
+    )
     metrics_url: Annotated[str, AfterValidator(_metrics_url)] | None = Field(
         default=None,
         description="Where its Prometheus metrics are, as http://host:port/metrics; default where such an engine has "
@@ -108,6 +113,8 @@ class EngineFields(Frozen):
     def _check_url(self) -> Self:
         if self.prefix is not None and self.url is not None:
             refuse("prefix", "a server with a url runs already, and nothing can be put before its command line")
+        if self.restart is not None and self.url is not None:
+            refuse("restart", "a server with a url is not started here, the first time or again")
         if self.tls_ca is not None and not (self.url or "").startswith(("https:", "grpcs:", "wss:")):
             refuse("tls_ca", "there is nothing to trust without TLS: give an https://, grpcs:// or wss:// url with it")
         return self

@@ -23,3 +23,14 @@ def test_killed_in_mid_stream_it_is_started_again_for_its_next_round(workplace: 
     killed = run_and_kill(workplace, "reference", "mid-stream", model=MODEL, settings=SETTINGS, rounds=2)
     assert_killed_while_serving(killed, "truncated", "connect")
     assert any(row["output_tokens"] for row in killed.victim[0] if row["error_kind"] == "truncated")
+
+
+def test_killed_and_not_to_be_restarted_its_later_rounds_are_left_out(workplace: Workplace) -> None:
+    killed = run_and_kill(workplace, "reference", "mid-stream", model=MODEL, settings=SETTINGS, rounds=2, restart=False)
+    assert killed.code == 5, killed.stderr
+    first, second = killed.victim
+    assert {row["status"] for row in first} == {"ok", "failed"}
+    assert second == []
+    assert any("its later rounds were left out (restart: false)" in problem for problem in killed.run.manifest.invalid)
+    assert {row["round"] for row in killed.other} == {0, 1}
+    assert {row["status"] for row in killed.other} == {"ok"}

@@ -33,6 +33,7 @@ def test_an_authority_lies_beside_the_workload(tmp_path: Path) -> None:
         (f"{{url: 'unix:///{'x' * 107}'}}", "107 bytes at most"),
         ("{url: 'http://h', tls_ca: ca.pem}", "field 'engines.0.tls_ca': there is nothing to trust without TLS"),
         ("{url: 'http://h', prefix: [nice]}", "field 'engines.0.prefix': a server with a url runs already"),
+        ("{url: 'http://h', restart: false}", "field 'engines.0.restart': a server with a url is not started here"),
         ("{tls_ca: ca.pem}", "field 'engines.0.tls_ca': there is nothing to trust without TLS"),
     ],
 )
