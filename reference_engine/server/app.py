@@ -35,6 +35,7 @@ class Service:
     def make_app(self) -> Starlette:
         routes: list[Route | WebSocketRoute] = [
             Route("/v1/models", self.models),
+            Route("/v1/models/{model:path}", self.one_model),
             Route("/health", self.health),
             Route("/metrics", self.show_metrics),
             Route("/openapi.json", self.describe),
@@ -50,15 +51,21 @@ class Service:
         return Starlette(routes=routes, exception_handlers=handlers)
 
     async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def one_model(self, request: Request) -> Response:
+        self._intake.check_name(request.path_params["model"])
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, object]:
         ready = self._intake.engine.ready
-        model = {
+        return {
             "id": self._intake.model_name,
             "object": "model",
             "created": 0,
             "owned_by": "llmbench",
             "max_model_len": None if ready is None else ready.limits.max_model_len,
         }
-        return JSONResponse({"object": "list", "data": [model]})
 
     async def health(self, request: Request) -> Response:
         """200 while requests are served, 503 before and after."""

@@ -49,6 +49,7 @@ class Intake:
         """Of the JSON of a CompletionBody."""
         body = parse(CompletionBody, content)
         self._check_model(body.model)
+        body.check_stream_options()
         body.check_best_of()
         prompts = [
             prompt if isinstance(prompt, list) else await self._encode(prompt, body.add_special_tokens)
@@ -65,6 +66,7 @@ class Intake:
         """Of the JSON of a ChatBody."""
         body = parse(ChatBody, content)
         self._check_model(body.model)
+        body.check_stream_options()
         body.check_best_of()
         messages = [message.for_template() for message in body.messages]
         try:
@@ -126,11 +128,15 @@ class Intake:
     def _check_model(self, name: str) -> None:
         if self.is_draining:
             raise StoppingError
+        self.check_name(name)
+        if self.engine.ready is None:
+            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The model is being loaded.", retry_after_s=1)
+
+    def check_name(self, name: str) -> None:
+        """Raises ApiError 404 for another model than the one that is served."""
         if name != self.model_name:
             message = f"The model {name!r} is not served here; {self.model_name!r} is."
             raise ApiError(HTTPStatus.NOT_FOUND, message, "model")
-        if self.engine.ready is None:
-            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The model is being loaded.", retry_after_s=1)
 
     async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         if len(text) <= _INLINE_CHARS:

@@ -15,6 +15,7 @@ from llmbench.reference_engine.server.answer_schemas import (
     Completion,
     CompletionChunk,
     ErrorBody,
+    Model,
     Models,
 )
 from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody
@@ -92,6 +93,7 @@ def document(model_name: str) -> dict[str, Any]:
         "paths": {
             **{path: {"post": _generation(each)} for path, each in _GENERATIONS.items()},
             "/v1/models": {"get": _look("The model that is served.", _json(Models))},
+            "/v1/models/{model}": {"get": _one_model(model_name)},
             "/metrics": {"get": _look("Prometheus' metrics.", {"text/plain": {"schema": {"type": "string"}}})},
             "/openapi.json": {"get": _look("This document.", {"application/json": {"schema": {"type": "object"}}})},
             "/health": {
@@ -135,6 +137,13 @@ def _refusal(status: HTTPStatus) -> dict[str, Any]:
 
 def _look(summary: str, content: dict[str, Any]) -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": {"description": "It.", "content": content}}}
+
+
+def _one_model(name: str) -> dict[str, Any]:
+    described = _look("The model, if it is the one that is served.", _json(Model))
+    described["responses"]["404"] = _refusal(HTTPStatus.NOT_FOUND)
+    parameter = {"name": "model", "in": "path", "required": True, "schema": {"const": name}}
+    return {**described, "parameters": [parameter]}
 
 
 def _json_text(model: type[BaseModel]) -> dict[str, Any]:

@@ -161,6 +161,12 @@ class GenerationBody(Body):
         guided = (self.guided_json, self.guided_regex, self.guided_choice)
         return any(form is not None for form in (self.response_format, self.structured_outputs, *guided))
 
+    def check_stream_options(self) -> None:
+        """Raises ApiError 400 for options of a stream that is not asked for."""
+        if self.stream_options is not None and not self.stream:
+            message = "The parameter 'stream_options' has a meaning only with stream: true."
+            raise ApiError(HTTPStatus.BAD_REQUEST, message, "stream_options")
+
     def check_best_of(self) -> None:
         """Raises ApiError 400 for what has a meaning only with beam search, or none with it."""
         width = self.n if self.best_of is None else self.best_of

@@ -262,6 +262,9 @@ def test_request_id_is_echoed_or_made(server) -> None:
 
 def test_models_and_health(server, client) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError, match="'other/model' is not served here; 'tiny' is"):
+        client.models.retrieve("other/model")
     assert server.ask("/v1/models").json()["data"][0]["max_model_len"] == 512
     assert server.ask("/health").status == 200
 

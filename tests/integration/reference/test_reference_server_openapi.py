@@ -22,7 +22,7 @@ from llmbench.reference_engine.server.openapi import document
 NOT_IN_A_SCHEMA = re.compile(
     r"context length is|outside the vocabulary|min_tokens|An answer has one form|top_logprobs needs logprobs|"
     r"'(response_format|structured_outputs|guided_)|chat template|The prompt is empty|"
-    r"'(best_of|length_penalty)'|use_beam_search|beams "
+    r"'(best_of|length_penalty|stream_options)'|use_beam_search|beams "
 )
 GENERATING = ("/v1/completions", "/v1/chat/completions")
 
@@ -78,7 +78,7 @@ def test_requests_outside_the_schema_are_refused(schema, path: str) -> None:
     assert {status for status, _ in seen} <= {400, 404}
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/health", "/metrics", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/{model}", "/health", "/metrics", "/openapi.json"])
 def test_what_can_be_looked_at_is_as_described(schema, path: str) -> None:
     @settings(max_examples=5, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
     @given(case=schema[path]["GET"].as_strategy())
@@ -90,7 +90,11 @@ def test_what_can_be_looked_at_is_as_described(schema, path: str) -> None:
 
 def test_every_route_is_described_and_no_other() -> None:
     app = Service(Mock()).make_app()
-    routes = {(route.path, method) for route in app.routes for method in getattr(route, "methods", ()) or ()}
+    routes = {
+        (route.path.replace(":path}", "}"), method)
+        for route in app.routes
+        for method in getattr(route, "methods", ()) or ()
+    }
     described = {(path, method.upper()) for path, methods in document("tiny")["paths"].items() for method in methods}
     assert {(path, method) for path, method in routes if method != "HEAD"} == described
 

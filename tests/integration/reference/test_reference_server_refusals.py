@@ -89,6 +89,12 @@ def test_chat_refused(server, change, status, says, param) -> None:
     check(server.ask("/v1/chat/completions", {**CHAT, **change}), status, says, param)
 
 
+@pytest.mark.parametrize(("path", "body"), [("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)])
+def test_options_of_a_stream_without_one_are_refused(server, path, body) -> None:
+    reply = server.ask(path, {**body, "stream_options": {"include_usage": True}})
+    check(reply, 400, "'stream_options' has a meaning only with stream: true", "stream_options")
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
