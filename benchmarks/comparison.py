@@ -1,13 +1,13 @@
 """The engines side by side on one checkpoint, with llmbench itself: what docs/comparison.md is made from.
 
-    llmbench engines install vllm triton
-    python benchmarks/comparison.py run --mii-python mii/bin/python --out runs/comparison
+    llmbench engines install vllm triton mii
+    python benchmarks/comparison.py run --out runs/comparison
     python benchmarks/comparison.py tables --out runs/comparison
 
 `run` measures one kind of workload after the other, or those named with --kind and --group: up to five minutes each,
 on a machine that has nothing else to do. `tables` writes the generated part of docs/comparison.md from the run
-directories. Without --mii-python DeepSpeed-MII is left out; `llmbench engines install mii` makes its environment, whose
-engine for GPUs is replaced by the small one in tests/data/mii_deployment.py.
+directories. Where DeepSpeed-MII is not installed it is left out; its engine for GPUs is replaced by the small one in
+tests/data/mii_deployment.py.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from llmbench.engines.environments import environment
+from llmbench.engines.mii_launch import RECIPE
 from llmbench.reports.markdown import markdown_cell, run_markdown
 from llmbench.results.equal_work import unequal_work
 from llmbench.results.output_equality import equalities
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=tuple(KINDS), action="append", help="default: all of them")
     parser.add_argument("--group", choices=tuple(GROUPS), action="append", help="default: both")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
-    parser.add_argument("--mii-python", type=Path, help="the interpreter of an environment with deepspeed-mii")
+    parser.add_argument("--mii-python", type=Path, help="the interpreter of another environment with deepspeed-mii")
     parser.add_argument("--vllm-url", help="measure the vLLM that runs there; default: it is started for each turn")
     parser.add_argument("--rounds", type=int, help="default: each group's own number")
     parser.add_argument("--requests", type=int, help="in each round; default: each kind's own number")
@@ -115,7 +117,7 @@ def main() -> None:
 
 def measure(kind: str, group: str, options: argparse.Namespace) -> None:
     """One kind of workload on a group of engines, in interleaved rounds; leaves a run directory in `options.out`."""
-    out, mii_python = options.out / f"{kind}-{group}", options.mii_python
+    out, mii_python = options.out / f"{kind}-{group}", options.mii_python or installed_mii()
     engines = [engine for engine in GROUPS[group] if mii_python or "mii-on-cpu" not in engine]
     if options.vllm_url:
         attached = {"vllm": {"url": options.vllm_url}}
@@ -127,12 +129,17 @@ def measure(kind: str, group: str, options: argparse.Namespace) -> None:
     for name, value in flattened(fields):
         argv += ["--set", f"{name}={json.dumps(value)}"]
     with tempfile.TemporaryDirectory() as plugins:
-        environment = dict(os.environ)
+        variables = dict(os.environ)
         if mii_python:
             out.parent.mkdir(parents=True, exist_ok=True)
             install_plugin(Path(plugins), mii_python, steps_path(out))
-            environment["PYTHONPATH"] = plugins
-        subprocess.run(argv, env=environment, check=True)
+            variables["PYTHONPATH"] = plugins
+        subprocess.run(argv, env=variables, check=True)
+
+
+def installed_mii() -> Path | None:
+    installed = environment(RECIPE)
+    return installed.path / "bin" / "python" if installed.is_complete else None
 
 
 def steps_path(out: Path) -> Path:
