@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from killed_engines import (
+    DELAY_S,
     OTHER,
     TRAFFIC,
     Moment,
@@ -70,8 +72,9 @@ def test_killed_while_serving_it_leaves_failures_and_is_started_again(
         assert any(row["output_tokens"] for row in killed.victim[0] if row["error_kind"] == "truncated")
 
 
-def test_mii_is_nobodys_to_start_again(workplace: Workplace, model: ModelRef) -> None:
-    """Attached to by url: nobody answers while it loads, and after a death in mid-stream everything fails."""
+@pytest.mark.parametrize("moment", ["idle", "mid-stream"])
+def test_mii_is_nobodys_to_start_again(workplace: Workplace, model: ModelRef, moment: Moment) -> None:
+    """Attached to by url: nobody answers while it loads, and after its death everything fails."""
     wanted = environment(registry.recipes()["mii"])
     if not wanted.is_complete:
         pytest.skip(f"mii is not installed here: {install_command(wanted)}")
@@ -83,8 +86,13 @@ def test_mii_is_nobodys_to_start_again(workplace: Workplace, model: ModelRef) ->
     workload = workplace.workload(
         model=MODEL,
         engines=[engine, OTHER],
-        prompts={"kind": "text", "path": "prompts.txt", "prompt_tokens": 16, "output_tokens": 120},
-        traffic=TRAFFIC["mid-stream"],
+        prompts={
+            "kind": "text",
+            "path": "prompts.txt",
+            "prompt_tokens": 16,
+            "output_tokens": 120 if moment == "mid-stream" else 4,
+        },
+        traffic=TRAFFIC[moment],
     )
     with (workplace.folder / "mii.log").open("wb") as log, subprocess.Popen(argv, stdout=log, stderr=log) as server:
         try:
@@ -94,12 +102,15 @@ def test_mii_is_nobodys_to_start_again(workplace: Workplace, model: ModelRef) ->
             eventually(lambda: _answers(ready), TIMEOUT_S)
             run = workplace.start("run", workload, "--out", "out")
             eventually(lambda: num_stored(workplace.folder / "out") >= 3, TIMEOUT_S)
+            time.sleep(DELAY_S)
         finally:
             server.kill()
     stdout, stderr = run.communicate(timeout=TIMEOUT_S)
     assert run.returncode == 5, stderr
     rows = [row for row in Run.open(workplace.folder / "out").requests.to_pylist() if not row["warmup"]]
     assert {row["status"] for row in rows if row["engine"] == "victim"} == {"ok", "failed"}
+    failures = {row["error_kind"] for row in rows if row["engine"] == "victim" and row["status"] == "failed"}
+    assert failures == ({"connect"} if moment == "idle" else {"truncated", "connect"})
     assert {row["status"] for row in rows if row["engine"] == "other"} == {"ok"}
     assert "victim no longer answers at" in stdout
 
