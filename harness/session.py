@@ -149,9 +149,8 @@ class _Session:
             for trial in trials:
                 if interrupts.stop.is_set():
                     break
-                if trial.engine.label not in self._not_started and trial.engine.label not in self._left_out:
-                    self._recorder.check()
-                    self._run_trial(trial, keeper, interrupts.stop)
+                self._recorder.check()
+                self._run_trial(trial, keeper, interrupts.stop)
             if finder is not None:
                 self._recorder.send(ManifestChanges({"search": finder.manifests()}))
             self._telemetry.close()
@@ -168,6 +167,8 @@ class _Session:
     def _run_trial(self, trial: Trial, keeper: EngineKeeper, stop: StopFlag) -> None:
         self._has_begun_trial = False
         label = self._label = trial.engine.label
+        if label in self._not_started or label in self._left_out:
+            return
         self._recorder.send(Phase(f"{label}: starting"))
         self._telemetry.watch(None)
         try:
@@ -229,7 +230,7 @@ class _Session:
             hint = "; its log has the reason" if trial.engine.url is None else ""
             if trial.engine.restart is False:
                 self._left_out.add(label)
-                hint += ", and its later rounds were left out (restart: false)"
+                hint += ", and it is not started again (restart: false)"
             self._findings.append(Finding(f"{label} {ending} during {where}{hint}.", invalid=True))
 
     def _count_prompts(self, trial: Trial, endpoint: Endpoint) -> None:

@@ -68,12 +68,12 @@ def run_and_kill(
     process = workplace.start("run", workload, "--out", "out")
     try:
         if moment == "loading":
-            eventually(lambda: bool(_engines(workplace)), timeout_s)
+            eventually(lambda: bool(started_engines(workplace)), timeout_s)
         else:
             eventually(lambda: num_stored(folder) >= 3 or process.poll() is not None, timeout_s)
         time.sleep(DELAY_S)
         if process.poll() is None:
-            [victim] = _engines(workplace)
+            [victim] = started_engines(workplace)
             victim.kill()
         stdout, stderr = process.communicate(timeout=timeout_s)
     finally:
@@ -121,7 +121,7 @@ def _assert_others_measured(killed: Killed) -> None:
     assert (killed.run.path / "report.html").is_file()
 
 
-def _engines(workplace: Workplace) -> list[psutil.Process]:
+def started_engines(workplace: Workplace) -> list[psutil.Process]:
     """The processes that were started as engines, each under its guard; empty before there is one."""
     found = []
     for process in workplace.engine_processes():

@@ -107,22 +107,24 @@ inline float sum(f32v a) {
 inline int32_t sum(i32v a) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_epi32((__m512i)a);
-#endif
+#else
   int32_t lanes[kLanes], total = 0;
   store(lanes, a);
   for (int32_t lane : lanes) total += lane;
   return total;
+#endif
 }
 
 inline float largest(f32v a) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps((__m512)a);
-#endif
+#else
   float lanes[kLanes];
   store(lanes, a);
   float best = lanes[0];
   for (float lane : lanes) best = lane > best ? lane : best;
   return best;
+#endif
 }
 
 // e^a within 2 units in the last place on [-87, 88], clamped outside. 2^n · e^r with |r| <= ln(2) / 2, Cephes' polynomial.

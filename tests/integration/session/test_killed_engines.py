@@ -31,6 +31,6 @@ def test_killed_and_not_to_be_restarted_its_later_rounds_are_left_out(workplace:
     first, second = killed.victim
     assert {row["status"] for row in first} == {"ok", "failed"}
     assert second == []
-    assert any("its later rounds were left out (restart: false)" in problem for problem in killed.run.manifest.invalid)
+    assert any("it is not started again (restart: false)" in problem for problem in killed.run.manifest.invalid)
     assert {row["round"] for row in killed.other} == {0, 1}
     assert {row["status"] for row in killed.other} == {"ok"}

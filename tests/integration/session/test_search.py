@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from killed_engines import started_engines
+from workplace import eventually, num_stored
 
 from llmbench.results.objectives import meets_slo
 from llmbench.results.run_directory import Run
@@ -79,6 +81,21 @@ def test_an_engine_that_does_not_start_ends_the_search(workplace: Any) -> None:
     done = workplace.run("search", workplace.workload(**{**QUEUE, "engines": engines}))
     assert done.returncode == 4
     assert "nobody answers" in done.stderr
+
+
+def test_a_search_ends_for_an_engine_that_died_and_is_not_to_be_restarted(workplace: Any) -> None:
+    engines = [{"simulated": {"settings": {"ttft_ms": 20}, "restart": False}}]
+    workload = workplace.workload(**{**QUEUE, "engines": engines})
+    process = workplace.start("search", workload, "--max-trials", "6", "--out", "out")
+    eventually(lambda: num_stored(workplace.folder / "out") >= 5 or process.poll() is not None, 60)
+    for engine in started_engines(workplace):
+        engine.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 5, stderr
+    run = Run.open(workplace.folder / "out")
+    [found] = run.manifest.search
+    assert [level.num_trials for level in found.tried] == [1], "what was seen of the load that ran counts for no other"
+    assert len(run.manifest.trials) == 1
 
 
 def test_a_search_sends_from_several_processes(workplace: Any) -> None:
