@@ -11,9 +11,7 @@ import jsonschema
 import openai
 import pydantic
 import pytest
-import sentencepiece
-
-from llmbench.reference_engine.models.synthetic_text import lines
+from small_pieces import write_pieces
 
 SCHEMA = {
     "type": "object",
@@ -122,15 +120,7 @@ def test_form_that_cannot_be_kept_is_refused_by_name(server, fields, param, says
 def test_checkpoint_with_a_tokenizer_model_alone_keeps_a_form_too(start_server, tiny_model, tmp_path) -> None:
     folder = tmp_path / "pieces"
     shutil.copytree(tiny_model, folder)
-    (folder / "tokenizer.json").unlink()
-    with (folder / "tokenizer.model").open("wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines(300, 80, seed=2)),
-            model_writer=file,
-            vocab_size=420,
-            byte_fallback=True,
-            minloglevel=2,
-        )
+    write_pieces(folder)
     server = start_server(folder)
     for seed in range(4):
         reply = server.ask("/v1/completions", {**BODY, "seed": seed, "response_format": NAMED})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
+from small_pieces import write_pieces
 
 from llmbench.reference_engine.models.synthetic import create
-from llmbench.reference_engine.models.synthetic_text import lines
 from llmbench.results.run_directory import Run
 
 SETTINGS = {"threads": 1, "kernels": "torch"}
@@ -46,18 +44,8 @@ def test_a_protocol_that_is_none_is_said_before_anything_starts(workplace: Any) 
 def test_a_checkpoint_with_a_sentencepiece_tokenizer_alone(workplace: Any, tmp_path: Path) -> None:
     """Prompts of exact lengths are written with it, and counted by the server as they were planned."""
     checkpoint = create("synthetic:llama-tiny", out=tmp_path / "checkpoint")
-    (checkpoint / "tokenizer.json").unlink()
     (checkpoint / "tokenizer_config.json").unlink(missing_ok=True)
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines(300, 80, seed=2)),
-        model_writer=model,
-        vocab_size=420,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=2,
-    )
-    (checkpoint / "tokenizer.model").write_bytes(model.getvalue())
+    write_pieces(checkpoint, model_type="bpe")
     workload = workplace.workload(
         model=str(checkpoint),
         engines=[{"reference": {"settings": SETTINGS}}],

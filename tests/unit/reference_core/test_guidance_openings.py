@@ -3,7 +3,6 @@ tokenizer.json that was made from one. The text that is shown keeps the form."""
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_pieces import write_pieces
 
 from llmbench.reference_engine.answer_vocabulary import vocabulary_of_json, vocabulary_of_pieces
 from llmbench.reference_engine.config import EngineConfig
@@ -45,23 +45,14 @@ SCHEMA: dict[str, Any] = {
 LLAMAS = {"model_type": "bpe", "remove_extra_whitespaces": False, "user_defined_symbols": "\u2581\u2581"}
 
 
-def write_pieces(folder: Path, vocab_size: int = 420, **settings_: Any) -> None:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*lines(300, 80, seed=2), "été über naïve", *["to be or  not   to be"] * 50]),
-        model_writer=model,
-        vocab_size=vocab_size,
-        normalization_rule_name="identity",
-        minloglevel=2,
-        **settings_,
-    )
-    (folder / "tokenizer.json").unlink(missing_ok=True)
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
+def write_model(folder: Path, vocab_size: int = 420, **options: Any) -> None:
+    sentences = [*lines(300, 80, seed=2), "été über naïve", *["to be or  not   to be"] * 50]
+    write_pieces(folder, sentences, vocab_size=vocab_size, normalization_rule_name="identity", **options)
 
 
 def write_json(folder: Path, **settings_: Any) -> None:
     """The pieces of a tokenizer.model as a tokenizer.json, with the decoder that Llama's and Mistral's have."""
-    write_pieces(folder, byte_fallback=True, **(settings_ or LLAMAS))
+    write_model(folder, **(settings_ or LLAMAS))
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     (folder / "tokenizer.model").unlink()
     vocab = {pieces.id_to_piece(token_id): token_id for token_id in range(pieces.vocab_size())}
@@ -71,7 +62,7 @@ def write_json(folder: Path, **settings_: Any) -> None:
         for place in range(1, len(piece))
         if piece[:place] in vocab and piece[place:] in vocab and not piece.startswith("<")
     ]
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>"))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token="<unk>"))
     tokenizer.normalizer = tokenizers.normalizers.Sequence(
         [tokenizers.normalizers.Prepend("\u2581"), tokenizers.normalizers.Replace(" ", "\u2581")]
     )
@@ -84,11 +75,9 @@ def write_json(folder: Path, **settings_: Any) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "bpe": lambda folder: write_pieces(folder, byte_fallback=True, **LLAMAS),
-    "unigram": lambda folder: write_pieces(
-        folder, byte_fallback=True, model_type="unigram", remove_extra_whitespaces=True
-    ),
-    "first space shown": lambda folder: write_pieces(folder, byte_fallback=True, add_dummy_prefix=False, **LLAMAS),
+    "bpe": lambda folder: write_model(folder, **LLAMAS),
+    "unigram": lambda folder: write_model(folder, model_type="unigram", remove_extra_whitespaces=True),
+    "first space shown": lambda folder: write_model(folder, add_dummy_prefix=False, **LLAMAS),
     "json": write_json,
 }
 
@@ -192,7 +181,7 @@ def test_bytes_of_tokens_are_the_text_that_is_shown(folder: Path, data: st.DataO
 
 
 def test_tokenizer_without_bytes_is_refused(tmp_path: Path) -> None:
-    write_pieces(tmp_path, vocab_size=300, byte_fallback=False)
+    write_model(tmp_path, vocab_size=300, byte_fallback=False)
     with pytest.raises(RequestError, match=r"tokenizer\.model does not have: it was trained without byte_fallback"):
         GuideMaker(tmp_path, VOCAB_SIZE, [2]).guide(json_grammar(SCHEMA))
 

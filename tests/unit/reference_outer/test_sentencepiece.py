@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_pieces import write_pieces
 
 from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.models.synthetic_text import lines
@@ -22,19 +22,14 @@ TEMPLATE = "{% for m in messages %}{{ bos_token }}[INST] {{ m.content }} [/INST]
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As Llama's and Mistral's: bytes where no piece fits, digits split, a space before the first word."""
     made = tmp_path_factory.mktemp(request.param)
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*lines(300, 80, seed=2), "été über naïve"]),
-        model_writer=model,
-        vocab_size=420,
+    write_pieces(
+        made,
+        [*lines(300, 80, seed=2), "été über naïve"],
         model_type=request.param,
-        byte_fallback=True,
         split_digits=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
-        minloglevel=2,
     )
-    (made / "tokenizer.model").write_bytes(model.getvalue())
     config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
     (made / "tokenizer_config.json").write_text(json.dumps(config))
     return made

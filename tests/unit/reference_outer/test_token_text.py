@@ -5,14 +5,13 @@ An answer stands behind its prompt: its first word keeps its space, and every to
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_pieces import write_pieces
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, processors, trainers
 
@@ -47,18 +46,7 @@ def write_byte_level(folder: Path) -> None:
 
 
 def write_sentencepiece(folder: Path) -> None:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines(300, 80, seed=2)),
-        model_writer=model,
-        vocab_size=420,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    write_pieces(folder, model_type="bpe", normalization_rule_name="identity", remove_extra_whitespaces=False)
 
 
 @pytest.fixture(scope="module", params=[write_llama2, write_byte_level, write_sentencepiece])

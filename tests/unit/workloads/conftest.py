@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
-from sentencepiece import SentencePieceTrainer
+from small_pieces import write_pieces
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from llmbench.workloads.tokenizer import FileTokenizer, load_tokenizer
@@ -88,20 +87,6 @@ FAMILIES: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-def sentencepiece_model() -> bytes:
-    """Llama 2 and Mistral as they were published: a tokenizer.model alone."""
-    model = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=(line for text in CORPUS for line in text.splitlines()),
-        model_writer=model,
-        vocab_size=1200,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=2,
-    )
-    return model.getvalue()
-
-
 @pytest.fixture(scope="session")
 def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
@@ -109,7 +94,8 @@ def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         folders[family] = tmp_path_factory.mktemp(family)
         train().save(str(folders[family] / "tokenizer.json"))
     folders["sentencepiece"] = tmp_path_factory.mktemp("sentencepiece")
-    (folders["sentencepiece"] / "tokenizer.model").write_bytes(sentencepiece_model())
+    sentences = (line for text in CORPUS for line in text.splitlines())
+    write_pieces(folders["sentencepiece"], sentences, vocab_size=1200, model_type="bpe")
     return folders
 
 
