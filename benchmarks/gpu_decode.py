@@ -1,6 +1,6 @@
 """Tokens per second of the engine on one GPU, batch by batch, with CUDA graphs and without.
 
-    python benchmarks/gpu_decode.py [--model synthetic:tinyllama-1.1b] [--quantization int8] [--batches 1 16 256]
+    python benchmarks/gpu_decode.py [--model synthetic:tinyllama-1.1b] [--formats int8] [--batches 1 16 256]
 
 Through the public interface: scheduler, sampler and all. Both engines are timed in turn in one process; a round is
 `--steps` decode steps of every sequence. Medians over rounds, ± half the interquartile range. The share of the memory
@@ -26,13 +26,14 @@ from llmbench.reference_engine.models.synthetic import create
 from llmbench.reference_engine.sampling import SamplingParams
 
 PROMPT_LEN = 128
-BYTES_PER_WEIGHT = {None: 2.0, "int8": 1.0, "int4": 0.5}
+# Scales of two bytes for 64 weights included.
+BYTES_PER_WEIGHT = {"bfloat16": 2.0, "int8": 1 + 2 / 64, "int4": 0.5 + 2 / 64, "fp8": 1 + 2 / 64}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="synthetic:tinyllama-1.1b")
-    parser.add_argument("--quantization", choices=["int8", "int4"], default=None)
+    parser.add_argument("--formats", nargs="+", choices=list(BYTES_PER_WEIGHT), default=list(BYTES_PER_WEIGHT))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -41,38 +42,39 @@ def main() -> None:
         sys.exit(f"This benchmark needs a CUDA or HIP device; torch {torch.__version__} finds none.")
     model = create(arguments.model)
     bytes_per_s = copied_bytes_per_s()
-    print(
-        f"{torch.cuda.get_device_name()}, {bytes_per_s / 1e9:.0f} GB/s copied; {arguments.model}, "
-        f"{arguments.quantization or 'bfloat16'}; tokens/s"
-    )
+    print(f"{torch.cuda.get_device_name()}, {bytes_per_s / 1e9:.0f} GB/s copied; {arguments.model}; tokens/s")
     config = read_model_config(model)
-    # Checkpoints of synthetic models are written in bfloat16: two bytes a weight.
-    num_weights = sum(file.stat().st_size for file in weight_files(model)) / 2
-    weight_bytes = num_weights * BYTES_PER_WEIGHT[arguments.quantization]
-    for batch in arguments.batches:
-        engines = {graphs: make_engine(model, arguments.quantization, graphs, batch) for graphs in ("off", "cuda")}
-        rates: dict[str, list[float]] = {graphs: [] for graphs in engines}
-        for round_index in range(arguments.rounds + 1):
-            for graphs, engine in engines.items():
-                rate = batch * arguments.steps / decode_seconds(engine, batch, arguments.steps)
-                if round_index:
-                    rates[graphs].append(rate)
-        best = statistics.median(rates["cuda"])
-        kv_bytes = batch * (PROMPT_LEN + arguments.steps / 2) * kv_bytes_per_token(config, torch.bfloat16)
-        share = best / batch * (weight_bytes + kv_bytes) / bytes_per_s
-        print(
-            f"batch {batch:4}   without graphs {spread(rates['off'])}   with {spread(rates['cuda'])}   "
-            f"{best / statistics.median(rates['off']):5.2f}x   {share:6.1%} of the bandwidth"
-        )
+    # Checkpoints of synthetic models are written in bfloat16: two bytes a weight. Of the embedding a step reads rows.
+    num_weights = sum(file.stat().st_size for file in weight_files(model)) / 2 - config.vocab_size * config.hidden_size
+    for name in arguments.formats:
+        weight_bytes = num_weights * BYTES_PER_WEIGHT[name]
+        engines = {graphs: make_engine(model, name, graphs, max(arguments.batches)) for graphs in ("off", "cuda")}
+        for batch in arguments.batches:
+            rates: dict[str, list[float]] = {graphs: [] for graphs in engines}
+            for round_index in range(arguments.rounds + 1):
+                for graphs, engine in engines.items():
+                    rate = batch * arguments.steps / decode_seconds(engine, batch, arguments.steps)
+                    if round_index:
+                        rates[graphs].append(rate)
+            best = statistics.median(rates["cuda"])
+            kv_bytes = batch * (PROMPT_LEN + arguments.steps / 2) * kv_bytes_per_token(config, torch.bfloat16)
+            share = best / batch * (weight_bytes + kv_bytes) / bytes_per_s
+            print(
+                f"{name:16} batch {batch:4}   without graphs {spread(rates['off'])}   with {spread(rates['cuda'])}   "
+                f"{best / statistics.median(rates['off']):5.2f}x   {share:6.1%} of the bandwidth",
+                flush=True,
+            )
+        del engines, engine
+        torch.cuda.empty_cache()
 
 
-def make_engine(model: Path, quantization: str | None, graphs: str, batch: int) -> Engine:
+def make_engine(model: Path, weights: str, graphs: str, batch: int) -> Engine:
     return Engine(
         EngineConfig(
             model_path=model,
             dtype="bfloat16",
             device="cuda",
-            quantization=quantization,  # type: ignore[arg-type]
+            quantization=None if weights == "bfloat16" else weights,  # type: ignore[arg-type]
             graphs=graphs,  # type: ignore[arg-type]
             max_num_seqs=batch,
             max_num_batched_tokens=max(2048, batch),

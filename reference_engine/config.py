@@ -53,9 +53,10 @@ class EngineConfig:
         that is less.
     num_threads: of the kernels, for the whole process; None is torch's number of threads.
     kernels: a name in kernels.dispatch.BACKENDS, or "auto" for the fastest that runs here.
-    graphs: "cpu" records decode steps of the C++ kernels and replays each in one call; "cuda" records them as CUDA or
-        HIP graphs; "compile" compiles them by torch.compile on a CPU, which goes with the torch kernels; "off" runs one
-        kernel after another from Python. "auto" is "cpu" with the C++ kernels, and else "off". See graphs.py.
+    graphs: "cpu" records decode steps of the C++ kernels and replays each in one call; "cuda" records those of the
+        Triton kernels as CUDA or HIP graphs; "compile" compiles them by torch.compile on a CPU, which goes with the
+        torch kernels; "off" runs one kernel after another from Python. "auto" is "cpu" and "cuda" where they can be,
+        and else "off". See graphs.py.
     quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
         With int8 and int4 the layers' inputs are rounded to 8 bits in every step (W8A8, W4A8 with dynamic scales); with
         fp8 (e4m3), int8-weight-only and int4-weight-only they are not.

@@ -102,7 +102,7 @@ class Engine:
             order=config.step_order,
         )
         with self._on_device:
-            graphs = resolve(config.graphs, self._kernels)
+            graphs = resolve(config.graphs, self._kernels, device)
             num_blocks = plan.num_blocks + needs_scratch_block(graphs)
             kv_cache = KVCache(model.config, num_blocks, config.block_size, storage, num_swap_blocks)
             self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)

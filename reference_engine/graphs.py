@@ -3,8 +3,7 @@
 A decode step is the same few hundred kernel launches again and again, and at small batches a GPU waits for the host to
 make them. A graph is one launch. It is bound to addresses and shapes, so there is one per batch size, reading inputs
 that stay where they are; a batch between two sizes is padded to the larger. Prefill differs in shape from step to step,
-is long enough to hide the launches, and stays as it is. Not yet run on a GPU: see docs/gpu.md. What a CPU replays is in
-step_replay.py.
+is long enough to hide the launches, and stays as it is.
 """
 
 from __future__ import annotations
@@ -28,6 +27,9 @@ from llmbench.reference_engine.step_replay import MOST_REPLAYED_ROWS, ReplayedSt
 
 Step = Callable[[StepBatch], torch.Tensor]
 
+# The kernels whose steps are recorded, and on what device: the torch kernels look at numbers on the way.
+RECORDED: dict[GraphsName, tuple[str, str]] = {"cpu": ("cpp", "cpu"), "cuda": ("triton", "cuda")}
+
 # Where a GPU's matrix units work in eights, a batch of 9 takes as long as one of 16.
 SIZE_STEP = 8
 
@@ -41,12 +43,15 @@ class DecodeGraphs(Protocol):
         ...
 
 
-def resolve(kind: GraphsName, kernels: Kernels) -> GraphsName:
-    """What "auto" stands for with these kernels. Raises ConfigError for "cpu" with any but the C++ ones."""
+def resolve(kind: GraphsName, kernels: Kernels, device: torch.device) -> GraphsName:
+    """What "auto" stands for with these kernels. Raises ConfigError for "cpu" and "cuda" with any but their own."""
     if kind == "auto":
-        return "cpu" if kernels.name == "cpp" else "off"
-    if kind == "cpu" and kernels.name != "cpp":
-        raise ConfigError(f"graphs = cpu replays the C++ kernels, and the kernels that run here are {kernels.name}.")
+        return next((graphs for graphs, owner in RECORDED.items() if owner == (kernels.name, device.type)), "off")
+    if kind in RECORDED and RECORDED[kind][0] != kernels.name:
+        recorded = RECORDED[kind][0]
+        raise ConfigError(
+            f"graphs = {kind} records the {recorded} kernels, and the kernels that run here are {kernels.name}."
+        )
     return kind
 
 

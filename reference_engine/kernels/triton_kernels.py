@@ -1,4 +1,4 @@
-"""The kernels of triton_lang/ as a set; the rest is left to torch. Not yet run on a GPU: see docs/gpu.md."""
+"""The kernels of triton_lang/ as a set; the rest is left to torch. What they reach on a GPU: docs/gpu.md."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from llmbench.reference_engine.errors import KernelsUnavailableError
-from llmbench.reference_engine.kernels.contract import AttentionKernel, HeadLayout, LinearParts
+from llmbench.reference_engine.kernels.contract import AttentionKernel, HeadLayout, LinearParts, NormWeights
 from llmbench.reference_engine.kernels.torch_kernels import activate, embedding, normalise
 from llmbench.reference_engine.kernels.triton_lang import operators
-from llmbench.reference_engine.kernels.triton_lang.quantized_linear import PackedWeight, pack
+from llmbench.reference_engine.kernels.triton_lang.gemv import MAX_ROWS as MAX_GEMV_ROWS
+from llmbench.reference_engine.kernels.triton_lang.packed_weight import PackedWeight, pack
 from llmbench.reference_engine.quantization.group_wise import as_quantized, rounds_activations
 from llmbench.reference_engine.quantization.kv_formats import FP8
 from llmbench.reference_engine.step_batch import StepBatch
+
+# With more rows it is faster to turn weights into floats before the product than on its way.
+MAX_CONVERTED_ROWS = 64
 
 _OPS = getattr(torch.ops, operators.NAMESPACE)
 
@@ -22,7 +26,7 @@ _OPS = getattr(torch.ops, operators.NAMESPACE)
 class TritonKernels:
     """On a CUDA or HIP device; on a CPU in Triton's interpreter alone, which is there for tests.
 
-    Unquantised products are cuBLAS's or hipBLASLt's, by way of torch.
+    Unquantised products of more than a few rows are cuBLAS's or hipBLASLt's, by way of torch.
     """
 
     name = "triton"
@@ -74,27 +78,42 @@ class TritonLinear:
         return sum(tensor.nbytes for tensor in tensors)
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        y = self._activate(self._multiply(self._normalise(x)))
+        norm, is_gated = self.norm, self.activation == "swiglu"
+        if norm is not None and norm.bias is not None:
+            x, norm = normalise(x, norm), None
+        if is_gated or self.activation is None:
+            return self._multiply(x, norm, residual, is_gated)
+        y = activate(self._multiply(x, norm, None, is_gated), self.activation)
         return y if residual is None else residual + y
 
-    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
-        if self.norm is None:
-            return x
-        if self.norm.bias is not None:
-            return normalise(x, self.norm)
-        return _OPS.rms_norm.default(x, self.norm.weight, self.norm.eps)  # type: ignore[no-any-return]
-
-    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+    def _multiply(
+        self, x: torch.Tensor, norm: NormWeights | None, residual: torch.Tensor | None, is_gated: bool
+    ) -> torch.Tensor:
+        """residual + activation(norm(x) · Wᵀ + bias), where the activation is none or swiglu."""
+        gain, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        around = (gain, eps, self.bias, residual, is_gated)
+        y: torch.Tensor
         if isinstance(self.weight, torch.Tensor):
-            return F.linear(x, self.weight, self.bias)
-        multiply = _OPS.quantized_linear if rounds_activations(self.weight.scheme) else _OPS.weight_only_linear
-        y: torch.Tensor = multiply.default(x, *self.weight)
-        return y if self.bias is None else y + self.bias
-
-    def _activate(self, y: torch.Tensor) -> torch.Tensor:
-        if self.activation == "swiglu":
-            return _OPS.swiglu.default(y)  # type: ignore[no-any-return]
-        return activate(y, self.activation)
+            if len(x) <= MAX_GEMV_ROWS:
+                y = _OPS.gemv.default(x, self.weight, None, None, *around)
+                return y
+            weight = self.weight
+        else:
+            if len(x) <= MAX_GEMV_ROWS:
+                y = _OPS.gemv.default(x, *self.weight, *around)
+                return y
+            if len(x) <= MAX_CONVERTED_ROWS or rounds_activations(self.weight.scheme):
+                y = _OPS.quantized_linear.default(x, *self.weight, *around)
+                return y
+            weight = _OPS.unpack_weight.default(*self.weight, x.shape[1], x.dtype)
+        if gain is not None:
+            x = _OPS.rms_norm.default(x, gain, eps)
+        if residual is not None and self.bias is None and not is_gated:
+            return torch.addmm(residual, x, weight.T)
+        y = F.linear(x, weight, self.bias)
+        if is_gated:
+            y = _OPS.swiglu.default(y)
+        return y if residual is None else residual + y
 
 
 class TritonAttention:

@@ -13,7 +13,7 @@ from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import ConfigError
-from llmbench.reference_engine.graphs import resolve
+from llmbench.reference_engine.graphs import needs_scratch_block, resolve
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
@@ -62,12 +62,16 @@ class DraftModelProposer:
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self._argmax = kernels.argmax
         self._tables = BlockTables(BlockPool(config.num_blocks), config.block_size)
+        graphs = resolve(config.graphs, kernels, torch.device(config.device))
         kv_cache = KVCache(
-            model.config, config.num_blocks, config.block_size, storage_dtype(config.kv_cache_dtype, dtype)
+            model.config,
+            config.num_blocks + needs_scratch_block(graphs),
+            config.block_size,
+            storage_dtype(config.kv_cache_dtype, dtype),
         )
         self._runner = ModelRunner(model, kv_cache, kernels, config.max_model_len, config.quantization)
-        if resolve(config.graphs, kernels) == "cpu":
-            self._runner.record_graphs("cpu", config.max_num_seqs)
+        if graphs in ("cpu", "cuda"):  # torch.compile would take its minute a second time
+            self._runner.record_graphs(graphs, config.max_num_seqs)
         self._shadows: dict[str, Shadow] = {}
 
     def propose(self, sequences: SequenceOf[Sequence]) -> None:

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#define __AMX_INT8__ 1
 #define __AMX_BF16__ 1
 
 namespace amx_emulation {
@@ -44,22 +43,6 @@ inline void store(int from, void* to, int64_t stride) {
   for (int i = 0; i < 16; ++i) std::memcpy(static_cast<char*>(to) + i * stride, tile(from).lines[i], 64);
 }
 
-// to += left (signed bytes) · right (unsigned bytes), four products for each 32-bit sum.
-inline void dot_bytes(int to, int left, int right) {
-  for (int m = 0; m < 16; ++m) {
-    for (int n = 0; n < 16; ++n) {
-      int32_t sum;
-      std::memcpy(&sum, &tile(to).lines[m][4 * n], 4);
-      for (int k = 0; k < 16; ++k) {
-        for (int i = 0; i < 4; ++i) {
-          sum += static_cast<int8_t>(tile(left).lines[m][4 * k + i]) * tile(right).lines[k][4 * n + i];
-        }
-      }
-      std::memcpy(&tile(to).lines[m][4 * n], &sum, 4);
-    }
-  }
-}
-
 inline float widen(const uint8_t* bf16) {
   const uint8_t bytes[4] = {0, 0, bf16[0], bf16[1]};
   float value;
@@ -91,12 +74,10 @@ inline void dot_bf16(int to, int left, int right) {
 #undef _tile_zero
 #undef _tile_loadd
 #undef _tile_stored
-#undef _tile_dpbsud
 #undef _tile_dpbf16ps
 #define _tile_loadconfig(shapes) amx_emulation::configure(shapes)
 #define _tile_release() (amx_emulation::is_configured = false)
 #define _tile_zero(number) std::memset(&amx_emulation::tile(number), 0, sizeof(amx_emulation::Tile))
 #define _tile_loadd(to, from, stride) amx_emulation::load(to, from, stride)
 #define _tile_stored(from, to, stride) amx_emulation::store(from, to, stride)
-#define _tile_dpbsud(to, left, right) amx_emulation::dot_bytes(to, left, right)
 #define _tile_dpbf16ps(to, left, right) amx_emulation::dot_bf16(to, left, right)

@@ -1,8 +1,8 @@
 // A linear of one instruction set by a C interface, without torch: for what the tests' processor does not have.
 #include "linear.h"
 
-extern "C" int uses_tiles(int format, int64_t num_rows) {
-  return llmbench::LLMBENCH_ISA::uses_tiles(static_cast<llmbench::Format>(format), num_rows);
+extern "C" int uses_tiles(int format) {
+  return llmbench::LLMBENCH_ISA::uses_tiles(static_cast<llmbench::Format>(format));
 }
 
 // Memory is the caller's: inputs has num_rows + 15 rows of num_groups * kGroup words, scratch one.

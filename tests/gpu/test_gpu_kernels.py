@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
+from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels import attention_torch
 from llmbench.reference_engine.kernels.block_copies import copy_blocks
+from llmbench.reference_engine.kernels.contract import ActivationName, LinearParts, NormWeights
+from llmbench.reference_engine.kernels.torch_kernels import TorchKernels
+from llmbench.reference_engine.kernels.triton_kernels import TritonKernels
 from llmbench.reference_engine.quantization import kv_formats
-from llmbench.reference_engine.quantization.group_wise import dequantize, quantize, round_activations
+from llmbench.reference_engine.quantization.group_wise import QuantizedWeight, dequantize, quantize, round_activations
 from llmbench.reference_engine.step_batch import TILE_ROWS
 
+CUDA = torch.device("cuda")
 BLOCK_SIZE = 16
 DTYPES = [torch.float32, torch.bfloat16]
 LAYOUTS = [(4, 4, 64), (8, 2, 64), (32, 8, 128), (16, 1, 80)]
@@ -95,27 +102,65 @@ def test_attention_over_a_quantised_cache(H: int, G: int, D: int, stored: torch.
 @pytest.mark.parametrize("scheme", ["int8-weight-only", "int4-weight-only", "fp8"])
 @pytest.mark.parametrize("rows", [1, 17, 200])
 def test_the_product_with_quantised_weights_alone(scheme: str, rows: int, dtype: torch.dtype) -> None:
-    from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack
-    from llmbench.reference_engine.kernels.triton_lang.weight_only_linear import weight_only_linear
+    from llmbench.reference_engine.kernels.triton_lang.packed_weight import pack
+    from llmbench.reference_engine.kernels.triton_lang.quantized_linear import quantized_linear
 
     torch.manual_seed(0)
     x, weight = torch.randn(rows, 1000, dtype=dtype, device="cuda"), torch.randn(777, 1000, device="cuda")
     quantized = quantize(weight, scheme)  # type: ignore[arg-type]
     expected = (x.float() @ dequantize(quantized, 1000).T).to(dtype)
     bound = 1e-3 if dtype == torch.float32 else 0.5
-    torch.testing.assert_close(weight_only_linear(x, pack(quantized)), expected, atol=bound, rtol=2e-2)
+    torch.testing.assert_close(quantized_linear(x, pack(quantized)), expected, atol=bound, rtol=2e-2)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 @pytest.mark.parametrize("rows", [1, 17, 200])
 def test_the_quantised_product(scheme: str, rows: int) -> None:
-    from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack, quantized_linear
+    from llmbench.reference_engine.kernels.triton_lang.packed_weight import pack
+    from llmbench.reference_engine.kernels.triton_lang.quantized_linear import quantized_linear
 
     torch.manual_seed(0)
     x, weight = torch.randn(rows, 1000, device="cuda"), torch.randn(777, 1000, device="cuda")
     quantized = quantize(weight, scheme)  # type: ignore[arg-type]
     expected = round_activations(x) @ dequantize(quantized, 1000).T
     torch.testing.assert_close(quantized_linear(x, pack(quantized)), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [None, *get_args(QuantizationName)])
+@pytest.mark.parametrize("is_gated", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 7, 16, 17, 300])
+def test_a_linear_with_norm_activation_and_residual(kind: QuantizationName | None, is_gated: bool, rows: int) -> None:
+    """The layer as the model calls it, in bfloat16, against the oracle in float32."""
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        x, weight = torch.randn(rows, 1000), torch.randn(778, 1000) / 30
+        norm = NormWeights(torch.rand(1000), None, 1e-5)
+        residual = torch.randn(rows, 389 if is_gated else 778)
+    activation: ActivationName | None = "swiglu" if is_gated else None
+    expected = TorchKernels(1, CUDA).linear(LinearParts(weight, None, norm, activation, kind))(x, residual)
+    narrow = NormWeights(norm.weight.bfloat16(), None, norm.eps)
+    parts = LinearParts(weight if kind else weight.bfloat16(), None, narrow, activation, kind)
+    ours = TritonKernels(1, CUDA).linear(parts)(x.bfloat16(), residual.bfloat16())
+    error = (ours.float() - expected).norm() / expected.norm()
+    assert error < 1e-2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_e4m3_code_is_read_as_torch_reads_it(dtype: torch.dtype) -> None:
+    """Subnormal ones too, which a GPU may be told to take for zeros."""
+    from llmbench.reference_engine.kernels.triton_lang.gemv import gemv
+    from llmbench.reference_engine.kernels.triton_lang.packed_weight import pack
+    from llmbench.reference_engine.kernels.triton_lang.quantized_linear import quantized_linear
+    from llmbench.reference_engine.kernels.triton_lang.unpack_weight import unpack_weight
+
+    codes = torch.arange(256, dtype=torch.uint8, device="cuda")
+    codes[[127, 255]] = 0  # NaN
+    numbers = codes.view(kv_formats.FP8).view(4, 64)
+    weight = pack(QuantizedWeight(numbers, torch.ones(4, 1, dtype=torch.bfloat16, device="cuda"), "fp8"))
+    expected = numbers.float().to(dtype)
+    for multiply in (quantized_linear, gemv):
+        assert torch.equal(multiply(torch.eye(64, dtype=dtype, device="cuda"), weight).T, expected)
+    assert torch.equal(unpack_weight(weight, 64, dtype), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

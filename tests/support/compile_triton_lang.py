@@ -17,17 +17,20 @@ from triton.compiler import ASTSource
 from llmbench.reference_engine.kernels import triton_lang
 from llmbench.reference_engine.kernels.triton_lang import (
     decode_attention,
+    gemv,
     prefill_attention,
     quantized_linear,
     rms_norm,
     rotary_kv,
     swiglu,
-    weight_only_linear,
+    unpack_weight,
 )
 
 HEADS = {"H": 32, "G": 8, "D": 128}
 TILES = {**HEADS, "D_PADDED": 128, "BLOCK_SIZE": 16}
-PRODUCT = {"GROUP": 64, "ROWS": 16, "COLUMNS": 64}
+EPILOGUE = {"HAS_NORM": True, "HAS_BIAS": True, "HAS_RESIDUAL": True, "IS_GATED": True}
+PRODUCT = {"HAS_BIAS": True, "HAS_RESIDUAL": True, "GROUP": 64, "STEP": 4, "ROWS": 16, "COLUMNS": 32}
+WEIGHTS = (("int8", "*i8", False), ("int4", "*i8", False), ("fp8", "*u8", False))
 
 CACHES = {"float": "*bf16", "int8": "*i8", "fp8": "*u8"}
 
@@ -37,20 +40,54 @@ VARIANTS = [
     (swiglu.swiglu_kernel, "*bf16 *bf16 i32", {"BLOCK": 1024}),
     (
         decode_attention.decode_combine_kernel,
-        "*fp32 *fp32 *bf16",
-        {"H": 32, "D": 128, "D_PADDED": 128, "NUM_SPLITS": 8, "SPLITS_PADDED": 8},
+        "*fp32 *fp32 *bf16 i32",
+        {"H": 32, "D": 128, "D_PADDED": 128, "SPLITS_PADDED": 8},
     ),
-    (quantized_linear.round_rows_kernel, "*bf16 *i8 *fp32 i32 i32", {"GROUP": 64}),
-    (quantized_linear.quantized_linear_kernel, "*i8 *fp32 *i8 *fp32 *bf16 i32 i32 i32", {**PRODUCT, "IS_INT4": False}),
-    (quantized_linear.quantized_linear_kernel, "*i8 *fp32 *i8 *fp32 *bf16 i32 i32 i32", {**PRODUCT, "IS_INT4": True}),
     (rms_norm.rms_norm_kernel, "*fp32 *fp32 *fp32 i32 i32 fp32", {"BLOCK": 1024}),
+    (
+        quantized_linear.add_parts_kernel,
+        "*fp32 *bf16 *bf16 *bf16 i32 i32 i32",
+        {"HAS_BIAS": True, "HAS_RESIDUAL": True, "IS_GATED": True, "COLUMNS": 512},
+    ),
     *(
         (
-            weight_only_linear.weight_only_linear_kernel,
-            f"*bf16 {codes} *fp32 *bf16 i32 i32 i32 i32",
-            {**PRODUCT, "ROWS": rows, "IS_FP8": codes == "*u8", "IS_INT4": is_int4},
+            gemv.gemv_kernel,
+            f"*bf16 *bf16 {codes} *bf16 *bf16 *bf16 *bf16 i32 i32 i32 i32 fp32",
+            {**EPILOGUE, "FORMAT": weights, "ROUNDS": rounds, "GROUP": 64, "GROUPS": 16, "COLUMNS": 4},
         )
-        for codes, rows, is_int4 in (("*i8", 16, False), ("*i8", 64, True), ("*u8", 64, False))
+        for weights, codes, rounds in (
+            ("float", "*bf16", False),
+            *WEIGHTS,
+            ("int8", "*i8", True),
+            ("int4", "*i8", True),
+        )
+    ),
+    *(
+        (
+            unpack_weight.unpack_weight_kernel,
+            f"{codes} *bf16 *bf16 i32 i32 i32",
+            {"FORMAT": weights, "GROUP": 64, "GROUPS": 16},
+        )
+        for weights, codes, _ in WEIGHTS
+    ),
+    (
+        quantized_linear.round_rows_kernel,
+        "*bf16 *bf16 *i8 *fp32 i32 i32 i32 fp32",
+        {"HAS_NORM": True, "GROUP": 64, "GROUPS": 64},
+    ),
+    *(
+        (
+            quantized_linear.quantized_linear_kernel,
+            f"{x} *fp32 {codes} *bf16 *bf16 *bf16 *bf16 i32 i32 i32 i32 i32",
+            {**PRODUCT, "FORMAT": weights},
+        )
+        for x, weights, codes in (
+            ("*i8", "int8", "*i8"),
+            ("*i8", "int4", "*i8"),
+            ("*bf16", "int8", "*i8"),
+            ("*bf16", "int4", "*i8"),
+            ("*bf16", "fp8", "*u8"),
+        )
     ),
 ]
 for kv_format, cache in CACHES.items():
@@ -62,19 +99,20 @@ for kv_format, cache in CACHES.items():
         ),
         (
             decode_attention.decode_part_kernel,
-            f"*bf16 {cache} {cache} *i64 *i64 *fp32 *fp32 i32 i32 fp32 i32",
-            {**TILES, "ROWS": 16, "TILE": 64, "NUM_SPLITS": 8, "FORMAT": kv_format},
+            f"*bf16 {cache} {cache} *i64 *i64 *fp32 *fp32 i32 i32 fp32 i32 i32",
+            {**TILES, "ROWS": 16, "TILE": 64, "IS_WHOLE": False, "FORMAT": kv_format},
         ),
         (
             prefill_attention.prefill_kernel,
             f"*bf16 {cache} {cache} *i64 *i64 *i64 *bf16 i32 i32 fp32 i32",
-            {**TILES, "QUERY_TILE": 64, "KEY_TILE": 64, "FORMAT": kv_format},
+            {**TILES, "QUERY_TILE": 64, "KEY_TILE": 64, "HAS_WINDOW": False, "FORMAT": kv_format},
         ),
     ]
 
 # The engine's dtype is float32 unless another is asked for.
 products = (
-    weight_only_linear.weight_only_linear_kernel,
+    quantized_linear.quantized_linear_kernel,
+    gemv.gemv_kernel,
     decode_attention.decode_part_kernel,
     prefill_attention.prefill_kernel,
 )

@@ -6,11 +6,11 @@
 #include "kernels.h"
 #include "linear_blocks.h"
 #include "simd.h"
-#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
+#if defined(__AMX_BF16__)
 #include "linear_tiles.h"
 #else
 namespace llmbench::LLMBENCH_ISA {
-inline bool uses_tiles(Format, int64_t) { return false; }
+inline bool uses_tiles(Format) { return false; }
 }  // namespace llmbench::LLMBENCH_ISA
 #endif
 
@@ -56,15 +56,15 @@ inline void normalise(const LinearArgs& a, const float* x, float* y) {
   }
 }
 
-// The block of rows that a row is computed in; tiles want rows by themselves. Pieces of kPieceRows, which a thread takes at a time, are cut in blocks of
-// nearly equal size.
+// The block of rows that a row is computed in; tiles want rows by themselves. Pieces of kPieceRows, which a thread takes at
+// a time, are cut in blocks of nearly equal size.
 struct RowBlock {
   int64_t first;
   int64_t num_rows;
 };
 
 inline RowBlock block_of_row(Format format, int64_t row, int64_t num_rows) {
-  if (uses_tiles(format, num_rows)) return {row, 1};
+  if (uses_tiles(format)) return {row, 1};
   const int64_t start = row / kPieceRows * kPieceRows, left = num_rows - start;
   const int64_t size = left < kPieceRows ? left : kPieceRows;
   const int64_t num_blocks = (size + most_rows(format) - 1) / most_rows(format);
@@ -119,7 +119,7 @@ inline void linear_inputs(const LinearArgs& a, int64_t first, int64_t last, floa
         write_words<float>(block, row, width, scratch, a.inputs);
         break;
       case Format::kBfloat16: {
-        if (uses_tiles(a.format, a.num_rows)) {
+        if (uses_tiles(a.format)) {
           auto* to = reinterpret_cast<uint16_t*>(a.inputs) + row * width;
           for (int64_t i = 0; i < width; i += kLanes) store(to + i, narrow_bf16(load<f32v>(scratch + i)));
           break;
@@ -244,8 +244,8 @@ inline void all_rows(const LinearArgs& a, int64_t panel, int64_t first, int64_t 
 }
 
 inline void linear_panel(const LinearArgs& a, int64_t panel, int64_t first, int64_t last) {
-#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
-  if (uses_tiles(a.format, a.num_rows)) {
+#if defined(__AMX_BF16__)
+  if (uses_tiles(a.format)) {
     alignas(64) float sums[kPieceRows + kTileRows][kPanel];
     tile_rows(a, panel, first, last, sums);
     for (int64_t row = first; row < last; ++row) epilogue(a, panel, row, sums[row - first]);

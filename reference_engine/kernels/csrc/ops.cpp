@@ -15,10 +15,10 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <vector>
 
 #include "kernels.h"
+#include "message.h"
 #include "step_recorder.h"
 #include "thread_pool.h"
 
@@ -38,11 +38,11 @@ using at::Tensor;
 using OptionalTensor = const std::optional<Tensor>&;
 
 #if defined(__x86_64__)
-// Whether the processor has tiles of int8 and bf16, and the system lets this process use them: their state is large, so
+// Whether the processor has tiles of bf16, and the system lets this process use them: their state is large, so
 // Linux wants to be asked (Documentation/arch/x86/xstate.rst). Threads that exist already are let in too.
 bool may_use_tiles() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  constexpr unsigned kTiles = 1u << 24, kTileInt8 = 1u << 25, kTileBf16 = 1u << 22, kAll = kTiles | kTileInt8 | kTileBf16;
+  constexpr unsigned kAll = 1u << 24 | 1u << 22;  // AMX-TILE, AMX-BF16
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kAll) != kAll) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -75,7 +75,7 @@ class Scratch {
     const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
     if (bytes > size_) {
       memory_.reset(static_cast<char*>(std::aligned_alloc(64, bytes)));
-      TORCH_CHECK(memory_ != nullptr, "out of memory for ", bytes, " bytes of scratch");
+      TORCH_CHECK(memory_ != nullptr, message("out of memory for ", bytes, " bytes of scratch"));
       size_ = bytes;
     }
     return reinterpret_cast<T*>(memory_.get());
@@ -105,8 +105,8 @@ Runtime& runtime() {
 
 const float* floats(OptionalTensor tensor, int64_t size, const char* name) {
   if (!tensor.has_value()) return nullptr;
-  TORCH_CHECK(tensor->scalar_type() == at::kFloat && tensor->is_contiguous() && tensor->numel() == size, name,
-              " must be ", size, " contiguous float32 numbers; ", tensor->sizes(), " ", tensor->scalar_type(), " given");
+  TORCH_CHECK(tensor->scalar_type() == at::kFloat && tensor->is_contiguous() && tensor->numel() == size,
+              message(name, " must be ", size, " contiguous float32 numbers, not ", tensor->sizes(), tensor->scalar_type()));
   return tensor->const_data_ptr<float>();
 }
 
@@ -158,11 +158,11 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t format, int64_t out
   args.num_rows = x.size(0), args.in_features = x.size(1), args.out_features = out_features;
   args.num_panels = packed.size(0), args.num_groups = packed.size(1);
   TORCH_CHECK(packed.size(2) == static_cast<int64_t>(chunk_bytes(args.format)), "packed is of another format");
-  TORCH_CHECK((args.in_features + kGroup - 1) / kGroup == args.num_groups, "x has ", args.in_features,
-              " columns, the weights ", args.num_groups, " groups of ", kGroup);
+  TORCH_CHECK((args.in_features + kGroup - 1) / kGroup == args.num_groups,
+              message("x has ", args.in_features, " columns, the weights ", args.num_groups, " groups of ", kGroup));
   const int64_t panel_outputs = args.activation == Activation::kSwiGLU ? kPanel / 2 : kPanel;
-  TORCH_CHECK((out_features + panel_outputs - 1) / panel_outputs == args.num_panels, "out_features ", out_features,
-              " does not fit ", args.num_panels, " panels");
+  TORCH_CHECK((out_features + panel_outputs - 1) / panel_outputs == args.num_panels,
+              message("out_features ", out_features, " does not fit ", args.num_panels, " panels"));
   args.x = floats(x, args.num_rows * args.in_features, "x");
   args.packed = packed.const_data_ptr<uint8_t>();
   args.bias = floats(bias, args.num_panels * kPanel, "bias");
@@ -182,7 +182,7 @@ CacheFormat cache_format(at::ScalarType type) {
     case at::kBFloat16: return CacheFormat::kBfloat16;
     case at::kChar: return CacheFormat::kInt8;
     case at::kFloat8_e4m3fn: return CacheFormat::kFp8;
-    default: TORCH_CHECK(false, "the cache must hold float32, bfloat16, int8 or float8_e4m3fn; it holds ", type);
+    default: TORCH_CHECK(false, message("the cache must hold float32, bfloat16, int8 or float8_e4m3fn, not ", type));
   }
 }
 
@@ -200,11 +200,11 @@ std::vector<QueryTile> cut_queries(const AttentionArgs& args) {
     TORCH_CHECK(span.num_tokens >= 0 && span.first_row >= 0 && span.first_row + span.num_tokens <= args.num_rows &&
                     span.num_tokens <= span.context_len && span.context_len <= args.table_width * args.block_size &&
                     (args.cos == nullptr || span.context_len <= args.num_positions),
-                "span ", s, " does not fit the step");
+                message("span ", s, " does not fit the step"));
     for (int64_t b = 0; b * args.block_size < span.context_len; ++b) {
       const int64_t block = args.block_tables[s * args.table_width + b];
-      TORCH_CHECK(block >= 0 && block < args.num_blocks, "span ", s, " leads to block ", block, " of ",
-                  args.num_blocks);
+      TORCH_CHECK(block >= 0 && block < args.num_blocks,
+                  message("span ", s, " leads to block ", block, " of ", args.num_blocks));
     }
     for (int64_t last = span.num_tokens; last > 0;) {  // the late tiles first: they see the most keys
       const int64_t first = (last - 1) / kQueryTile * kQueryTile;
@@ -291,7 +291,7 @@ Tensor embedding(const Tensor& table, const Tensor& ids, OptionalTensor residual
   float* to = out.mutable_data_ptr<float>();
   launch("embedding", [=] {
     for (int64_t i = 0; i < num_ids; ++i) {
-      TORCH_CHECK(id[i] >= 0 && id[i] < size, "id ", id[i], " is not one of the table's ", size);
+      TORCH_CHECK(id[i] >= 0 && id[i] < size, message("id ", id[i], " is not one of the table's ", size));
       for (int64_t c = 0; c < columns; ++c) {
         const int64_t from = id[i] * columns + c;
         const float value = is_bf16 ? static_cast<float>(static_cast<const at::BFloat16*>(rows)[from])
@@ -338,7 +338,7 @@ Tensor checksum(const Tensor& bytes) {
 // operators, and a replay stamps anew.
 void stamp(Tensor stamps, int64_t place) {
   TORCH_CHECK(stamps.scalar_type() == at::kLong && stamps.is_contiguous() && place >= 0 && place < stamps.numel(),
-              "stamps must be int64 with a place ", place);
+              message("stamps must be int64 with a place ", place));
   int64_t* to = stamps.mutable_data_ptr<int64_t>() + place;
   launch("stamp", [to] { *to = std::chrono::steady_clock::now().time_since_epoch().count(); });
 }
@@ -367,7 +367,7 @@ void set_instruction_set(const std::string& name) {
       return;
     }
   }
-  TORCH_CHECK(false, "this processor cannot run ", name, "; it can run ", instruction_sets());
+  TORCH_CHECK(false, message("this processor cannot run ", name, "; it can run ", instruction_sets()));
 }
 
 }  // namespace

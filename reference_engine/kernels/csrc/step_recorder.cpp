@@ -1,5 +1,7 @@
 #include "step_recorder.h"
 
+#include "message.h"
+
 #include <utility>
 
 namespace llmbench {
@@ -30,7 +32,7 @@ at::Tensor StepRecorder::run(int64_t program) const {
 }
 
 at::Tensor StepRecorder::empty(int64_t rows, int64_t columns) {
-  TORCH_CHECK(rows <= max_rows_, "a recorded step has at most ", max_rows_, " rows; ", rows, " were given");
+  TORCH_CHECK(rows <= max_rows_, message("a recorded step has at most ", max_rows_, " rows; ", rows, " were given"));
   size_t index = 0;
   while (index < buffers_.size() &&
          (buffers_[index].size(1) != columns || buffers_[index].storage().use_count() > 1)) {

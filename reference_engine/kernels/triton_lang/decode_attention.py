@@ -1,21 +1,31 @@
 """Paged flash-decoding: one query per sequence, its keys split over programs, the parts combined by their log-sums.
 
 All query heads that share a key head are one tile, so that each key is read once. Source: PagedAttention,
-arXiv:2309.06180 §4; split-K as in Flash-Decoding (Dao et al. 2023). Not yet run on a GPU: see docs/gpu.md.
+arXiv:2309.06180 §4; split-K as in Flash-Decoding (Dao et al. 2023).
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
 import triton.language as tl
 
-from llmbench.reference_engine.kernels.triton_lang.kv_storage import as_kernel_argument, load_codes, load_scales
+from llmbench.reference_engine.kernels.triton_lang.kv_storage import (
+    as_factor,
+    as_kernel_argument,
+    load_codes,
+    load_scales,
+)
 
-TILE = 64
 # tl.dot needs 16 rows; fewer query heads than that share the tile with masked ones.
 MIN_ROWS = 16
-MAX_SPLITS = 16
+MAX_SPLITS = 32
+# Programs to a multiprocessor: fewer leave some idle, more have parts to combine that weigh more than they win.
+PROGRAMS_PER_PROCESSOR = 2
+# Powers of two are a multiplication less.
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -31,6 +41,7 @@ def decode_part_kernel(
     table_stride,
     scale,
     window,
+    num_splits,
     H: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
@@ -38,9 +49,10 @@ def decode_part_kernel(
     ROWS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
     FORMAT: tl.constexpr,
 ):
+    """IS_WHOLE: there is one split, and part_out is the output."""
     sequence = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     split = tl.program_id(2)
@@ -48,7 +60,7 @@ def decode_part_kernel(
     first_key = tl.maximum(context_len - window, 0)
     first_tile = first_key // TILE
     num_tiles = tl.cdiv(context_len, TILE) - first_tile
-    tiles_per_split = tl.cdiv(num_tiles, NUM_SPLITS)
+    tiles_per_split = tl.cdiv(num_tiles, num_splits)
     begin = first_tile + split * tiles_per_split
     end = tl.minimum(begin + tiles_per_split, first_tile + num_tiles)
 
@@ -62,6 +74,7 @@ def decode_part_kernel(
         mask=in_group[:, None] & in_head[None, :],
         other=0.0,
     )
+    query = as_factor(query, FORMAT)
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D_PADDED], tl.float32)
@@ -72,26 +85,28 @@ def decode_part_kernel(
         place = (block * BLOCK_SIZE + key % BLOCK_SIZE) * G + group
         is_read = is_seen[:, None] & in_head[None, :]
         keys = load_codes(k_cache, place, lane, is_read, query, D, FORMAT)
-        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale
+        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E)
         if FORMAT == "int8":
             scores *= load_scales(k_cache, place, is_seen, D)[None, :]
         scores = tl.where(is_seen[None, :], scores, float("-inf"))
         new_best = tl.maximum(best, tl.max(scores, axis=1))
-        shrink = tl.exp(best - new_best)
-        weights = tl.exp(scores - new_best[:, None])
+        shrink = tl.exp2(best - new_best)
+        weights = tl.exp2(scores - new_best[:, None])
         values = load_codes(v_cache, place, lane, is_read, query, D, FORMAT)
         total = total * shrink + tl.sum(weights, axis=1)
         if FORMAT == "int8":
             weights *= load_scales(v_cache, place, is_seen, D)[None, :]
-        acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
         best = new_best
     # A split without keys weighs nothing: its log-sum is -inf, and its zeros are never divided by its zero sum.
     empty = total == 0.0
-    lse = tl.where(empty, float("-inf"), best + tl.log(tl.where(empty, 1.0, total)))
     acc = acc / tl.where(empty, 1.0, total)[:, None]
-    part = (sequence * NUM_SPLITS + split) * H + head
-    tl.store(part_lse + part, lse, mask=in_group)
-    tl.store(part_out + part[:, None] * D + lane[None, :], acc, mask=in_group[:, None] & in_head[None, :])
+    part = (sequence * num_splits + split) * H + head
+    if not IS_WHOLE:
+        lse = tl.where(empty, float("-inf"), best + tl.log2(tl.where(empty, 1.0, total)))
+        tl.store(part_lse + part, lse, mask=in_group)
+    at = part_out + part[:, None] * D + lane[None, :]
+    tl.store(at, acc.to(part_out.dtype.element_ty), mask=in_group[:, None] & in_head[None, :])
 
 
 @triton.jit
@@ -99,10 +114,10 @@ def decode_combine_kernel(
     part_out,
     part_lse,
     out,
+    num_splits,
     H: tl.constexpr,
     D: tl.constexpr,
     D_PADDED: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
     SPLITS_PADDED: tl.constexpr,
 ):
     sequence = tl.program_id(0).to(tl.int64)
@@ -110,12 +125,12 @@ def decode_combine_kernel(
     split = tl.arange(0, SPLITS_PADDED)
     lane = tl.arange(0, D_PADDED)
     in_head = lane < D
-    part = (sequence * NUM_SPLITS + split) * H + head
-    lse = tl.load(part_lse + part, mask=split < NUM_SPLITS, other=float("-inf"))
-    weight = tl.exp(lse - tl.max(lse, axis=0))
+    part = (sequence * num_splits + split) * H + head
+    lse = tl.load(part_lse + part, mask=split < num_splits, other=float("-inf"))
+    weight = tl.exp2(lse - tl.max(lse, axis=0))
     parts = tl.load(
         part_out + part[:, None] * D + lane[None, :],
-        mask=(split < NUM_SPLITS)[:, None] & in_head[None, :],
+        mask=(split < num_splits)[:, None] & in_head[None, :],
         other=0.0,
     )
     acc = tl.sum(parts * weight[:, None], axis=0) / tl.sum(weight, axis=0)
@@ -145,12 +160,17 @@ def decode_attention(
     block_size, G = k_cache.shape[1:3]
     k_cache, kv_format = as_kernel_argument(k_cache)
     v_cache, _ = as_kernel_argument(v_cache)
+    tile, num_warps, num_stages = _shape(kv_format)
     if num_splits is None:
-        max_tiles = triton.cdiv(block_tables.shape[1] * block_size, TILE)
-        num_splits = max(1, min(MAX_SPLITS, max_tiles, 256 // max(N * G, 1)))
-    part_out = torch.empty((N, num_splits, H, D), dtype=torch.float32, device=q.device)
-    part_lse = torch.empty((N, num_splits, H), dtype=torch.float32, device=q.device)
+        most = triton.cdiv(block_tables.shape[1] * block_size, tile)
+        wanted = triton.cdiv(PROGRAMS_PER_PROCESSOR * num_processors(q.device), max(N * G, 1))
+        num_splits = max(1, min(MAX_SPLITS, most, wanted))
+    is_whole = num_splits == 1
     out = torch.empty((N, H, D), dtype=q.dtype, device=q.device)
+    part_out = part_lse = out
+    if not is_whole:
+        part_out = torch.empty((N, num_splits, H, D), dtype=torch.float32, device=q.device)
+        part_lse = torch.empty((N, num_splits, H), dtype=torch.float32, device=q.device)
     padded = max(16, triton.next_power_of_2(D))
     decode_part_kernel[(N, G, num_splits)](
         q,
@@ -164,24 +184,39 @@ def decode_attention(
         block_tables.stride(0),
         scale,
         2**31 - 1 if window is None else window,
+        num_splits,
         H=H,
         G=G,
         D=D,
         D_PADDED=padded,
         ROWS=max(MIN_ROWS, triton.next_power_of_2(H // G)),
         BLOCK_SIZE=block_size,
-        TILE=TILE,
-        NUM_SPLITS=num_splits,
+        TILE=tile,
+        IS_WHOLE=is_whole,
         FORMAT=kv_format,
+        num_warps=num_warps,
+        num_stages=num_stages,
     )
-    decode_combine_kernel[(N, H)](
-        part_out,
-        part_lse,
-        out,
-        H=H,
-        D=D,
-        D_PADDED=padded,
-        NUM_SPLITS=num_splits,
-        SPLITS_PADDED=triton.next_power_of_2(num_splits),
-    )
+    if not is_whole:
+        decode_combine_kernel[(N, H)](
+            part_out,
+            part_lse,
+            out,
+            num_splits,
+            H=H,
+            D=D,
+            D_PADDED=padded,
+            SPLITS_PADDED=triton.next_power_of_2(num_splits),
+        )
     return out
+
+
+def _shape(kv_format: str) -> tuple[int, int, int]:
+    """Keys to a tile, warps of a program, and its stages in flight: the best of an H100."""
+    return {"float": (128, 4, 2), "int8": (128, 4, 3), "fp8": (64, 4, 4)}[kv_format]
+
+
+@functools.cache
+def num_processors(device: torch.device) -> int:
+    """Of a GPU, its multiprocessors; of the interpreter, a number that makes it split."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8

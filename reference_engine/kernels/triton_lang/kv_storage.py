@@ -1,7 +1,7 @@
 """Keys and values as the cache holds them (quantization/kv_formats.py), inside kernels.
 
 FORMAT is "float", "int8" or "fp8" (whose bytes come as uint8). `place` is the number of a token's head in the cache,
-slot * G + head. Not yet run on a GPU: see docs/gpu.md.
+slot * G + head.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ import torch
 import triton
 import triton.language as tl
 
-from llmbench.reference_engine.kernels.triton_lang.float8 import from_e4m3, to_e4m3
+from llmbench.reference_engine.kernels.triton_lang.byte_numbers import (
+    from_e4m3,
+    from_e4m3_as_float16,
+    from_int8,
+    from_int8_as_float16,
+    to_e4m3,
+)
 from llmbench.reference_engine.quantization.kv_formats import FP8, SCALE_BYTES
 
 _SCALE_BYTES = tl.constexpr(SCALE_BYTES)
@@ -30,15 +36,31 @@ def width(D: tl.constexpr, FORMAT: tl.constexpr):
 
 
 @triton.jit
-def load_codes(cache, place, lane, is_read, like, D: tl.constexpr, FORMAT: tl.constexpr):
-    """[places, lanes] in the dtype of `like`, still to be multiplied by `load_scales` for int8; 0 where not is_read.
+def as_factor(x, FORMAT: tl.constexpr):
+    """x in the dtype that it is multiplied with codes in: of bytes float16, into which they turn in half the time."""
+    if FORMAT != "float":
+        if x.dtype == tl.bfloat16:
+            x = x.to(tl.float16)
+    return x
 
-    bfloat16 holds every code of both formats exactly, so that no product depends on when the scale is applied.
+
+@triton.jit
+def load_codes(cache, place, lane, is_read, like, D: tl.constexpr, FORMAT: tl.constexpr):
+    """[places, lanes] in the dtype of `like`, an `as_factor`; still to be multiplied by `load_scales` for int8; 0 where
+    not is_read. The dtype holds every code exactly, so that no product depends on when the scale is applied.
     """
     stored = tl.load(cache + place[:, None] * width(D, FORMAT) + lane[None, :], mask=is_read, other=0)
     if FORMAT == "fp8":
-        stored = from_e4m3(stored)
-    return stored.to(like.dtype)
+        if like.dtype == tl.float16:
+            stored = from_e4m3_as_float16(stored)
+        else:
+            stored = from_e4m3(stored)
+    elif FORMAT == "int8":
+        if like.dtype == tl.float16:
+            stored = from_int8_as_float16(stored)
+        else:
+            stored = from_int8(stored)
+    return stored
 
 
 @triton.jit

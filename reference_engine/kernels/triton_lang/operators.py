@@ -1,5 +1,5 @@
 """The Triton-language kernels as torch sees them: torch.ops.llmbench_triton.*, each with the shapes of its results for
-torch.compile and meta tensors. On a CPU they run in Triton's interpreter alone. Not yet run on a GPU: see docs/gpu.md.
+torch.compile and meta tensors. On a CPU they run in Triton's interpreter alone.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 
+from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels.triton_lang.decode_attention import decode_attention
+from llmbench.reference_engine.kernels.triton_lang.gemv import gemv
+from llmbench.reference_engine.kernels.triton_lang.packed_weight import PackedWeight
 from llmbench.reference_engine.kernels.triton_lang.prefill_attention import prefill_attention
-from llmbench.reference_engine.kernels.triton_lang.quantized_linear import PackedWeight, quantized_linear
+from llmbench.reference_engine.kernels.triton_lang.quantized_linear import quantized_linear
 from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
 from llmbench.reference_engine.kernels.triton_lang.rotary_kv import rotary_kv
 from llmbench.reference_engine.kernels.triton_lang.swiglu import swiglu
-from llmbench.reference_engine.kernels.triton_lang.weight_only_linear import weight_only_linear
+from llmbench.reference_engine.kernels.triton_lang.unpack_weight import unpack_weight
 
 NAMESPACE = "llmbench_triton"
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
@@ -50,8 +53,26 @@ def _nothing(*_: object) -> None:
     """The result of what writes into its arguments."""
 
 
-def _product(x: torch.Tensor, _codes: torch.Tensor, scales: torch.Tensor, _scheme: str) -> torch.Tensor:
-    return x.new_empty(x.shape[0], scales.shape[0])
+def _gemv(
+    x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor | None, scheme: QuantizationName | None, *further: Any
+) -> torch.Tensor:
+    return gemv(x, codes if scales is None or scheme is None else PackedWeight(codes, scales, scheme), *further)
+
+
+def _multiply_quantized(
+    x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, scheme: QuantizationName, *further: Any
+) -> torch.Tensor:
+    return quantized_linear(x, PackedWeight(codes, scales, scheme), *further)
+
+
+def _unpack(
+    codes: torch.Tensor, scales: torch.Tensor, scheme: QuantizationName, num_inputs: int, dtype: torch.dtype
+) -> torch.Tensor:
+    return unpack_weight(PackedWeight(codes, scales, scheme), num_inputs, dtype)
+
+
+def _outputs(x: torch.Tensor, num_weight_rows: int, is_gated: bool) -> torch.Tensor:
+    return x.new_empty(x.shape[0], num_weight_rows // 2 if is_gated else num_weight_rows)
 
 
 _register(
@@ -63,14 +84,21 @@ _register(
     lambda gate_up: gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2),
 )
 _register(
-    "quantized_linear(Tensor x, Tensor codes, Tensor scales, str scheme) -> Tensor",
-    lambda x, *weight: quantized_linear(x, PackedWeight(*weight)),
-    _product,
+    "gemv(Tensor x, Tensor codes, Tensor? scales, str? scheme, Tensor? norm_weight, float eps, Tensor? bias, "
+    "Tensor? residual, bool is_gated) -> Tensor",
+    _gemv,
+    lambda x, codes, _scales, _scheme, _norm, _eps, _bias, _residual, is_gated: _outputs(x, codes.shape[0], is_gated),
 )
 _register(
-    "weight_only_linear(Tensor x, Tensor codes, Tensor scales, str scheme) -> Tensor",
-    lambda x, *weight: weight_only_linear(x, PackedWeight(*weight)),
-    _product,
+    "unpack_weight(Tensor codes, Tensor scales, str scheme, int num_inputs, ScalarType dtype) -> Tensor",
+    _unpack,
+    lambda codes, scales, _scheme, num_inputs, dtype: codes.new_empty(scales.shape[1], num_inputs, dtype=dtype),
+)
+_register(
+    "quantized_linear(Tensor x, Tensor codes, Tensor scales, str scheme, Tensor? norm_weight, float eps, Tensor? bias, "
+    "Tensor? residual, bool is_gated) -> Tensor",
+    _multiply_quantized,
+    lambda x, _codes, scales, _scheme, _norm, _eps, _bias, _residual, is_gated: _outputs(x, scales.shape[1], is_gated),
 )
 _register(
     "rotary_kv(Tensor(a!) qkv, Tensor? cos, Tensor? sin, Tensor slots, Tensor(b!) k_cache, Tensor(c!) v_cache, "

@@ -1,4 +1,4 @@
-"""Root-mean-square norm of each row in one pass. Not yet run on a GPU: see docs/gpu.md."""
+"""Root-mean-square norm of each row in one pass."""
 
 from __future__ import annotations
 

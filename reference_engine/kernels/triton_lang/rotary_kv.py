@@ -1,5 +1,5 @@
 """Rotary embedding and the write to the paged cache in one kernel: queries turn in place, keys and values land in their
-slots without an intermediate copy. Not yet run on a GPU: see docs/gpu.md."""
+slots without an intermediate copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""silu(gate) · up of a fused projection's halves. Not yet run on a GPU: see docs/gpu.md."""
+"""silu(gate) · up of a fused projection's halves."""
 
 from __future__ import annotations
 

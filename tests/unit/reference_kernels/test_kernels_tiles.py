@@ -1,5 +1,5 @@
-"""The linear by AMX tiles, its instructions emulated, against the vectors' own: without such a processor, that is how
-its logic is known to be right."""
+"""The linear by AMX tiles, its instructions emulated: without such a processor, that is how its logic is known to be
+right."""
 
 from __future__ import annotations
 
@@ -65,23 +65,11 @@ def linear(
     return out
 
 
-SHAPES = [(6, 64, 64), (8, 65, 1), (16, 192, 100), (17, 128, 321), (31, 1, 63), (130, 130, 70), (257, 64, 64)]
-
-
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-@pytest.mark.parametrize(("num_rows", "in_features", "out_features"), SHAPES)
-def test_integers_are_bit_for_bit_those_of_vectors(
-    libraries: tuple[ctypes.CDLL, ctypes.CDLL], scheme: str, num_rows: int, in_features: int, out_features: int
-) -> None:
-    generator = torch.Generator().manual_seed(num_rows)
-    weight = torch.randn(out_features, in_features, generator=generator) * 0.1
-    x = torch.randn(num_rows, in_features, generator=generator) + 0.3
-    packed, number = pack(weight, scheme, pairs=False)  # type: ignore[arg-type]
-    assert libraries[0].uses_tiles(number, ctypes.c_int64(num_rows))
-    assert not libraries[1].uses_tiles(number, ctypes.c_int64(num_rows))
-    tiles, vectors = (linear(library, x, packed, number, out_features, 0) for library in libraries)
-    # Without a fused multiply-add in the portable build, and with none in the emulation either: equal to the last bit.
-    assert torch.equal(tiles, vectors)
+def test_integers_stay_with_vectors(libraries: tuple[ctypes.CDLL, ctypes.CDLL], scheme: str) -> None:
+    """On a processor with AMX they were faster: docs/gpu.md."""
+    _, number = pack(torch.randn(64, 64), scheme, pairs=False)  # type: ignore[arg-type]
+    assert not libraries[0].uses_tiles(number)
 
 
 @pytest.mark.parametrize("num_rows", [1, 5, 16, 33, 129])
@@ -93,7 +81,7 @@ def test_bf16_equals_torch(
     weight = (torch.randn(out_features, in_features, generator=generator) * 0.1).bfloat16()
     x = torch.randn(num_rows, in_features, generator=generator).bfloat16().float()
     packed, number = pack(weight, None, pairs=False)
-    assert libraries[0].uses_tiles(number, ctypes.c_int64(num_rows))
+    assert libraries[0].uses_tiles(number)
     expected = x @ weight.float().T
     ours = linear(libraries[0], x, packed, number, out_features, 0)
     assert (ours - expected).abs().max() / expected.abs().max() < 1e-5
@@ -103,7 +91,7 @@ def test_bf16_equals_torch(
 def test_a_rows_result_does_not_depend_on_its_batch(
     libraries: tuple[ctypes.CDLL, ctypes.CDLL], scheme: str | None
 ) -> None:
-    """One row is below the fewest that integers take tiles for, and swiglu has two outputs in a panel's one."""
+    """Swiglu has two outputs in a panel's one."""
     weight = torch.randn(200, 130, generator=torch.Generator().manual_seed(0)) * 0.1
     x = torch.randn(150, 130, generator=torch.Generator().manual_seed(1))
     weight = weight if scheme else weight.bfloat16()

@@ -42,3 +42,11 @@ def bfloat16_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
         interpreter_builder, "create_dot", lambda a, b, *rest: multiply(widened(a), widened(b), *rest), raising=False
     )
     monkeypatch.setattr(interpreter_builder, "create_si_to_fp", create_si_to_fp, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _wide_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU wants many programs, and the interpreter runs them one by one."""
+    from llmbench.reference_engine.kernels.triton_lang import gemv
+
+    monkeypatch.setattr(gemv, "_shape", lambda _kind: (64, 16, 4))

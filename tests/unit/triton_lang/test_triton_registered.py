@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmbench.reference_engine.kernels.triton_lang import operators
-from llmbench.reference_engine.kernels.triton_lang.quantized_linear import pack
+from llmbench.reference_engine.kernels.triton_lang.packed_weight import pack
 from llmbench.reference_engine.quantization.group_wise import quantize
 
 OPS = getattr(torch.ops, operators.NAMESPACE)
@@ -25,13 +25,25 @@ def cases() -> dict[str, list[tuple[Any, ...]]]:
     spans, tiles = torch.tensor([[0, 3, 5]]), torch.tensor([[0, 0]])
 
     def product(scheme: str, rows: int) -> tuple[Any, ...]:
-        return (torch.randn(rows, 70), *pack(quantize(torch.randn(9, 70), scheme)))  # type: ignore[arg-type]
+        weight = pack(quantize(torch.randn(10, 70), scheme))  # type: ignore[arg-type]
+        return (torch.randn(rows, 70), *weight, torch.rand(70), 1e-5, torch.rand(10), torch.rand(rows, 5), True)
 
     return {
         "rms_norm": [(torch.randn(rows, 40), torch.rand(40), 1e-5) for rows in (3, 0)],
         "swiglu": [(torch.randn(rows, 40),) for rows in (3, 0)],
-        "quantized_linear": [product("int8", 3), product("int4", 1), product("int4", 0)],
-        "weight_only_linear": [product("fp8", 3), product("int8-weight-only", 1), product("int4-weight-only", 2)],
+        "gemv": [
+            product("int8", 2),
+            (torch.randn(1, 40), torch.randn(10, 40), None, None, torch.rand(40), 1e-5, None, torch.rand(1, 5), True),
+            (torch.randn(0, 40), torch.randn(10, 40), None, None, None, 0.0, None, None, False),
+        ],
+        "unpack_weight": [(*product("fp8", 1)[1:4], 70, torch.bfloat16), (*product("int4", 1)[1:4], 70, torch.float32)],
+        "quantized_linear": [
+            product("int8", 3),
+            product("int4", 0),
+            product("fp8", 3),
+            product("int8-weight-only", 1),
+            product("int4-weight-only", 20),
+        ],
         "rotary_kv": [
             (qkv, *turn, slots, *caches, 2, *norms),
             (qkv, None, None, slots, *int8_caches, 2, None, None, 0.0),
