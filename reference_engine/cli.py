@@ -67,6 +67,12 @@ def serve(
     num_swap_blocks: Annotated[
         int | None, typer.Option(help="Room for swapped KV blocks.", show_default="as many as the KV cache has")
     ] = None,
+    compaction: Annotated[
+        Literal["off", "idle"], typer.Option(help="Give memory of the KV cache back when few blocks are in use.")
+    ] = "off",
+    num_kept_blocks: Annotated[
+        int | None, typer.Option(help="KV blocks that stay in memory then.", show_default="an eighth of the KV cache")
+    ] = None,
     batching: Annotated[
         Literal["continuous", "dynamic", "static"], typer.Option(help="When waiting requests may join.")
     ] = "continuous",
@@ -117,6 +123,8 @@ def serve(
         eviction=eviction,
         preemption=preemption,
         num_swap_blocks=num_swap_blocks,
+        compaction=compaction,
+        num_kept_blocks=num_kept_blocks,
         batching=batching,
         max_batch_delay_ms=max_batch_delay_ms,
         step_order=step_order,

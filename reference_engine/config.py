@@ -16,6 +16,7 @@ QuantizationName = Literal["int8", "int4", "fp8", "int8-weight-only", "int4-weig
 EvictionName = Literal["lru", "fifo", "age"]
 BatchingName = Literal["continuous", "dynamic", "static"]
 PreemptionName = Literal["recompute", "swap"]
+CompactionName = Literal["off", "idle"]
 StepOrder = Literal["decode-first", "prefill-first"]
 
 # Field to the names that it takes.
@@ -28,6 +29,7 @@ _NAMES = {
     "eviction": get_args(EvictionName),
     "batching": get_args(BatchingName),
     "preemption": get_args(PreemptionName),
+    "compaction": get_args(CompactionName),
     "step_order": get_args(StepOrder),
 }
 
@@ -64,6 +66,9 @@ class EngineConfig:
     eviction: which cached block gives way first; see cache/eviction.py.
     preemption: what becomes of the KV blocks of a sequence that has to wait again: computed again later, or copied to
         host memory and back, which has room for num_swap_blocks, None for as many as the KV cache.
+    compaction: "idle" shrinks a KV cache that held more than twice num_kept_blocks to that many, once no more are in
+        use, and gives the rest of its memory back to the system; None for an eighth of the cache. See
+        cache/compaction.py.
     batching: when waiting requests may join the running ones; see batching.py. max_batch_delay_ms is the time that a
         dynamic batch waits for more requests.
     step_order: whether a step begins with decodes or with prefills; see scheduler.py.
@@ -92,6 +97,8 @@ class EngineConfig:
     eviction: EvictionName = "lru"
     preemption: PreemptionName = "recompute"
     num_swap_blocks: int | None = None
+    compaction: CompactionName = "off"
+    num_kept_blocks: int | None = None
     batching: BatchingName = "continuous"
     max_batch_delay_ms: float = 5.0
     step_order: StepOrder = "decode-first"
@@ -115,6 +122,7 @@ class EngineConfig:
             "num_speculative_tokens",
             "speculative_max_seqs",
             "num_swap_blocks",
+            "num_kept_blocks",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -142,6 +150,13 @@ class EngineConfig:
             )
         if self.num_swap_blocks is not None and self.preemption != "swap":
             raise ConfigError('num_swap_blocks is the room for preemption = "swap"; give both, or neither.')
+        if self.num_kept_blocks is not None and self.compaction != "idle":
+            raise ConfigError('num_kept_blocks is what compaction = "idle" leaves in memory; give both, or neither.')
+        if self.compaction == "idle" and self.device != "cpu":
+            raise ConfigError(
+                f"compaction = idle is for device = cpu; device is {self.device}, where the KV cache is one allocation "
+                "of which no part can be given back: leave compaction off."
+            )
         # `not >` and not `<=`: nan must be refused too.
         if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < float("inf"):
             raise ConfigError(f"kv_cache_gib must be a finite number above 0; {self.kv_cache_gib} was given.")

@@ -27,8 +27,9 @@ import torch
 from llmbench.reference_engine.beam_search import BeamGroup, BeamParams, check_room
 from llmbench.reference_engine.cache.block_pool import BlockPool
 from llmbench.reference_engine.cache.block_tables import BlockTables
+from llmbench.reference_engine.cache.compaction import make_compaction
 from llmbench.reference_engine.cache.host_swap import HostSwap
-from llmbench.reference_engine.cache.kv_cache import KVCache, plan_kv_cache
+from llmbench.reference_engine.cache.kv_cache import KVCache, kv_bytes_per_token, plan_kv_cache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.device import making_tensors_on, resolve_device
 from llmbench.reference_engine.errors import CheckpointError, RequestError
@@ -93,6 +94,9 @@ class Engine:
             model.config.sliding_window,
             HostSwap(num_swap_blocks) if num_swap_blocks else None,
         )
+        self._compaction = make_compaction(
+            config, self._tables, config.block_size * kv_bytes_per_token(model.config, storage)
+        )
         self._scheduler = Scheduler(
             self._tables,
             config.max_num_seqs,
@@ -100,11 +104,13 @@ class Engine:
             batching_policy=config.batching,
             max_delay_ns=round(config.max_batch_delay_ms * 1e6),
             order=config.step_order,
+            compaction=self._compaction,
         )
         with self._on_device:
             graphs = resolve(config.graphs, self._kernels, device)
             num_blocks = plan.num_blocks + needs_scratch_block(graphs)
-            kv_cache = KVCache(model.config, num_blocks, config.block_size, storage, num_swap_blocks)
+            is_lazy = self._compaction is not None
+            kv_cache = KVCache(model.config, num_blocks, config.block_size, storage, num_swap_blocks, is_lazy)
             self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
             if graphs != "off":
                 self._runner.record_graphs(graphs, config.max_num_seqs)
@@ -199,7 +205,8 @@ class Engine:
         with self.spans("schedule"):
             plan = self._scheduler.schedule()
         if not plan.chunks:
-            if self.has_work():
+            self._runner.move_blocks(plan)
+            if self._sequences:
                 time.sleep(_IDLE_S)
             return []
         if self._proposer is not None:
@@ -335,7 +342,8 @@ class Engine:
         del self._sequences[sequence.request_id]
 
     def has_work(self) -> bool:
-        return self._scheduler.has_work()
+        """True while `step` does something: without any request too, as long as memory is to be given back."""
+        return self._scheduler.has_work() or (self._proposer is not None and self._proposer.has_work())
 
     def stats(self) -> EngineStats:
         swap = self._tables.swap
@@ -346,6 +354,9 @@ class Engine:
             num_blocks=self._pool.num_blocks,
             block_size=self.config.block_size,
             num_swap_blocks_used=0 if swap is None else swap.pool.num_used,
+            num_resident_blocks=(
+                self._pool.num_blocks if self._compaction is None else self._compaction.num_resident_blocks
+            ),
             num_steps=self._num_steps,
             num_preemptions=self._scheduler.num_preemptions,
             num_prompt_tokens=self._num_prompt_tokens,
@@ -360,6 +371,7 @@ class Engine:
             num_swapped_requests=0 if swap is None else swap.num_swapped_requests,
             num_draft_tokens=self._num_draft_tokens,
             num_accepted_tokens=self._num_accepted_tokens,
+            num_moved_blocks=0 if self._compaction is None else self._compaction.num_moved_blocks,
         )
 
     def check_integrity(self) -> None:

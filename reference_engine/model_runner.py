@@ -60,14 +60,20 @@ class ModelRunner:
 
         self._graphs = make_graphs(kind, step, self.kv_cache, self.rotary, max_num_seqs, self._max_model_len)
 
+    def move_blocks(self, plan: StepPlan) -> None:
+        """What a step begins with; all there is to do where the plan has no chunks."""
+        self.kv_cache.swap_blocks(plan.swap)
+        self.kv_cache.copy_blocks(plan.copies)
+        if plan.given_back:
+            self.kv_cache.give_back(plan.given_back)
+
     def execute(self, plan: StepPlan) -> torch.Tensor:
         """Logits [n, vocab_size] of the last token of each chunk that samples, in the plan's order; fills the cache.
 
         A chunk with k drafts has k + 1 rows: of the sequence's last token, and of each draft.
         """
         with self.spans("prepare"):
-            self.kv_cache.swap_blocks(plan.swap)
-            self.kv_cache.copy_blocks(plan.copies)
+            self.move_blocks(plan)
             step = _arrays(plan)
         if self._graphs is not None and _samples_every_row(plan):
             logits = self._graphs.run(step, self.spans)

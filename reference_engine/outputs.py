@@ -31,13 +31,15 @@ class StepOutput(NamedTuple):
 
 
 class EngineStats(NamedTuple):
-    """Gauges (the first six) as of now, counters since the engine was made.
+    """Gauges (the first seven) as of now, counters since the engine was made.
 
     num_swap_blocks_used: of host memory, by preempted sequences.
+    num_resident_blocks: of the KV cache, that may take memory; without compaction they all do.
     num_cache_queried_tokens: tokens of all requests that were looked up in the prefix cache; num_cache_hit_tokens of
-    them were found. num_evicted_blocks lost their cached content to somebody else's. num_swapped_blocks were copied to
-    host memory when their sequence was preempted, of num_swapped_requests; the other preempted ones are computed again.
-    num_draft_tokens were verified, num_accepted_tokens of them became output.
+    them were found. num_evicted_blocks lost their cached content, to somebody else's or to compaction.
+    num_swapped_blocks were copied to host memory when their sequence was preempted, of num_swapped_requests; the other
+    preempted ones are computed again. num_draft_tokens were verified, num_accepted_tokens of them became output.
+    num_moved_blocks were moved by compaction.
     """
 
     num_running: int
@@ -46,6 +48,7 @@ class EngineStats(NamedTuple):
     num_blocks: int
     block_size: int
     num_swap_blocks_used: int
+    num_resident_blocks: int
     num_steps: int
     num_preemptions: int
     num_prompt_tokens: int
@@ -60,3 +63,4 @@ class EngineStats(NamedTuple):
     num_swapped_requests: int
     num_draft_tokens: int
     num_accepted_tokens: int
+    num_moved_blocks: int

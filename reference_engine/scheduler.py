@@ -11,6 +11,7 @@ from typing import NamedTuple
 from llmbench.reference_engine import batching
 from llmbench.reference_engine.beam_search import BeamGroup
 from llmbench.reference_engine.cache.block_tables import BlockTables
+from llmbench.reference_engine.cache.compaction import Compaction
 from llmbench.reference_engine.cache.host_swap import SwapPlan
 from llmbench.reference_engine.config import StepOrder
 from llmbench.reference_engine.sequence import Sequence
@@ -41,7 +42,7 @@ class StepPlan(NamedTuple):
     """One step's work. The first `num_decodes` chunks are one token each; verifications and prefill chunks follow.
 
     Before anything is computed, content moves as `swap` says, and then from the first to the second block of each of
-    `copies`, one by one.
+    `copies`, one by one. Then the memory of the blocks `given_back` is not needed any more.
     """
 
     chunks: tuple[Chunk, ...]
@@ -49,6 +50,7 @@ class StepPlan(NamedTuple):
     preempted: tuple[str, ...]
     copies: tuple[tuple[int, int], ...] = ()
     swap: SwapPlan = SwapPlan()
+    given_back: range = range(0)
 
     @property
     def num_tokens(self) -> int:
@@ -76,6 +78,7 @@ class Scheduler:
         batching_policy: str = "continuous",
         max_delay_ns: int = 0,
         order: StepOrder = "decode-first",
+        compaction: Compaction | None = None,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.tables = tables
@@ -89,6 +92,7 @@ class Scheduler:
         self._may_admit = batching.POLICIES[batching_policy]
         self._max_delay_ns = max_delay_ns
         self._order = order
+        self.compaction = compaction
         self._clock_ns = clock_ns
         self._num_arrived = 0
 
@@ -117,12 +121,13 @@ class Scheduler:
             insort(self.running, child, key=_rank)
 
     def has_work(self) -> bool:
-        return bool(self.waiting or self.running)
+        return bool(self.waiting or self.running) or (self.compaction is not None and self.compaction.is_due())
 
     def schedule(self) -> StepPlan:
         """The next step; its blocks are in the sequences' tables already.
 
-        Empty only when there is no work, or when the batching policy has the queue wait for more requests.
+        Without chunks only when there are no requests, or when the batching policy has the queue wait for more of them;
+        blocks may have to be moved even then.
         """
         preempted: list[str] = []
         decodes: list[Chunk] = []
@@ -137,7 +142,8 @@ class Scheduler:
         verifications = [chunk for chunk in decodes if chunk.draft_token_ids]
         chunks = (*plain, *verifications, *prefills)
         swap = SwapPlan() if self.tables.swap is None else self.tables.swap.take_plan()
-        return StepPlan(chunks, len(plain), tuple(preempted), self.tables.take_copies(), swap)
+        given_back = range(0) if self.compaction is None else self.compaction.plan(self.running)
+        return StepPlan(chunks, len(plain), tuple(preempted), self.tables.take_copies(), swap, given_back)
 
     def commit(self, plan: StepPlan) -> None:
         """Note that the plan's keys and values are in the cache; those of drafts do not count yet."""

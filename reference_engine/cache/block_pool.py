@@ -17,11 +17,14 @@ class BlockPool:
     used + free = num_blocks always. A block whose content was stored under a key is found by that key for as long as it
     is not handed out for other content: a free block may be a cached one too. Blocks without a key are handed out
     first; then `policy`, a name in eviction.POLICIES, decides. Source: PagedAttention, arXiv:2309.06180 §4.
+
+    The first `num_touched` blocks may have been handed out since the pool was made or last compacted, no others were.
     """
 
     def __init__(self, num_blocks: int, policy: str = "lru") -> None:
         self.num_blocks = num_blocks
         self.num_evicted = 0
+        self.num_touched = 0
         self._ref_counts = [0] * num_blocks
         # A stack: the block freed last is handed out first, while its memory may still be in the processor's cache.
         self._free = list(range(num_blocks - 1, -1, -1))
@@ -34,6 +37,11 @@ class BlockPool:
     @property
     def num_free(self) -> int:
         return len(self._free) + len(self._cached_free)
+
+    @property
+    def num_cached_free(self) -> int:
+        """Those of the free blocks that have content worth keeping."""
+        return len(self._cached_free)
 
     @property
     def num_used(self) -> int:
@@ -49,6 +57,8 @@ class BlockPool:
         blocks = [self._free.pop() if self._free else self._evict() for _ in range(num_blocks)]
         for block_id in blocks:
             self._ref_counts[block_id] = 1
+        if blocks:
+            self.num_touched = max(self.num_touched, max(blocks) + 1)
         return blocks
 
     def share(self, block_ids: Iterable[int]) -> None:
@@ -93,6 +103,46 @@ class BlockPool:
         """The block stored under this key, used or free; `share` it before anything is allocated."""
         return self._block_of.get(key)
 
+    def forget(self, num_blocks: int) -> None:
+        """Let so many of the cached free blocks lose their content, the ones that would be evicted first."""
+        self._free += [self._evict() for _ in range(num_blocks)]
+
+    def compact(self, most_moved: int) -> dict[int, int]:
+        """Move used and cached blocks from the end of the pool to free places before them, most_moved at most.
+
+        Old places to new ones; no block is in both. References, key and turn to be evicted move along. If fewer than
+        most_moved, all content is in the first blocks now; from here on those that lie in front are handed out first.
+        """
+        self._free.sort(reverse=True)
+        moved: dict[int, int] = {}
+        while (last := self._last_with_content()) >= 0:
+            if len(moved) == most_moved or not self._free or self._free[-1] > last:
+                break
+            moved[last] = self._free.pop()
+            self._move(last, moved[last])
+        self._free += moved
+        self._free.sort(reverse=True)
+        return moved
+
+    def _last_with_content(self) -> int:
+        """-1 if no block has any; `num_touched` falls to it."""
+        while self.num_touched > 0 and self._is_empty(self.num_touched - 1):
+            self.num_touched -= 1
+        return self.num_touched - 1
+
+    def _is_empty(self, block_id: int) -> bool:
+        return self._ref_counts[block_id] == 0 and block_id not in self._cached_free
+
+    def _move(self, source: int, target: int) -> None:
+        self._ref_counts[target], self._ref_counts[source] = self._ref_counts[source], 0
+        if source in self._cached_free:
+            self._cached_free.move(source, target)
+        if source in self._key_of:
+            key = self._key_of[target] = self._key_of.pop(source)
+            self._block_of[key] = target
+            self._stored_tick[target] = self._stored_tick.pop(source)
+            self._num_uses[target] = self._num_uses.pop(source)
+
     def _evict(self) -> int:
         block_id = self._cached_free.pop()
         del self._block_of[self._key_of.pop(block_id)]
@@ -115,3 +165,5 @@ class BlockPool:
             raise RuntimeError("keys and blocks disagree")
         if not cached_free <= set(self._key_of) or set(self._free) & set(self._key_of):
             raise RuntimeError("a free block is in the wrong list for the content it has")
+        if not all(map(self._is_empty, range(self.num_touched, self.num_blocks))):
+            raise RuntimeError(f"a block beyond the {self.num_touched} that were touched has content")

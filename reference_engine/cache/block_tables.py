@@ -161,6 +161,15 @@ class BlockTables:
             sequence.block_table += self.pool.allocate(num_new)
         return True
 
+    def compact(self, sequences: Iterable[Sequence], most_moved: int) -> int:
+        """Move blocks to the front of the pool: how many. `sequences` are all that hold blocks."""
+        moved = self.pool.compact(most_moved)
+        if moved:
+            self.copies += moved.items()
+            for sequence in sequences:
+                sequence.block_table = [moved.get(place, place) for place in sequence.block_table]
+        return len(moved)
+
     def take_copies(self) -> tuple[tuple[int, int], ...]:
         """The copies that the next step begins with, from block to block; they are the caller's now."""
         copies = tuple(self.copies)

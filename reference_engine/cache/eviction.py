@@ -57,8 +57,15 @@ class EvictionQueue:
         """A block that nobody uses any more; it was found in the cache num_uses times since it was stored."""
         self._tick += 1
         rank = self._rank_of(BlockUse(stored_tick, self._tick, num_uses, self._evicted_rank))
-        self._ranks[block_id] = (rank, self._tick)
-        heapq.heappush(self._heap, (rank, self._tick, block_id))
+        self._push(block_id, rank, self._tick)
+
+    def move(self, source: int, target: int) -> None:
+        """What `source` held is in `target` now, and loses its content when it would have."""
+        self._push(target, *self._ranks.pop(source))
+
+    def _push(self, block_id: int, rank: int, tick: int) -> None:
+        self._ranks[block_id] = (rank, tick)
+        heapq.heappush(self._heap, (rank, tick, block_id))
         if len(self._heap) > 2 * len(self._ranks) + 64:
             self._heap = [(rank, tick, block_id) for block_id, (rank, tick) in self._ranks.items()]
             heapq.heapify(self._heap)

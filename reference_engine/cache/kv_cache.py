@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 
 from llmbench.reference_engine.cache.host_swap import SwapPlan
+from llmbench.reference_engine.cache.lazy_memory import LazyMemory
 from llmbench.reference_engine.config import DEFAULT_KV_CACHE_GIB, EngineConfig
 from llmbench.reference_engine.errors import ConfigError
-from llmbench.reference_engine.kernels.block_copies import copy_blocks
+from llmbench.reference_engine.kernels.block_copies import block_bytes, copy_blocks
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.quantization.kv_formats import stored_width
 
@@ -56,18 +58,28 @@ class KVCache:
     The width is the head's size, and a scale more in int8: quantization/kv_formats.py.
     Token position p of a sequence is in slot `block_table[p // block_size] * block_size + p % block_size`. Kernels may
     order the numbers within a block as they like: nobody else reads them, and a block is copied as a whole.
-    `host_data` is the same for the blocks of preempted sequences, in host memory.
+    `host_data` is the same for the blocks of preempted sequences, in host memory. With `is_lazy`, on Linux and a CPU,
+    blocks take no memory before they are written, and theirs can be given back.
     """
 
     def __init__(
-        self, model: ModelConfig, num_blocks: int, block_size: int, storage: torch.dtype, num_host_blocks: int = 0
+        self,
+        model: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        storage: torch.dtype,
+        num_host_blocks: int = 0,
+        is_lazy: bool = False,
     ) -> None:
         self.block_size = block_size
+        width = stored_width(model.head_dim, storage)
+        shape = (model.num_layers, 2, num_blocks, block_size, model.num_kv_heads, width)
+        self._memory = LazyMemory(math.prod(shape) * storage.itemsize) if is_lazy else None
         # Zeros and not empty: a padded gather reads slots never written, and 0 × nan is nan in spite of the mask.
-        self.data = torch.zeros(
-            (model.num_layers, 2, num_blocks, block_size, model.num_kv_heads, stored_width(model.head_dim, storage)),
-            dtype=storage,
-        )
+        if self._memory is None:
+            self.data = torch.zeros(shape, dtype=storage)
+        else:
+            self.data = self._memory.bytes.view(storage).view(shape)
         # Keys and values of each layer, [num_blocks, block_size, num_kv_heads, stored width]; views, cut once.
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = [(layer[0], layer[1]) for layer in self.data]
 
@@ -82,6 +94,16 @@ class KVCache:
         """Copy whole blocks to the host and from there, in all layers."""
         copy_blocks(self.host_data, self.data, plan.out)
         copy_blocks(self.data, self.host_data, plan.back)
+
+    def give_back(self, blocks: range) -> None:
+        """Let these blocks, behind which no others hold content, read as zeros and take no memory. Of a lazy cache."""
+        assert self._memory is not None
+        num_planes, num_blocks, size = 2 * self.data.shape[0], self.data.shape[2], block_bytes(self.data)
+        for plane in range(num_planes):
+            start, end = plane * num_blocks * size, (plane + 1) * num_blocks * size
+            # A page more: the one in which the blocks given back before begin was not a whole page of theirs.
+            last = min(start + blocks.stop * size + LazyMemory.PAGE_BYTES, end)
+            self._memory.give_back(start + blocks.start * size, last)
 
     def copy_blocks(self, copies: Collection[tuple[int, int]]) -> None:
         """Copy whole blocks, the first of each pair to the second, in this order and in all layers."""

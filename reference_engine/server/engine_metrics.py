@@ -39,6 +39,11 @@ GAUGES = (
         "Blocks of host memory that preempted requests use.",
         lambda stats: stats.num_swap_blocks_used,
     ),
+    EngineMetric(
+        "llmbench:kv_blocks_resident",
+        "KV blocks that may take memory: all of them without compaction.",
+        lambda stats: stats.num_resident_blocks,
+    ),
 )
 COUNTERS = (
     EngineMetric("vllm:prompt_tokens_total", "Prompt tokens of all requests.", lambda stats: stats.num_prompt_tokens),
@@ -70,6 +75,7 @@ COUNTERS = (
         "Preempted requests whose KV blocks went to host memory; the others are computed again.",
         lambda stats: stats.num_swapped_requests,
     ),
+    EngineMetric("llmbench:moved_blocks_total", "KV blocks moved by compaction.", lambda stats: stats.num_moved_blocks),
     EngineMetric("llmbench:steps_total", "Steps computed.", lambda stats: stats.num_steps),
     EngineMetric(
         "llmbench:computed_tokens_total",

@@ -10,7 +10,8 @@ import torch
 
 from llmbench.reference_engine.cache.block_pool import BlockPool
 from llmbench.reference_engine.cache.block_tables import BlockTables
-from llmbench.reference_engine.cache.kv_cache import KVCache
+from llmbench.reference_engine.cache.compaction import make_compaction
+from llmbench.reference_engine.cache.kv_cache import KVCache, kv_bytes_per_token
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.graphs import needs_scratch_block, resolve
@@ -62,19 +63,32 @@ class DraftModelProposer:
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self._argmax = kernels.argmax
         self._tables = BlockTables(BlockPool(config.num_blocks), config.block_size)
+        storage = storage_dtype(config.kv_cache_dtype, dtype)
+        self._compaction = make_compaction(
+            config, self._tables, config.block_size * kv_bytes_per_token(model.config, storage)
+        )
         graphs = resolve(config.graphs, kernels, torch.device(config.device))
+        if graphs == "compile":  # it would take its minute a second time
+            graphs = "off"
         kv_cache = KVCache(
             model.config,
             config.num_blocks + needs_scratch_block(graphs),
             config.block_size,
-            storage_dtype(config.kv_cache_dtype, dtype),
+            storage,
+            is_lazy=self._compaction is not None,
         )
         self._runner = ModelRunner(model, kv_cache, kernels, config.max_model_len, config.quantization)
-        if graphs in ("cpu", "cuda"):  # torch.compile would take its minute a second time
+        if graphs != "off":
             self._runner.record_graphs(graphs, config.max_num_seqs)
         self._shadows: dict[str, Shadow] = {}
 
+    def has_work(self) -> bool:
+        return self._compaction is not None and self._compaction.is_due()
+
     def propose(self, sequences: SequenceOf[Sequence]) -> None:
+        if self._compaction is not None:
+            given_back = self._compaction.plan(shadow.sequence for shadow in self._shadows.values())
+            self._runner.move_blocks(StepPlan((), 0, (), self._tables.take_copies(), given_back=given_back))
         ahead: dict[str, Sequence] = {}
         for target in sequences:
             target.draft_token_ids = []

@@ -43,6 +43,9 @@ class NgramProposer:
     def __init__(self) -> None:
         self._indexes: dict[str, NgramIndex] = {}
 
+    def has_work(self) -> bool:
+        return False
+
     def propose(self, sequences: SequenceOf[Sequence]) -> None:
         for sequence in sequences:
             index = self._indexes.setdefault(sequence.request_id, NgramIndex())

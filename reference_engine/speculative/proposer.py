@@ -9,6 +9,10 @@ from llmbench.reference_engine.sequence import Sequence
 
 
 class Proposer(Protocol):
+    def has_work(self) -> bool:
+        """True while `propose` does something without any sequence too: compaction of a KV cache of its own."""
+        ...
+
     def propose(self, sequences: SequenceOf[Sequence]) -> None:
         """Set `draft_token_ids` of these decoding sequences: at most `max_draft_tokens`, or none for lack of an idea.
 

@@ -1,4 +1,4 @@
-"""Beams, drafts, a window, cached beginnings, too few blocks and aborts, all at once: no answer changes."""
+"""Beams, drafts, a window, cached beginnings, moved and too few blocks, aborts, all at once: no answer changes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def draw_requests(rng: random.Random) -> dict[str, Request]:
 
 def draw_settings(rng: random.Random, drafts: list[Path]) -> dict[str, Any]:
     preemption = rng.choice(["recompute", "swap"])
-    return {
+    settings = {
         "num_blocks": rng.randint(19, 30),
         "max_model_len": 76,
         "max_num_seqs": rng.randint(3, 8),
@@ -62,6 +62,9 @@ def draw_settings(rng: random.Random, drafts: list[Path]) -> dict[str, Any]:
         "speculative": rng.choice([None, "ngram", *drafts]),
         "speculative_max_seqs": rng.choice([None, 3]),
     }
+    if rng.random() < 0.7:
+        settings |= {"compaction": "idle", "num_kept_blocks": rng.randint(4, 9)}
+    return settings
 
 
 def alone(engine: Engine, requests: dict[str, Request]) -> dict[str, Any]:

@@ -70,6 +70,30 @@ def test_replayed_steps_answer_as_plain_ones_do(make_engine: Callable[..., Engin
     assert (1, 1) in graphs._programs
 
 
+def test_replayed_steps_read_blocks_where_they_were_moved(make_engine: Callable[..., Engine]) -> None:
+    """A burst of short answers, and one that goes on while its blocks move to the front."""
+    rng = random.Random(4)
+    asked = {f"{index}": ([rng.randrange(10, 1000) for _ in range(40)], 2) for index in range(8)}
+    asked["long"] = ([rng.randrange(10, 1000) for _ in range(20)], 40)
+
+    def tokens(**settings: Any) -> list[int]:
+        engine = make_engine(graphs="cpu", block_size=4, **settings)
+        for name, (prompt, max_tokens) in asked.items():
+            engine.add_request(name, prompt, SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True))
+        found, was_moved = [], False
+        while engine.has_work():
+            before = list(engine._sequences["long"].block_table) if "long" in engine._sequences else []
+            found += [
+                token for output in engine.step() if output.request_id == "long" for token in output.new_token_ids
+            ]
+            if "long" in engine._sequences and found:
+                was_moved |= engine._sequences["long"].block_table[: len(before)] != before
+        assert was_moved == ("compaction" in settings)
+        return found
+
+    assert tokens(compaction="idle", num_kept_blocks=30) == tokens()
+
+
 def test_a_step_with_an_operator_that_is_not_recorded_is_refused(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(graphs="cpu")
     model = engine._runner.model
