@@ -7,7 +7,8 @@ What happens to it, in order:
     scheduler.py       who runs and how many tokens of each: seats, token budget, chunked prefill, preemption;
                        batching.py has continuous, dynamic and static batching by name
     cache/             whose is which KV block: block_pool.py counts, block_tables.py gives, shares and copies on write,
-                       prefix_cache.py names blocks, eviction.py forgets them, host_swap.py takes them to the host
+                       prefix_cache.py names blocks, eviction.py forgets them, host_swap.py takes them to the host,
+                       compaction.py moves them to the front
     model_runner.py    the plan as tensors (step_batch.py) through a model (models/) made of layers/
     kernels/           how a layer is computed: contract.py says what, torch_kernels.py is the oracle, csrc/ and
                        triton_lang/ are fast, dispatch.py chooses

@@ -14,7 +14,7 @@ from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.sequence import Sequence
 
 # How much of it one step does, so that a request that comes meanwhile is held up for a few milliseconds at most.
-MOST_FORGOTTEN = 1_000
+MOST_FORGOTTEN = 500
 MOST_MOVED = 256
 MOST_MOVED_BYTES = 8 * 2**20
 MOST_RETURNED_BYTES = 64 * 2**20
