@@ -86,7 +86,7 @@ def test_integrity_check_finds_a_lost_block() -> None:
 
 @given(steps=st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.integers(0, 5)), max_size=60))
 def test_all_free_blocks_can_be_had_wherever_they_lie(steps: list[tuple[int, bool, int]]) -> None:
-    """Why nothing has to be moved for want of blocks: no pattern of use leaves a free one that a sequence cannot get."""
+    """Why no sequence needs compaction: no pattern of use leaves a free block that it could not get."""
     pool = BlockPool(24)
     held: list[list[int]] = []
     for key, (count, releases, index) in enumerate(steps):
