@@ -71,6 +71,7 @@ class Storm:
         kind = draw.choices(("answer", "cancel", "too long", "not JSON", "unknown field"), (70, 15, 5, 5, 5))[0]
         body = request_body(draw) if draw.random() < SHARE_OF_NEW else draw.choice(pool)
         sent = {**body, "stream": draw.random() < 0.7, "priority": draw.choice((0, 0, 0, -1, 1))}
+        sent["user"] = draw.choice((None, "ann", "bob"))
         if kind == "too long":
             sent["prompt"] = [10] * draw.randint(CONTEXT, 3 * CONTEXT)
         elif kind == "unknown field":

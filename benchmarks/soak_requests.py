@@ -39,7 +39,7 @@ _FORMS: Sequence[Mapping[str, Any]] = (
 
 
 def request_body(draw: random.Random) -> Body:
-    """A request for /v1/completions; `stream` and `priority` are the sender's choice."""
+    """A request for /v1/completions; `stream`, `priority` and `user` are the sender's choice."""
     kind = draw.choice(_KINDS)
     if kind is _beams:
         chosen_by: Body = {}

@@ -42,6 +42,7 @@ _FLAGS = (
     "device",
     "dtype",
     "eviction",
+    "fairness",
     "graphs",
     "kernels",
     "kv_cache_gib",

@@ -35,7 +35,7 @@ ENGINE_SETTINGS: Mapping[str, str] = {
     **{
         name: name
         for name in (
-            *("batching", "block_size", "compaction", "device", "dtype", "eviction", "graphs", "kernels"),
+            *("batching", "block_size", "compaction", "device", "dtype", "eviction", "fairness", "graphs", "kernels"),
             *("kv_cache_dtype", "kv_cache_gib", "max_batch_delay_ms", "max_model_len", "max_num_batched_tokens"),
             *("max_num_seqs", "num_blocks", "num_kept_blocks", "num_speculative_tokens", "num_swap_blocks"),
             *("preemption", "quantization", "seed", "speculative", "speculative_max_seqs", "step_order"),

@@ -5,7 +5,7 @@ What happens to it, in order:
     server/            an HTTP, WebSocket or gRPC message becomes a prompt and parameters (map in server/__init__.py)
     engine.py          the step that everything else serves: schedule, execute, sample, deliver
     scheduler.py       who runs and how many tokens of each: seats, token budget, chunked prefill, preemption;
-                       batching.py has continuous, dynamic and static batching by name
+                       batching.py has continuous, dynamic and static batching by name, fairness.py whose turn it is
     cache/             whose is which KV block: block_pool.py counts, block_tables.py gives, shares and copies on write,
                        prefix_cache.py names blocks, eviction.py forgets them, host_swap.py takes them to the host,
                        compaction.py moves them to the front

@@ -70,16 +70,20 @@ class BeamGroup:
         eos_token_ids: Collection[int],
         priority: int,
         has_stop: Callable[[SequenceOf[int]], bool] | None = None,
+        user: str | None = None,
     ) -> None:
         self.params = params
         self.request_id = request_id
         self.priority = priority
+        self.user = user
         self._prompt_token_ids = list(prompt_token_ids)
         self._end_token_ids = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             self._end_token_ids |= frozenset(eos_token_ids)
         self._has_stop = has_stop
         self.members: list[Sequence] = []
+        # Of each answer, generated already when the search last began again.
+        self.num_tokens_before = 0
         self.restart()
 
     def restart(self) -> Sequence:
@@ -89,9 +93,11 @@ class BeamGroup:
         # A request may name hundreds of endings: of one beam's tokens fewer are needed than of all beams' together.
         num_each = min(num_candidates, 2 * self.params.width + len(self._end_token_ids))
         sampling = SamplingParams(max_tokens=self.params.max_tokens, temperature=0, logprobs=num_each)
-        root = Sequence(self.request_id, self._prompt_token_ids, sampling, seed=0, priority=self.priority)
+        root = Sequence(self.request_id, self._prompt_token_ids, sampling, 0, self.priority, self.user)
         root.num_seats = self.params.width
         root.beams = self
+        if self.members:
+            self.num_tokens_before = max(self.num_tokens_before, self.members[0].num_output_tokens)
         self.members = [root]
         self._logprobs = [0.0]
         self._finished: list[Beam] = []
@@ -151,7 +157,7 @@ class BeamGroup:
         return len(self._finished) == self.params.width and hope <= self._finished[-1].score
 
     def _child(self, parent: Sequence, token_id: int) -> Sequence:
-        child = Sequence(self.request_id, [*parent.token_ids, token_id], parent.params, seed=0, priority=self.priority)
+        child = Sequence(self.request_id, [*parent.token_ids, token_id], parent.params, 0, self.priority, self.user)
         child.num_prompt_tokens = parent.num_prompt_tokens
         child.beams = self
         return child

@@ -80,6 +80,10 @@ def serve(
     step_order: Annotated[
         Literal["decode-first", "prefill-first"], typer.Option(help="What a step spends its tokens on first.")
     ] = "decode-first",
+    fairness: Annotated[
+        Literal["fcfs", "vtc"],
+        typer.Option(help="Who is served first: whoever came first, or the user who was served least."),
+    ] = "fcfs",
     speculative: Annotated[
         str | None, typer.Option(help="Source of drafts: ngram, or a draft model as in --model.", show_default="none")
     ] = None,
@@ -128,6 +132,7 @@ def serve(
         batching=batching,
         max_batch_delay_ms=max_batch_delay_ms,
         step_order=step_order,
+        fairness=fairness,
         speculative=_draft_source(speculative),
         num_speculative_tokens=num_speculative_tokens,
         speculative_max_seqs=speculative_max_seqs,

@@ -18,6 +18,7 @@ BatchingName = Literal["continuous", "dynamic", "static"]
 PreemptionName = Literal["recompute", "swap"]
 CompactionName = Literal["off", "idle"]
 StepOrder = Literal["decode-first", "prefill-first"]
+FairnessName = Literal["fcfs", "vtc"]
 
 # Field to the names that it takes.
 _NAMES = {
@@ -31,6 +32,7 @@ _NAMES = {
     "preemption": get_args(PreemptionName),
     "compaction": get_args(CompactionName),
     "step_order": get_args(StepOrder),
+    "fairness": get_args(FairnessName),
 }
 
 DEFAULT_KV_CACHE_GIB = 1.0
@@ -72,6 +74,7 @@ class EngineConfig:
     batching: when waiting requests may join the running ones; see batching.py. max_batch_delay_ms is the time that a
         dynamic batch waits for more requests.
     step_order: whether a step begins with decodes or with prefills; see scheduler.py.
+    fairness: who is served first: "fcfs" whoever came first, "vtc" the user who was served least; see fairness.py.
     speculative: where drafts of the next tokens come from: "ngram" for the text itself, or the folder of a draft model
         with the same vocabulary; None decodes one by one. num_speculative_tokens is the largest number of drafts that
         one step verifies for one sequence. While more than speculative_max_seqs sequences decode, none are drafted:
@@ -102,6 +105,7 @@ class EngineConfig:
     batching: BatchingName = "continuous"
     max_batch_delay_ms: float = 5.0
     step_order: StepOrder = "decode-first"
+    fairness: FairnessName = "fcfs"
     speculative: Literal["ngram"] | Path | None = None
     num_speculative_tokens: int = 4
     speculative_max_seqs: int | None = None

@@ -105,6 +105,7 @@ class Engine:
             max_delay_ns=round(config.max_batch_delay_ms * 1e6),
             order=config.step_order,
             compaction=self._compaction,
+            fairness=config.fairness,
         )
         with self._on_device:
             graphs = resolve(config.graphs, self._kernels, device)
@@ -143,35 +144,43 @@ class Engine:
         prompt_token_ids: SequenceOf[int],
         params: SamplingParams | BeamParams,
         priority: int = 0,
+        user: str | None = None,
     ) -> None:
         """Queue a request; the lower its priority, the sooner it is served. BeamParams ask for a beam search.
+
+        `user` is whose request it is, for fairness = "vtc"; those that name none are one user's.
 
         Raises RequestError, and changes nothing, if it could never be served.
         """
         if request_id in self._sequences:
             raise RequestError(f"Request id {request_id!r} is already being served.")
         if isinstance(params, BeamParams):
-            sequence = self._first_beam(request_id, prompt_token_ids, params, priority)
+            sequence = self._first_beam(request_id, prompt_token_ids, params, priority, user)
         else:
-            sequence = self._sequence(request_id, prompt_token_ids, params, priority)
+            sequence = self._sequence(request_id, prompt_token_ids, params, priority, user)
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
         self._num_prompt_tokens += sequence.num_prompt_tokens
 
     def _sequence(
-        self, request_id: str, prompt_token_ids: SequenceOf[int], params: SamplingParams, priority: int
+        self,
+        request_id: str,
+        prompt_token_ids: SequenceOf[int],
+        params: SamplingParams,
+        priority: int,
+        user: str | None,
     ) -> Sequence:
         self.limits.check(prompt_token_ids, params.max_tokens, params.named_token_ids)
         drawn_seed = self._request_seeds.getrandbits(64)
         seed = drawn_seed if params.seed is None else params.seed
-        sequence = Sequence(request_id, prompt_token_ids, params, seed, priority)
+        sequence = Sequence(request_id, prompt_token_ids, params, seed, priority, user)
         sequence.draft_limit = 0 if self._proposer is None else self.config.num_speculative_tokens
         if params.grammar is not None:
             sequence.guide = self._guides.guide(params.grammar)
         return sequence
 
     def _first_beam(
-        self, request_id: str, prompt_token_ids: SequenceOf[int], params: BeamParams, priority: int
+        self, request_id: str, prompt_token_ids: SequenceOf[int], params: BeamParams, priority: int, user: str | None
     ) -> Sequence:
         self.limits.check(prompt_token_ids, params.max_tokens, params.named_token_ids)
         check_room(
@@ -182,7 +191,8 @@ class Engine:
             max_num_seqs=self.config.max_num_seqs,
         )
         has_stop = StopFinder(self._tokenizer, params.stop) if params.stop else None
-        return BeamGroup(request_id, prompt_token_ids, params, self.eos_token_ids, priority, has_stop).members[0]
+        beams = BeamGroup(request_id, prompt_token_ids, params, self.eos_token_ids, priority, has_stop, user)
+        return beams.members[0]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -359,6 +369,7 @@ class Engine:
             ),
             num_steps=self._num_steps,
             num_preemptions=self._scheduler.num_preemptions,
+            num_overtakings=self._scheduler.num_overtakings,
             num_prompt_tokens=self._num_prompt_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_computed_tokens=self._num_computed_tokens,

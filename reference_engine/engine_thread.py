@@ -28,6 +28,7 @@ class _Submitted(NamedTuple):
     prompt_token_ids: list[int]
     params: SamplingParams
     on_output: OnOutput
+    user: str | None
 
 
 class EngineThread:
@@ -47,9 +48,16 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams, on_output: OnOutput) -> None:
+    def submit(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        on_output: OnOutput,
+        user: str | None = None,
+    ) -> None:
         """Queue a request; `request_id` is one that no other running request has. RequestError goes to `on_output`."""
-        self._inbox.put(_Submitted(request_id, prompt_token_ids, params, on_output))
+        self._inbox.put(_Submitted(request_id, prompt_token_ids, params, on_output, user))
 
     def stop(self) -> None:
         """Returns when the step under way is done; requests that are not end with an exception."""
@@ -85,7 +93,9 @@ class EngineThread:
             if submitted is None:
                 return False
             try:
-                self._engine.add_request(submitted.request_id, submitted.prompt_token_ids, submitted.params)
+                self._engine.add_request(
+                    submitted.request_id, submitted.prompt_token_ids, submitted.params, user=submitted.user
+                )
             except RequestError as error:
                 submitted.on_output(error)
             else:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from llmbench.reference_engine.errors import RequestError
 
+# Of the name of a user.
+MAX_USER_CHARS = 256
+
 
 class Limits(NamedTuple):
     max_model_len: int

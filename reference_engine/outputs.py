@@ -35,6 +35,8 @@ class EngineStats(NamedTuple):
 
     num_swap_blocks_used: of host memory, by preempted sequences.
     num_resident_blocks: of the KV cache, that may take memory; without compaction they all do.
+    num_overtakings: requests that were admitted while one of a lower rank waited, as its user had been served more; see
+    fairness.py.
     num_cache_queried_tokens: tokens of all requests that were looked up in the prefix cache; num_cache_hit_tokens of
     them were found. num_evicted_blocks lost their cached content, to somebody else's or to compaction.
     num_swapped_blocks were copied to host memory when their sequence was preempted, of num_swapped_requests; the other
@@ -51,6 +53,7 @@ class EngineStats(NamedTuple):
     num_resident_blocks: int
     num_steps: int
     num_preemptions: int
+    num_overtakings: int
     num_prompt_tokens: int
     num_generated_tokens: int
     num_computed_tokens: int

@@ -13,7 +13,8 @@ from llmbench.reference_engine.beam_search import BeamGroup
 from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.cache.compaction import Compaction
 from llmbench.reference_engine.cache.host_swap import SwapPlan
-from llmbench.reference_engine.config import StepOrder
+from llmbench.reference_engine.config import FairnessName, StepOrder
+from llmbench.reference_engine.fairness import VirtualTokenCounters
 from llmbench.reference_engine.sequence import Sequence
 
 # A request of priority p goes ahead of the last (p' - p) * this many requests of priority p'. Finite, so that no
@@ -60,13 +61,18 @@ class StepPlan(NamedTuple):
 class Scheduler:
     """Served by rank, which is order of arrival moved by priority; who comes first gets seats, blocks and budget first.
 
+    fairness: with "vtc" the user who was served least comes first, and rank decides among one user's requests, so that
+    no priority takes anything from other users; see fairness.py.
+
     order: "decode-first" computes all decodes and spends the rest of the budget on prefill chunks, so that running
     requests never stall (Sarathi-Serve, arXiv:2403.02310 §4); "prefill-first" decodes in steps without a prefill alone.
 
     Every request ends. Only finitely many others have a lower rank. A lack of blocks is settled at the cost of the
     running sequence of the highest rank, and any sequence of max_model_len fits the pool alone: so the running sequence
     of the lowest rank is never held up by another one, and with it gone the next one is the first. A prefill-first step
-    holds it up, but for no longer than it takes to fill the seats.
+    holds it up, but for no longer than it takes to fill the seats. With "vtc" the same holds of the user who was served
+    least: who gets nothing becomes that user, for the counters of those who are served rise, newcomers' too. Blocks are
+    taken only in steps that bring others a token, and those who are served less than the taker bring finitely many.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Scheduler:
         max_delay_ns: int = 0,
         order: StepOrder = "decode-first",
         compaction: Compaction | None = None,
+        fairness: FairnessName = "fcfs",
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.tables = tables
@@ -87,12 +94,14 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # by rank, as is `running`
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.num_overtakings = 0
         # The budget goes to the one that computes it anyway. A closed batch would start without the one that waits.
         self._waits_for_prefix = batching_policy == "continuous"
         self._may_admit = batching.POLICIES[batching_policy]
         self._max_delay_ns = max_delay_ns
         self._order = order
         self.compaction = compaction
+        self._counters = VirtualTokenCounters() if fairness == "vtc" else None
         self._clock_ns = clock_ns
         self._num_arrived = 0
 
@@ -100,6 +109,11 @@ class Scheduler:
         self._num_arrived += 1
         sequence.rank = self._num_arrived + sequence.priority * QUEUE_PLACES_PER_PRIORITY
         sequence.stamps.arrival_ns = self._clock_ns()
+        self._let_wait(sequence)
+
+    def _let_wait(self, sequence: Sequence) -> None:
+        if self._counters is not None:
+            self._counters.begin_to_wait(sequence.user, self.waiting, self.running)
         insort(self.waiting, sequence, key=_rank)
 
     def remove(self, sequence: Sequence) -> None:
@@ -132,6 +146,8 @@ class Scheduler:
         preempted: list[str] = []
         decodes: list[Chunk] = []
         may_admit = self._is_open()
+        if self._counters is not None:
+            self.running.sort(key=self._counters.turn)
         if self._order == "decode-first":
             decodes = self._plan_decodes(preempted)
         budget = self.max_num_batched_tokens - sum(chunk.num_tokens for chunk in decodes)
@@ -149,9 +165,15 @@ class Scheduler:
         """Note that the plan's keys and values are in the cache; those of drafts do not count yet."""
         for chunk in plan.chunks:
             self.tables.commit(chunk.sequence, chunk.start + chunk.num_tokens - len(chunk.draft_token_ids))
+        if self._counters is not None:
+            for chunk in plan.chunks:
+                if chunk.samples:
+                    self._counters.generate(chunk.sequence, 1)
 
     def accept(self, sequence: Sequence, num_drafts: int) -> None:
         """Count the keys and values of so many drafts, by now tokens of the sequence, and give up those of the rest."""
+        if self._counters is not None:  # the first of the new tokens was counted when the step was committed
+            self._counters.generate(sequence, sequence.num_uncomputed_tokens - 1)
         self.tables.commit(sequence, sequence.num_computed_tokens + num_drafts)
         self.tables.trim(sequence)
 
@@ -220,16 +242,21 @@ class Scheduler:
         Blocks for the whole prompt, not only for its first chunk: then a prefill once begun never lacks blocks. One
         block stays free for each running sequence that will need more: it would preempt the newcomer for it.
         """
-        if not self.waiting:
+        if not self.waiting or len(self.running) >= self.max_num_seqs:
             return None
-        sequence = self.waiting[0]
+        first = self.waiting[0]
+        sequence = first if self._counters is None else min(self.waiting, key=self._counters.turn)
         if sum(other.num_seats for other in self.running) + sequence.num_seats > self.max_num_seqs:
             return None
         num_spare = sum(not self.tables.covers(other, other.max_num_tokens) for other in self.running)
+        is_readmitted = sequence.num_cached_tokens is not None
         if not self.tables.begin(sequence, num_spare, self._waits_for_prefix):
             return None
+        if self._counters is not None:
+            self._counters.admit(sequence, is_readmitted)
+            self.num_overtakings += sequence is not first
         sequence.stamps.admitted(self._clock_ns())
-        del self.waiting[0]
+        self.waiting.remove(sequence)
         insort(self.running, sequence, key=_rank)
         return sequence
 
@@ -244,7 +271,7 @@ class Scheduler:
         else:
             self.tables.suspend(sequence)
         sequence.draft_token_ids = []
-        insort(self.waiting, sequence, key=_rank)
+        self._let_wait(sequence)
         self.num_preemptions += 1
         return sequence.request_id
 

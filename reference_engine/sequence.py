@@ -24,7 +24,8 @@ class Sequence:
     owns both fields. `seed` is the request's own or one drawn for it; with the number of output tokens it determines
     every random choice, so a preempted sequence needs no saved generator state.
 
-    A lower `priority` is served first; `rank` is the place in the queue that the scheduler made of it. `block_keys` are
+    A lower `priority` is served first; `rank` is the place in the queue that the scheduler made of it. `user` is whose
+    request it is, None if it does not say. `block_keys` are
     the names of the full blocks, see cache/prefix_cache.py; `num_cached_tokens` of the prompt were found in the cache,
     None before the sequence was admitted. `draft_token_ids` are guesses at the next tokens, at most `max_draft_tokens`,
     of which as many as `draft_limit` are worth trying; see speculative/. `guide` knows which tokens may follow, where
@@ -51,6 +52,7 @@ class Sequence:
         "seed",
         "stamps",
         "token_ids",
+        "user",
     )
 
     def __init__(
@@ -60,6 +62,7 @@ class Sequence:
         params: SamplingParams,
         seed: int,
         priority: int = 0,
+        user: str | None = None,
     ) -> None:
         self.request_id = request_id
         self.token_ids = list(prompt_token_ids)
@@ -67,6 +70,7 @@ class Sequence:
         self.params = params
         self.seed = seed
         self.priority = priority
+        self.user = user
         self.rank = 0
         self.stamps = RequestStamps()
         self.num_computed_tokens = 0

@@ -24,6 +24,7 @@ class BeamSearch:
         prompt_token_ids: list[int],
         params: BeamParams,
         priority: int,
+        user: str | None,
     ) -> None:
         self.prompt_token_ids = prompt_token_ids
         self.tokenizer = tokenizer
@@ -31,6 +32,7 @@ class BeamSearch:
         self._metrics = metrics
         self.params = params
         self._priority = priority
+        self._user = user
         self._searching: asyncio.Task[StepOutput] | None = None
 
     async def result(self) -> StepOutput:
@@ -47,7 +49,7 @@ class BeamSearch:
         request_id = next_request_id()
         clock = RequestClock(self._metrics, len(self.prompt_token_ids))
         finish_reason: str | None = None
-        stream = self._engine.submit(request_id, self.prompt_token_ids, self.params, self._priority)
+        stream = self._engine.submit(request_id, self.prompt_token_ids, self.params, self._priority, self._user)
         try:
             output = await stream.next()
             clock.tokens_came()

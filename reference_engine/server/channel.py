@@ -27,6 +27,7 @@ class Submit(NamedTuple):
     prompt_token_ids: list[int]
     params: SamplingParams | BeamParams
     priority: int
+    user: str | None
 
 
 class Finish(NamedTuple):

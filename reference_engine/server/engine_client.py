@@ -88,7 +88,12 @@ class EngineClient(asyncio.Protocol):
         await self._started
 
     def submit(
-        self, request_id: str, prompt_token_ids: list[int], params: SamplingParams | BeamParams, priority: int
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams | BeamParams,
+        priority: int,
+        user: str | None,
     ) -> Stream:
         """Raises BusyError: others may have come since the room was looked at."""
         self.check_room(1)
@@ -98,7 +103,7 @@ class EngineClient(asyncio.Protocol):
             return stream
         assert request_id not in self._streams
         self._streams[request_id] = stream
-        self._send(Submit(request_id, prompt_token_ids, params, priority))
+        self._send(Submit(request_id, prompt_token_ids, params, priority, user))
         return stream
 
     def check_room(self, num_requests: int) -> None:

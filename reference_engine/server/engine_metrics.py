@@ -54,6 +54,11 @@ COUNTERS = (
         lambda stats: stats.num_preemptions,
     ),
     EngineMetric(
+        "llmbench:fairness_overtakings_total",
+        "Requests that went ahead of an earlier one, whose user had been served more; 0 without --fairness vtc.",
+        lambda stats: stats.num_overtakings,
+    ),
+    EngineMetric(
         "vllm:prefix_cache_queries_total",
         "Prompt tokens looked up in the cache.",
         lambda stats: stats.num_cache_queried_tokens,

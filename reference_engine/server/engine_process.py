@@ -66,9 +66,9 @@ def serve(engine: Engine, channel: BlockingChannel) -> NoReturn:
 
 def _apply(engine: Engine, channel: BlockingChannel, message: Any) -> None:
     match message:
-        case Submit(request_id, prompt_token_ids, params, priority):
+        case Submit(request_id, prompt_token_ids, params, priority, user):
             try:
-                engine.add_request(request_id, prompt_token_ids, params, priority)
+                engine.add_request(request_id, prompt_token_ids, params, priority, user)
             except RequestError as error:
                 channel.send(Refused(request_id, str(error)))
         case Finish(request_id, aborted):

@@ -59,6 +59,7 @@ class Generation:
         params: SamplingParams,
         stop: Sequence[str],
         priority: int,
+        user: str | None,
     ) -> None:
         self.prompt_token_ids = prompt_token_ids
         self._engine = engine
@@ -67,6 +68,7 @@ class Generation:
         self._params = params
         self._stop = StopStrings(stop)
         self._priority = priority
+        self._user = user
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """One per step that brought a token. If it is left before its end, the engine forgets the request.
@@ -81,7 +83,7 @@ class Generation:
         num_output_tokens = 0
         finish_reason: str | None = None
         clock = RequestClock(self._metrics, len(self.prompt_token_ids))
-        stream = self._engine.submit(request_id, self.prompt_token_ids, self._params, self._priority)
+        stream = self._engine.submit(request_id, self.prompt_token_ids, self._params, self._priority, self._user)
         try:
             while finish_reason is None:
                 output = await stream.next()

@@ -118,10 +118,10 @@ class Intake:
         self, prompt: list[int], params: Sequence[SamplingParams] | BeamParams, body: GenerationBody
     ) -> list[Generating]:
         if isinstance(params, BeamParams):
-            search = BeamSearch(self.engine, self.tokenizer, self.metrics, prompt, params, body.priority)
+            search = BeamSearch(self.engine, self.tokenizer, self.metrics, prompt, params, body.priority, body.user)
             return [BeamGeneration(search, place) for place in range(body.n)]
         return [
-            Generation(self.engine, self.tokenizer, self.metrics, prompt, each, body.stops, body.priority)
+            Generation(self.engine, self.tokenizer, self.metrics, prompt, each, body.stops, body.priority, body.user)
             for each in params
         ]
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from llmbench.reference_engine.beam_search import BeamParams
+from llmbench.reference_engine.limits import MAX_USER_CHARS
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.server.answer_forms import (
     STRICT,
@@ -131,8 +132,8 @@ class GenerationBody(Body):
     return_token_ids: bool = False
     # Lower is sooner, as in vLLM.
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31), WHOLE] = 0
-    # Says who asks; changes nothing.
-    user: str | None = None
+    # Whose request it is: with --fairness vtc users are served alike. Those without it are one user's.
+    user: Annotated[str, Field(max_length=MAX_USER_CHARS)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] = 1
     # The answers are the `n` most probable of `best_of` beams.
     use_beam_search: bool = False

@@ -61,7 +61,8 @@ class TritonPythonModel:
                 continue
             answer = _Answer(sender, question, self._tokenizer, prompt_token_ids, self._first_token_took)
             # Ours and not the client's: two of its requests may carry the same id at the same time.
-            self._engine.submit(str(next(self._request_numbers)), prompt_token_ids, question.params, answer.take)
+            number = str(next(self._request_numbers))
+            self._engine.submit(number, prompt_token_ids, question.params, answer.take, question.user)
 
     def finalize(self) -> None:
         self._engine.stop()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.limits import MAX_USER_CHARS
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.tokenizer import StopStrings
 
@@ -28,11 +29,12 @@ _MAX_WHOLE = 2**64
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request. `stream` asks for a response per step instead of one in all."""
+    """One request, of `user` if it says whose. `stream` asks for a response per step instead of one in all."""
 
     prompt: str
     params: SamplingParams
     stop: tuple[str, ...]
+    user: str | None
     stream: bool
     wants_finish_reason: bool
     wants_num_prompt_tokens: bool
@@ -49,6 +51,9 @@ def read_question(inputs: Mapping[str, Any]) -> Question:
     texts = [stop] if isinstance(stop, str) else stop
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise RequestError("sampling_parameters.stop must be a text or a list of texts.")
+    user = asked.pop("user", None)
+    if user is not None and not (isinstance(user, str) and len(user) <= MAX_USER_CHARS):
+        raise RequestError(f"sampling_parameters.user must be a text of at most {MAX_USER_CHARS} characters.")
     asked = {name: value for name, value in asked.items() if value is not None}
     for name, value in asked.items():
         _check(name, value)
@@ -59,6 +64,7 @@ def read_question(inputs: Mapping[str, Any]) -> Question:
         prompt=inputs["text_input"],
         params=SamplingParams(**asked),
         stop=tuple(texts),
+        user=user,
         stream=stream,
         wants_finish_reason=bool(inputs.get("return_finish_reason", False)),
         wants_num_prompt_tokens=bool(inputs.get("return_num_input_tokens", False)),
@@ -68,7 +74,7 @@ def read_question(inputs: Mapping[str, Any]) -> Question:
 
 def _check(name: str, value: object) -> None:
     if name not in _SAMPLING:
-        raise RequestError(f"sampling_parameters has no {name!r} here; it knows stop, {', '.join(_SAMPLING)}.")
+        raise RequestError(f"sampling_parameters has no {name!r} here; it knows stop, user, {', '.join(_SAMPLING)}.")
     kind = _SAMPLING[name]
     fits = isinstance(value, _TYPES[kind]) and (isinstance(value, bool) == (kind is _TRUTH))
     if not fits or (isinstance(value, int) and abs(value) > _MAX_WHOLE):

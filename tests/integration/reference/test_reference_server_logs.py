@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 SECRET = "hunter2"
-GOOD = {"model": "tiny", "prompt": f"{SECRET} is the word", "max_tokens": 3}
+GOOD = {"model": "tiny", "prompt": f"{SECRET} is the word", "max_tokens": 3, "user": SECRET}
 
 # What is asked and the line that it leaves.
 REQUESTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
@@ -23,6 +23,7 @@ REQUESTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {**GOOD, "prompt": SECRET * 900},
         {"event": "refused", "status": 400, "path": "/v1/completions"},
     ),
+    "long name": ("/v1/completions", {**GOOD, "user": SECRET * 99}, {"event": "refused", "param": "user"}),
     "wrong value": ("/v1/completions", {**GOOD, "user": [SECRET]}, {"event": "refused", "param": "user"}),
     "unknown name": ("/v1/completions", {**GOOD, SECRET: 1}, {"event": "refused", "status": 400}),
     "other model": ("/v1/completions", {**GOOD, "model": SECRET}, {"event": "refused", "status": 404}),
@@ -33,10 +34,11 @@ REQUESTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 
 
 def test_one_line_per_request_and_nothing_of_what_it_says(start_server, tiny_model) -> None:
-    server = start_server(tiny_model, "--log-format", "json")
+    server = start_server(tiny_model, "--log-format", "json", "--fairness", "vtc")
     for name, (path, body, _) in REQUESTS.items():
         server.ask(path, body, x_request_id=name, authorization=f"Bearer {SECRET}")
     server.ask("/health")
+    assert SECRET not in server.ask("/metrics").body.decode()
     server.stop()
     assert SECRET not in server.log
     lines = [json.loads(line) for line in server.log.splitlines()]

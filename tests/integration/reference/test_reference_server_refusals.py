@@ -42,6 +42,8 @@ COMPLETION_CASES = [
     ({"top_p": 1.5}, 400, "less than or equal to 1", "top_p"),
     ({"top_k": -5}, 400, "greater than or equal to -1", "top_k"),
     ({"seed": 2**70}, 400, "seed", None),
+    ({"user": "u" * 257}, 400, "at most 256 characters", "user"),
+    ({"user": 7}, 400, "valid string", "user"),
     ({"min_tokens": 9}, 400, "min_tokens must lie in [0, max_tokens = 2]", None),
     ({"best_of": 2}, 400, "'best_of' has a meaning only with use_beam_search", "best_of"),
     ({"n": 3, "best_of": 2, "use_beam_search": True}, 400, "'best_of' must be at least n = 3", "best_of"),

@@ -61,6 +61,7 @@ def draw_settings(rng: random.Random, drafts: list[Path]) -> dict[str, Any]:
         "step_order": rng.choice(["decode-first", "prefill-first"]),
         "speculative": rng.choice([None, "ngram", *drafts]),
         "speculative_max_seqs": rng.choice([None, 3]),
+        "fairness": rng.choice(["fcfs", "vtc"]),
     }
     if rng.random() < 0.7:
         settings |= {"compaction": "idle", "num_kept_blocks": rng.randint(4, 9)}
@@ -97,7 +98,7 @@ def test_no_combination_changes_an_answer(
             break
         while todo and rng.random() < 0.3:
             name, (prompt, params, priority) = todo.pop(0)
-            engine.add_request(name, prompt, params, priority)
+            engine.add_request(name, prompt, params, priority, rng.choice([None, "ann", "bob"]))
         if rng.random() < 0.02 and engine.abort(name := rng.choice(list(requests))):
             aborted.add(name)
         for output in engine.step():

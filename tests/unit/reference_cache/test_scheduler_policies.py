@@ -7,98 +7,34 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scheduler_world import BLOCK_SIZE, DELAY_NS, MAX_LEN, World, make_sequence
 
 from llmbench.reference_engine import batching
 from llmbench.reference_engine.cache.block_pool import BlockPool
 from llmbench.reference_engine.cache.block_tables import BlockTables
-from llmbench.reference_engine.sampling import SamplingParams
-from llmbench.reference_engine.scheduler import QUEUE_PLACES_PER_PRIORITY, Scheduler, StepPlan
+from llmbench.reference_engine.scheduler import QUEUE_PLACES_PER_PRIORITY, Scheduler
 from llmbench.reference_engine.sequence import Sequence
 
-MAX_LEN = 32
-BLOCK_SIZE = 4
-DELAY_NS = 50
-
-
-def make_sequence(name: str, prompt: list[int], output: int, priority: int = 0) -> Sequence:
-    return Sequence(name, prompt, SamplingParams(max_tokens=output, ignore_eos=True), seed=0, priority=priority)
-
-
-class World:
-    """A scheduler, a clock that it reads, and a stand-in for the model that makes up tokens and accepts some drafts."""
-
-    def __init__(self, num_blocks: int, seats: int, budget: int, *, rng: random.Random | None = None, **policy) -> None:
-        self.now_ns = 0
-        self.rng = rng or random.Random(0)
-        self.tables = BlockTables(BlockPool(num_blocks), BLOCK_SIZE, prefix_cache=True)
-        self.scheduler = Scheduler(
-            self.tables, seats, budget, max_delay_ns=DELAY_NS, clock_ns=lambda: self.now_ns, **policy
-        )
-        self.ended: list[str] = []
-        self.first_token_of: list[str] = []
-
-    def step(self) -> StepPlan:
-        for sequence in self.scheduler.running:
-            sequence.draft_limit = 3
-            if sequence.num_uncomputed_tokens == 1:
-                sequence.draft_token_ids = [self.rng.randrange(2) for _ in range(sequence.max_draft_tokens)]
-        plan = self.scheduler.schedule()
-        self.check(plan)
-        self.scheduler.commit(plan)
-        for chunk in plan.chunks:
-            if not chunk.samples:
-                continue
-            sequence = chunk.sequence
-            if sequence.num_output_tokens == 0:
-                self.first_token_of.append(sequence.request_id)
-            accepted = chunk.draft_token_ids[: self.rng.randint(0, len(chunk.draft_token_ids))]
-            for token_id in (*accepted, self.rng.randrange(2)):
-                sequence.append(token_id, ())
-            if chunk.draft_token_ids:
-                self.scheduler.accept(sequence, len(accepted))
-            if sequence.finish_reason is not None:
-                self.scheduler.remove(sequence)
-                self.ended.append(sequence.request_id)
-        self.scheduler.check_integrity()
-        self.now_ns += 10
-        return plan
-
-    def check(self, plan: StepPlan) -> None:
-        scheduler = self.scheduler
-        assert plan.num_tokens <= scheduler.max_num_batched_tokens
-        assert len(scheduler.running) <= scheduler.max_num_seqs
-        assert all(chunk.num_tokens == 1 and not chunk.draft_token_ids for chunk in plan.chunks[: plan.num_decodes])
-        names = [chunk.sequence.request_id for chunk in plan.chunks]
-        assert len(set(names)) == len(names)
-        assert not set(names) & set(plan.preempted)
-        written: set[int] = set()
-        for sequence, start, num_tokens, _ in plan.chunks:
-            assert start == sequence.num_computed_tokens
-            first, last = start // BLOCK_SIZE, (start + num_tokens - 1) // BLOCK_SIZE
-            blocks = sequence.block_table[first : last + 1]
-            assert len(blocks) == last - first + 1
-            # What a step writes, no other sequence may read.
-            assert all(self.tables.pool.ref_count(block_id) == 1 for block_id in blocks)
-            assert not written & set(blocks)
-            written |= set(blocks)
-
-
 requests = st.tuples(
-    st.lists(st.integers(0, 1), min_size=1, max_size=MAX_LEN - 8), st.integers(1, 8), st.sampled_from([0, 0, 0, -1, 2])
+    st.lists(st.integers(0, 1), min_size=1, max_size=MAX_LEN - 8),
+    st.integers(1, 8),
+    st.sampled_from([0, 0, 0, -1, 2]),
+    st.sampled_from([None, "ann", "bob"]),
 )
 
 
 @given(
     policy=st.sampled_from(sorted(batching.POLICIES)),
     order=st.sampled_from(["decode-first", "prefill-first"]),
+    fairness=st.sampled_from(["fcfs", "vtc"]),
     extra_blocks=st.integers(0, 12),
     seats=st.integers(1, 4),
     extra_budget=st.integers(0, 16),
     script=st.lists(requests | st.sampled_from(["step", "abort"]), max_size=40),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=150, deadline=None)
-def test_every_request_ends(policy, order, extra_blocks, seats, extra_budget, script, seed) -> None:
+@settings(max_examples=300, deadline=None)
+def test_every_request_ends(policy, order, fairness, extra_blocks, seats, extra_budget, script, seed) -> None:
     world = World(
         MAX_LEN // BLOCK_SIZE + extra_blocks,
         seats,
@@ -106,6 +42,7 @@ def test_every_request_ends(policy, order, extra_blocks, seats, extra_budget, sc
         rng=random.Random(seed),
         batching_policy=policy,
         order=order,
+        fairness=fairness,
     )
     live: dict[str, Sequence] = {}
     num_work = 0
@@ -117,8 +54,8 @@ def test_every_request_ends(policy, order, extra_blocks, seats, extra_budget, sc
             if candidates:
                 world.scheduler.remove(live.pop(world.rng.choice(candidates)))
         else:
-            prompt, output, priority = action
-            live[str(number)] = make_sequence(str(number), prompt, output, priority)
+            prompt, output, priority, user = action
+            live[str(number)] = make_sequence(str(number), prompt, output, priority, user)
             world.scheduler.add(live[str(number)])
             num_work += len(prompt) + output
     # One of the running advances in every step, and a batch that is not full starts after its delay; a preempted one

@@ -30,6 +30,7 @@ FIELDS = {
     "llmbench:steps_total": "num_steps",
     "llmbench:computed_tokens_total": "num_computed_tokens",
     "llmbench:aborted_requests_total": "num_aborted",
+    "llmbench:fairness_overtakings_total": "num_overtakings",
 }
 
 

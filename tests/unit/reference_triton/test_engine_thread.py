@@ -25,11 +25,15 @@ class CountingEngine:
     def __init__(self) -> None:
         self.running: dict[str, tuple[int, SamplingParams]] = {}
         self.aborted: list[str] = []
+        self.users: list[str | None] = []
 
-    def add_request(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> None:
+    def add_request(
+        self, request_id: str, prompt_token_ids: list[int], params: SamplingParams, *, user: str | None
+    ) -> None:
         if not prompt_token_ids:
             raise RequestError("The prompt is empty.")
         self.running[request_id] = (0, params)
+        self.users.append(user)
 
     def has_work(self) -> bool:
         return bool(self.running)
@@ -79,13 +83,14 @@ def engine() -> CountingEngine:
 
 def test_outputs_come_in_order_and_to_whom_they_belong(engine: CountingEngine) -> None:
     thread, listeners = EngineThread(engine), [Listener(), Listener()]
-    for index, listener in enumerate(listeners):
-        thread.submit(str(index), [1], PARAMS, listener)
+    for index, (listener, user) in enumerate(zip(listeners, ("ann", None), strict=True)):
+        thread.submit(str(index), [1], PARAMS, listener, user)
     for index, listener in enumerate(listeners):
         outputs = [listener.next() for _ in range(3)]
         assert [output.new_token_ids for output in outputs] == [[0], [1], [2]]
         assert {output.request_id for output in outputs} == {str(index)}
     thread.stop()
+    assert engine.users == ["ann", None]
 
 
 def test_a_refused_request_is_told_and_others_go_on(engine: CountingEngine) -> None:

@@ -29,6 +29,8 @@ def test_one_stop_text_may_stand_alone_and_null_is_left_out() -> None:
     question = read_question({**STREAMED, "sampling_parameters": '{"stop": "a", "top_k": null}'})
     assert question.stop == ("a",)
     assert question.params.top_k is None
+    assert question.user is None
+    assert read_question({**STREAMED, "sampling_parameters": '{"user": "ann"}'}).user == "ann"
 
 
 @pytest.mark.parametrize(
@@ -36,8 +38,10 @@ def test_one_stop_text_may_stand_alone_and_null_is_left_out() -> None:
     [
         ({"sampling_parameters": "{"}, "sampling_parameters is no JSON"),
         ({"sampling_parameters": "[]"}, "sampling_parameters must be a JSON object"),
-        ({"sampling_parameters": '{"max_tokns": 3}'}, "has no 'max_tokns' here; it knows stop, max_tokens"),
+        ({"sampling_parameters": '{"max_tokns": 3}'}, "has no 'max_tokns' here; it knows stop, user, max_tokens"),
         ({"sampling_parameters": '{"stop": [""]}'}, "stop must be a text or a list of texts"),
+        ({"sampling_parameters": '{"user": 3}'}, "user must be a text of at most 256 characters"),
+        ({"sampling_parameters": json.dumps({"user": "u" * 257})}, "user must be a text of at most 256 characters"),
         ({"sampling_parameters": '{"max_tokens": "3"}'}, "max_tokens must be a whole number; 3 was given"),
         ({"sampling_parameters": '{"seed": 1.5}'}, "seed must be a whole number"),
         ({"sampling_parameters": '{"top_k": true}'}, "top_k must be a whole number"),
@@ -57,7 +61,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
-NAMES = ["max_tokens", "temperature", "top_k", "top_p", "seed", "ignore_eos", "min_tokens", "stop"]
+NAMES = ["max_tokens", "temperature", "top_k", "top_p", "seed", "ignore_eos", "min_tokens", "stop", "user"]
 
 
 @settings(deadline=None)
