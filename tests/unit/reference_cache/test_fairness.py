@@ -126,7 +126,9 @@ def test_of_two_users_who_always_wait_neither_gets_far_ahead(
             if alive:
                 world.scheduler.remove(world.rng.choice(alive))
         else:
+            counters = {user: world.counters()[user] for user in world.backlogged()}
             world.add(*action)
+            assert counters == {user: world.counters()[user] for user in counters}
         look()
     for _ in range(10_000):
         if not world.scheduler.has_work():
@@ -221,16 +223,22 @@ def test_time_spent_away_earns_no_credit() -> None:
     assert shares(world, 20) == {"busy": 10, "away": 10}
 
 
-def test_a_request_that_runs_for_long_earns_none_either() -> None:
+@pytest.mark.parametrize("is_preempted", [False, True])
+def test_a_request_that_runs_for_long_earns_none_either(is_preempted: bool) -> None:
     """Its user waits for nothing meanwhile, and so is not served less than those who wait."""
-    world = FairWorld(64, 2, 16, prefix_cache=False)
-    world.add("slow", [1], 31)
-    for _ in range(60):
+    world = FairWorld(64, 6, 128, prefix_cache=False)
+    slow = world.add("slow", [1], 31)
+    for _ in range(200):
         world.add("busy", [1] * 16, 1)
-    shares(world, 28)
+    while slow.num_output_tokens < 20:
+        world.step()
+    assert world.scheduler.running == [slow]
+    assert world.counters()["busy"] > world.counters()["slow"] + 20 * (16 + 2)
+    if is_preempted:
+        world.scheduler._preempt_last()
     for _ in range(20):
         world.add("slow", [1] * 16, 1)
-    assert shares(world, 9)["busy"] >= 4
+    assert shares(world, 10)["busy"] >= 4
 
 
 def test_newcomers_without_end_do_not_starve_who_was_served_before() -> None:
