@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--flood", type=int, default=64, help="requests of the user who sends many")
     parser.add_argument("--few", type=int, default=4, help="requests of the other")
     parser.add_argument("--prompt-tokens", type=int, default=64, help="of the many; the few have a quarter")
-    parser.add_argument("--tokens", type=int, default=64, help="of each answer; the few have a quarter")
+    parser.add_argument(
+        "--tokens", type=int, default=64, help="of an answer, give or take half; the few have a quarter"
+    )
     parser.add_argument("--seats", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
@@ -73,6 +75,8 @@ def start_server(servers: ExitStack, arguments: argparse.Namespace, policy: str)
 async def run_round(port: int, arguments: argparse.Namespace, seed: int) -> Round:
     draw = random.Random(seed)
     few_tokens = max(arguments.tokens // 4, 1)
+    # Of one length they would end together, in waves, and whoever came between would cost a last wave of few.
+    lengths = [draw.randint(arguments.tokens // 2, arguments.tokens * 3 // 2) for _ in range(arguments.flood)]
 
     async def ask(user: str, num_prompt_tokens: int, num_tokens: int) -> float:
         """ms to the first token; returns when the answer has ended."""
@@ -95,10 +99,10 @@ async def run_round(port: int, arguments: argparse.Namespace, seed: int) -> Roun
         return await ask("few", max(arguments.prompt_tokens // 4, 1), few_tokens)
 
     begun_ns = time.perf_counter_ns()
-    flood = (ask("flood", arguments.prompt_tokens, arguments.tokens) for _ in range(arguments.flood))
+    flood = [ask("flood", arguments.prompt_tokens, num_tokens) for num_tokens in lengths]
     took_ms = await asyncio.gather(*map(one_of_few, range(arguments.few)), *flood)
     elapsed_s = (time.perf_counter_ns() - begun_ns) / 1e9
-    num_tokens = arguments.flood * arguments.tokens + arguments.few * few_tokens
+    num_tokens = sum(lengths) + arguments.few * few_tokens
     return Round(took_ms[: arguments.few], took_ms[arguments.few :], num_tokens / elapsed_s)
 
 

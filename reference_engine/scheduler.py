@@ -91,8 +91,8 @@ class Scheduler:
         self.tables = tables
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self.waiting: list[Sequence] = []  # by rank, as is `running`
-        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []  # by rank
+        self.running: list[Sequence] = []  # as served: by rank, with "vtc" by the users' counters and then by rank
         self.num_preemptions = 0
         self.num_overtakings = 0
         # The budget goes to the one that computes it anyway. A closed batch would start without the one that waits.
