@@ -116,6 +116,12 @@ class Scheduler:
             self._counters.begin_to_wait(sequence.user, self.waiting, self.running)
         insort(self.waiting, sequence, key=_rank)
 
+    def _let_run(self, sequence: Sequence) -> None:
+        if self._counters is None:
+            insort(self.running, sequence, key=_rank)
+        else:  # counters have moved since the list was sorted: the next step sorts it anew, and keeps beams in order
+            self.running.append(sequence)
+
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that ended or was given up, waiting or running, and free its blocks."""
         if sequence in self.running:
@@ -132,7 +138,7 @@ class Scheduler:
         for parent in parents:
             self.remove(parent)
         for _, child in families:
-            insort(self.running, child, key=_rank)
+            self._let_run(child)
 
     def has_work(self) -> bool:
         return bool(self.waiting or self.running) or (self.compaction is not None and self.compaction.is_due())
@@ -257,7 +263,7 @@ class Scheduler:
             self.num_overtakings += sequence is not first
         sequence.stamps.admitted(self._clock_ns())
         self.waiting.remove(sequence)
-        insort(self.running, sequence, key=_rank)
+        self._let_run(sequence)
         return sequence
 
     def _preempt_last(self) -> str:

@@ -357,3 +357,37 @@ def test_a_closed_batch_is_shared(batching: str) -> None:
     while not (plan := world.step()).chunks:
         pass
     assert Counter(chunk.sequence.user for chunk in plan.chunks) == {"flood": 2, "few": 2}
+
+
+@given(
+    others=st.lists(st.tuples(st.sampled_from(USERS), st.integers(1, 8), st.integers(1, 12)), max_size=8),
+    place=st.integers(0, 8),
+    width=st.integers(2, 4),
+)
+@settings(max_examples=100, deadline=None)
+def test_beams_are_computed_in_the_order_of_their_group(others, place, width) -> None:
+    """The engine tells by it which tokens are whose."""
+    scheduler = Scheduler(BlockTables(BlockPool(100), 4), 12, 64, fairness="vtc")
+    group = BeamGroup("beams", [1] * 4, BeamParams(width=width, max_tokens=9), (), 0, user="ann")
+    sequences = [
+        make_sequence(str(n), [1] * prompt, output, 0, user) for n, (user, prompt, output) in enumerate(others)
+    ]
+    for sequence in [*sequences[:place], group.members[0], *sequences[place:]]:
+        scheduler.add(sequence)
+    while scheduler.has_work():
+        plan = scheduler.schedule()
+        scheduler.commit(plan)
+        beams = [chunk.sequence for chunk in plan.chunks if chunk.sequence.beams is group]
+        assert not beams or beams == group.members
+        for chunk in plan.chunks:
+            if chunk.sequence.beams is None and chunk.samples:
+                chunk.sequence.append(1, ())
+                if chunk.sequence.finish_reason is not None:
+                    scheduler.remove(chunk.sequence)
+        if beams:
+            families = group.advance([[(token, -1.0 - token) for token in range(4)] for _ in beams])
+            if families:
+                scheduler.replace(families, beams)
+            else:
+                for beam in beams:
+                    scheduler.remove(beam)
