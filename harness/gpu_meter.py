@@ -1,4 +1,4 @@
-"""Power, energy, clocks, memory and utilisation of NVIDIA GPUs, by NVML. Not yet run on a GPU."""
+"""Power, energy, clocks, memory and utilisation of NVIDIA GPUs, by NVML."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: Collection[Pa
 
     target, source [L, 2, num_blocks, ...], contiguous, of one dtype and equal but in their numbers of blocks; the same
     tensor or two. If either is on a GPU it is one launch on the current stream, and the other is there too or in pinned
-    host memory; not yet run on one: see docs/gpu.md.
+    host memory.
     """
     if not pairs:  # as in nearly every step
         return
