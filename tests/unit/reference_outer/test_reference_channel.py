@@ -13,9 +13,9 @@ from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.server.channel import BlockingChannel, Finish, FrameReader, Submit, frame
 
 MESSAGES = [
-    Submit("1", [1, 2, 3], SamplingParams(max_tokens=4, logit_bias={7: -1.0}), 0),
+    Submit("1", [1, 2, 3], SamplingParams(max_tokens=4, logit_bias={7: -1.0}), 0, None),
     Finish("1", aborted=True),
-    Submit("2", list(range(5000)), SamplingParams(), -3),
+    Submit("2", list(range(5000)), SamplingParams(), -3, "someone"),
 ]
 
 
