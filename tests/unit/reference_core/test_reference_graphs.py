@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 from unittest.mock import Mock, call
 
 import numpy as np
@@ -192,3 +193,28 @@ def test_a_batch_is_padded_by_fewer_than_eight_rows(max_num_seqs: int, data: st.
 def test_graphs_that_cannot_be_are_refused(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EngineConfig(model_path=Path("anywhere"), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "device", "recorded"),
+    [
+        ("cpp", "cpu", "cpu"),
+        ("torch", "cpu", "off"),
+        ("triton", "cuda", "cuda"),
+        ("torch", "cuda", "off"),
+        ("triton", "cpu", "off"),  # in Triton's interpreter
+    ],
+)
+def test_steps_are_recorded_where_they_can_be(kernels: str, device: str, recorded: str) -> None:
+    loaded = Mock()
+    loaded.name = kernels
+    assert graphs.resolve("auto", loaded, torch.device(device)) == recorded
+    assert graphs.resolve("off", loaded, torch.device(device)) == "off"
+
+
+@pytest.mark.parametrize(("kind", "owner"), [("cpu", "cpp"), ("cuda", "triton")])
+def test_other_kernels_are_not_recorded(kind: Literal["cpu", "cuda"], owner: str) -> None:
+    loaded = Mock()
+    loaded.name = "torch"
+    with pytest.raises(ConfigError, match=f"graphs = {kind} records the {owner} kernels, and .* are torch"):
+        graphs.resolve(kind, loaded, torch.device(kind))
