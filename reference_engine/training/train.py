@@ -1,8 +1,8 @@
 """The bundled pair from nothing: `python -m llmbench.reference_engine.training --out FOLDER`.
 
 One tokenizer; a target, trained on the standard library's source in cycles of the learning rate; a draft, trained on
-the text in one cycle and to say what the target says in the next. Seeds, numbers of steps and the order of sums are fixed:
-the same Python and the same torch make the same weights again.
+the text in one cycle and to say what the target says in the next. Seeds, numbers of steps and the order of sums are
+fixed: the same Python and the same torch make the same weights again.
 
 A run that was interrupted goes on where it stopped, when it is started again with the same folder, and makes the same
 weights as one that was not.
