@@ -6,8 +6,6 @@ arXiv:2309.06180 §4; split-K as in Flash-Decoding (Dao et al. 2023).
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
@@ -18,6 +16,7 @@ from llmbench.reference_engine.kernels.triton_lang.kv_storage import (
     load_codes,
     load_scales,
 )
+from llmbench.reference_engine.kernels.triton_lang.processors import num_processors
 
 # tl.dot needs 16 rows; fewer query heads than that share the tile with masked ones.
 MIN_ROWS = 16
@@ -214,9 +213,3 @@ def decode_attention(
 def _shape(kv_format: str) -> tuple[int, int, int]:
     """Keys to a tile, warps of a program, and its stages in flight: the best of an H100."""
     return {"float": (128, 4, 2), "int8": (128, 4, 3), "fp8": (64, 4, 4)}[kv_format]
-
-
-@functools.cache
-def num_processors(device: torch.device) -> int:
-    """Of a GPU, its multiprocessors; of the interpreter, a number that makes it split."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8

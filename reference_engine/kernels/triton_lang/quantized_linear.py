@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from llmbench.reference_engine.kernels.triton_lang.byte_numbers import from_e4m3, from_int8
-from llmbench.reference_engine.kernels.triton_lang.decode_attention import num_processors
 from llmbench.reference_engine.kernels.triton_lang.linear_epilogue import store_outputs
 from llmbench.reference_engine.kernels.triton_lang.packed_weight import PackedWeight
+from llmbench.reference_engine.kernels.triton_lang.processors import num_processors
 from llmbench.reference_engine.kernels.triton_lang.rms_norm import rms_norm
 from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, rounds_activations
 
