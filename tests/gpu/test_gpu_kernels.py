@@ -12,7 +12,6 @@ from llmbench.reference_engine.kernels import attention_torch
 from llmbench.reference_engine.kernels.block_copies import copy_blocks
 from llmbench.reference_engine.kernels.contract import ActivationName, LinearParts, NormWeights
 from llmbench.reference_engine.kernels.torch_kernels import TorchKernels
-from llmbench.reference_engine.kernels.triton_kernels import TritonKernels
 from llmbench.reference_engine.quantization import kv_formats
 from llmbench.reference_engine.quantization.group_wise import QuantizedWeight, dequantize, quantize, round_activations
 from llmbench.reference_engine.step_batch import TILE_ROWS
@@ -131,6 +130,8 @@ def test_the_quantised_product(scheme: str, rows: int) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 7, 16, 17, 300])
 def test_a_linear_with_norm_activation_and_residual(kind: QuantizationName | None, is_gated: bool, rows: int) -> None:
     """The layer as the model calls it, in bfloat16, against the oracle in float32."""
+    from llmbench.reference_engine.kernels.triton_kernels import TritonKernels
+
     torch.manual_seed(0)
     with torch.device("cuda"):
         x, weight = torch.randn(rows, 1000), torch.randn(778, 1000) / 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ HERE = Path(__file__).parent
 if importlib.util.find_spec("triton") is None and "CI" not in os.environ:
     collect_ignore_glob = ["test_*.py"]
 else:
+    early = [name for name in sys.modules if name.startswith("llmbench.reference_engine.kernels.triton_lang.")]
+    assert not early, f"imported by an earlier test module, and so compiled for a GPU: {', '.join(early)}"
     os.environ["TRITON_INTERPRET"] = "1"
 
 
