@@ -27,7 +27,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def flood(server: Any, pool: ThreadPoolExecutor, num_requests: int, ended: list[str]) -> list[Future[None]]:
-    """So many requests at once, all of one user; when it returns, all have arrived, and nearly all wait for two seats."""
+    """So many requests at once, all of one user; when it returns, all have arrived, and most wait for two seats."""
 
     def ask() -> None:
         assert server.ask("/v1/completions", {**BODY, "max_tokens": 60, "user": "flood"}).status == 200
