@@ -100,10 +100,9 @@ class KVCache:
         assert self._memory is not None
         num_planes, num_blocks, size = 2 * self.data.shape[0], self.data.shape[2], block_bytes(self.data)
         for plane in range(num_planes):
-            start, end = plane * num_blocks * size, (plane + 1) * num_blocks * size
-            # A page more: the one in which the blocks given back before begin was not a whole page of theirs.
-            last = min(start + blocks.stop * size + LazyMemory.PAGE_BYTES, end)
-            self._memory.give_back(start + blocks.start * size, last)
+            # To the plane's end: a write of these blocks took whole pages, and where pages are huge, some behind them.
+            start, end = (plane * num_blocks + blocks.start) * size, (plane + 1) * num_blocks * size
+            self._memory.give_back(start, end)
 
     def copy_blocks(self, copies: Collection[tuple[int, int]]) -> None:
         """Copy whole blocks, the first of each pair to the second, in this order and in all layers."""
