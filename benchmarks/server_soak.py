@@ -2,15 +2,16 @@
 
     python benchmarks/server_soak.py --minutes 10 [--speculative ngram …]
 
-Options that it does not know are the server's. Requests of all kinds (soak_requests.py) arrive at random, streamed and
-not, most of them from a pool and many with a prompt that nobody sent before; some are cancelled, some have prompts
-beyond the context, some are no requests at all. At the end every status was the right one, all KV blocks are free, both
-processes' memory is what it was after the first minute, and what the server's options ask for has happened:
-preemptions, evictions, swaps, drafts that were accepted.
+Options that it does not know are the server's. Requests of all kinds (soak_requests.py) arrive at random by every door
+(soak_doors.py), completions and chats, streamed and not, most of them from a pool and many with a prompt that nobody
+sent before; some are cancelled, some have prompts beyond the context, some are no requests at all. At the end every
+status was the right one, all KV blocks are free, both processes' memory is what it was after the first minute, and what
+the server's options ask for has happened: preemptions, evictions, swaps, drafts that were accepted.
 
 Then a fresh server, with those of the options alone that decide numbers (weights, KV format, kernels) and no prefix
-cache, is asked every distinct request once, one by one: each answer of the storm must be this one, token by token and
-to the last bit of each log-probability. Of an answer that was cancelled, what came must be how this one begins.
+cache, is asked every distinct request once, one by one and by HTTP: each answer of the storm must be this one, token by
+token and to the last bit of each log-probability. Of an answer that was cancelled, what came must be how this one
+begins.
 
 That much can be asked, of quantised weights and KV caches and of drafts too: the C++ kernels compute a row by the same
 operations in the same order, whatever else is in the step and however a prompt was cut into chunks, so that the cache
@@ -37,11 +38,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
-from soak_requests import CONTEXT, MODEL, answer_content, is_beginning, request_body
+from soak_doors import CHAT, Patience, Ports, Reply, by_grpc, by_http, by_websocket, for_grpc
+from soak_requests import CONTEXT, MODEL, answer_content, is_beginning, request
 
+DOORS = (by_http, by_websocket, by_grpc)
 MAX_RSS_GROWTH = 1.05
 MAX_IN_FLIGHT = 48
 POOL_SIZE = 200
@@ -57,95 +60,74 @@ DECIDE_NUMBERS = ("--dtype", "--device", "--kernels", "--quantization", "--kv-ca
 DECIDE_NUMBERS += ("--threads", "--max-model-len", "--model", "--served-model-name")
 
 
+class Question(NamedTuple):
+    """What was asked, without what may not change the answer. gRPC's replies do not say which text ended them."""
+
+    path: str
+    body: str
+    by_grpc: bool
+
+
 @dataclass
 class Storm:
-    """What was seen so far. By request, as JSON: how often it got which answer, whole or cancelled."""
+    """What was seen so far. By question: how often it got which answer, as JSON, whole or cancelled."""
 
-    port: int
+    ports: Ports
     statuses: Counter[str] = field(default_factory=Counter)
-    answers: dict[str, Counter[str]] = field(default_factory=dict)
-    cancelled: dict[str, Counter[str]] = field(default_factory=dict)
+    by_door: Counter[str] = field(default_factory=Counter)
+    answers: dict[Question, Counter[str]] = field(default_factory=dict)
+    cancelled: dict[Question, Counter[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    async def one(self, draw: random.Random, pool: Sequence[dict[str, Any]]) -> None:
+    async def one(self, draw: random.Random, pool: Sequence[tuple[str, dict[str, Any]]]) -> None:
         kind = draw.choices(("answer", "cancel", "too long", "not JSON", "unknown field"), (70, 15, 5, 5, 5))[0]
-        body = request_body(draw) if draw.random() < SHARE_OF_NEW else draw.choice(pool)
+        path, body = request(draw) if draw.random() < SHARE_OF_NEW else draw.choice(pool)
+        door = draw.choices(DOORS, (60, 20, 20))[0]
+        if door is by_grpc and (asked := for_grpc(body)) is not None:
+            body = asked
+        elif door is by_grpc:
+            door = by_http
         sent = {**body, "stream": draw.random() < 0.7, "priority": draw.choice((0, 0, 0, -1, 1))}
         sent["user"] = draw.choice((None, "ann", "bob"))
-        if kind == "too long":
+        if kind == "too long" and path == CHAT:
+            sent["messages"] = [{"role": "user", "content": "if x == 1:\n    y()\n" * CONTEXT}]
+        elif kind == "too long":
             sent["prompt"] = [10] * draw.randint(CONTEXT, 3 * CONTEXT)
         elif kind == "unknown field":
             sent["grammar"] = "none"
         payload = b"{" if kind == "not JSON" else json.dumps(sent).encode()
-        patience_s, most_reads = LONGEST_WAIT_S, sys.maxsize
+        patience = Patience(LONGEST_WAIT_S)
         if kind == "cancel" and draw.random() < 0.5:
-            patience_s = draw.choice((0, draw.uniform(0, 1)))
+            patience = Patience(draw.choice((0, draw.uniform(0, 1))))
         elif kind == "cancel":
-            most_reads = draw.randint(1, 8)
+            patience = Patience(LONGEST_WAIT_S, draw.randint(1, 8))
+        self.by_door[f"{door.__name__} {path}"] += 1
         try:
-            status, answer, is_whole = await exchange(self.port, payload, patience_s, most_reads)
-            self._note(kind, body, status, answer, is_whole)
+            reply = await door(self.ports, path, payload, patience)
+            self._note(kind, Question(path, json.dumps(body), door is by_grpc), reply)
         except Exception as error:  # whatever it is, it is what the soak looks for
-            self.problems.append(f"{kind}: {error!r} after {payload[:300]!r}")
+            self.problems.append(f"{kind} {door.__name__}: {error!r} after {payload[:300]!r}")
 
-    def _note(self, kind: str, body: dict[str, Any], status: int, answer: bytes, is_whole: bool) -> None:
-        self.statuses[f"{kind}: {status if is_whole else 'left'}"] += 1
-        if not is_whole and kind != "cancel":
-            self.problems.append(f"{kind} had no answer in {LONGEST_WAIT_S} s: {body}")
-        elif status != 200:
-            if is_whole and status != (200 if kind in ("answer", "cancel") else 400):
-                self.problems.append(f"{kind} was answered {status}: {answer[:200]!r}")
+    def _note(self, kind: str, question: Question, reply: Reply) -> None:
+        self.statuses[f"{kind}: {reply.status if reply.is_whole else 'left'}"] += 1
+        if not reply.is_whole and kind != "cancel":
+            self.problems.append(f"{kind} had no answer in {LONGEST_WAIT_S} s: {question}")
+        elif reply.status != 200:
+            if reply.is_whole and reply.status != (200 if kind in ("answer", "cancel") else 400):
+                self.problems.append(f"{kind} was answered {reply.status}: {reply.payloads} {question}")
         elif kind in ("answer", "cancel"):
-            if is_whole and answer.startswith(b"data:") and not answer.endswith(b"data: [DONE]\n\n"):
-                raise ValueError(f"a stream ends in {answer[-200:]!r}")
-            if is_whole or answer.startswith(b"data:"):
-                seen = self.answers if is_whole else self.cancelled
-                content = json.dumps(answer_content(answer))
-                seen.setdefault(json.dumps(body), Counter())[content] += 1
+            if reply.is_whole or reply.payloads:
+                seen = self.answers if reply.is_whole else self.cancelled
+                content = json.dumps(answer_content(reply.payloads))
+                seen.setdefault(question, Counter())[content] += 1
         else:
-            self.problems.append(f"{kind} was answered {status}: {answer[:200]!r}")
+            self.problems.append(f"{kind} was answered {reply.status}: {reply.payloads} {question}")
 
 
-async def exchange(
-    port: int, payload: bytes, patience_s: float = LONGEST_WAIT_S, most_reads: int = sys.maxsize
-) -> tuple[int, bytes, bool]:
-    """Status and body, and whether that is all; after so long, or so many reads, the connection is closed."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    answer, is_whole = b"", False
-    try:
-        writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n"
-            b"content-length: %d\r\n\r\n" % len(payload) + payload
-        )
-        await writer.drain()
-        async with asyncio.timeout(patience_s):
-            for _ in range(most_reads):
-                data = await reader.read(65536)
-                answer += data
-                if is_whole := not data:
-                    break
-    except TimeoutError:
-        pass
-    finally:
-        writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status = int(head.split()[1]) if is_whole or body else 0
-    return status, _unchunked(body) if b"chunked" in head else body, is_whole
-
-
-def _unchunked(body: bytes) -> bytes:
-    whole = b""
-    while body:
-        size, _, body = body.partition(b"\r\n")
-        length = int(size or b"0", 16)
-        whole, body = whole + body[:length], body[length + 2 :]
-    return whole
-
-
-async def storm(port: int, server: psutil.Process, options: argparse.Namespace) -> tuple[Storm, dict[str, Any]]:
+async def storm(ports: Ports, server: psutil.Process, options: argparse.Namespace) -> tuple[Storm, dict[str, Any]]:
     """Send for so many minutes and wait for every answer; returns what was seen, and the end's figures."""
-    seen, draw = Storm(port), random.Random(options.seed)
-    pool = [request_body(draw) for _ in range(POOL_SIZE)]
+    seen, draw = Storm(ports), random.Random(options.seed)
+    pool = [request(draw) for _ in range(POOL_SIZE)]
     processes = [server, *server.children()]
     begun = time.monotonic()
     tasks: set[asyncio.Task[None]] = set()
@@ -193,35 +175,39 @@ async def end_state(port: int, server_options: Sequence[str]) -> tuple[dict[str,
     return counts, problems + [f"{name} is 0: the run has not shown it" for name, count in counts.items() if not count]
 
 
-async def compare(port: int, seen: Storm) -> dict[str, int]:
-    """Ask each request alone, and hold what it got in the storm against that."""
+async def compare(ports: Ports, seen: Storm) -> dict[str, int]:
+    """Ask each request alone and by HTTP, and hold what it got in the storm against that."""
     counts = Counter[str](
         num_answers_compared=0, num_answers_differ=0, num_cancelled_compared=0, num_cancelled_differ=0
     )
-    requests = sorted({*seen.answers, *seen.cancelled})
-    for body in requests:
-        status, answer, _ = await exchange(port, body.encode())
-        if status != 200:
-            seen.problems.append(f"alone, {body} is answered {status}: {answer[:200]!r}")
+    questions = sorted({*seen.answers, *seen.cancelled})
+    for question in questions:
+        body = json.dumps({**json.loads(question.body), "stream": False})
+        reply = await by_http(ports, question.path, body.encode(), Patience(LONGEST_WAIT_S))
+        if reply.status != 200:
+            seen.problems.append(f"alone, {question} is answered {reply.status}: {reply.payloads}")
             continue
-        alone = answer_content(answer)
-        for content, times in seen.answers.get(body, Counter[str]()).items():
+        alone = answer_content(reply.payloads)
+        if question.by_grpc:
+            alone = [{**choice, "stop_reason": None} for choice in alone]
+        for content, times in seen.answers.get(question, Counter[str]()).items():
             counts["num_answers_compared"] += times
             if json.loads(content) != alone:
                 counts["num_answers_differ"] += times
-                seen.problems.append(f"{body} was answered {content}, and alone {json.dumps(alone)}")
-        for content, times in seen.cancelled.get(body, Counter[str]()).items():
+                seen.problems.append(f"{question} was answered {content}, and alone {json.dumps(alone)}")
+        for content, times in seen.cancelled.get(question, Counter[str]()).items():
             counts["num_cancelled_compared"] += times
             if not is_beginning(json.loads(content), alone):
                 counts["num_cancelled_differ"] += times
-                seen.problems.append(f"{body}, cancelled, began {content}, and alone {json.dumps(alone)}")
-    return {"num_distinct_requests": len(requests), **counts}
+                seen.problems.append(f"{question}, cancelled, began {content}, and alone {json.dumps(alone)}")
+    return {"num_distinct_requests": len(questions), **counts}
 
 
 @contextmanager
-def serving(options: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
-    """Port and process of a server, which must end well when it is told to."""
-    argv = [sys.executable, "-m", "llmbench.reference_engine", "serve", "--model", MODEL, "--port", "0", *options]
+def serving(options: Sequence[str]) -> Iterator[tuple[Ports, psutil.Process]]:
+    """Ports and process of a server, which must end well when it is told to."""
+    argv = [sys.executable, "-m", "llmbench.reference_engine", "serve", "--model", MODEL]
+    argv += ["--port", "0", "--grpc-port", "0", *options]
     with tempfile.NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(argv, stderr=log, text=True)
         try:
@@ -230,7 +216,9 @@ def serving(options: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
                 if process.poll() is not None or time.monotonic() > give_up:
                     raise RuntimeError(f"The server did not start:\n{Path(log.name).read_text()}")
                 time.sleep(0.1)
-            yield int(found[1]), psutil.Process(process.pid)
+            second = re.search(r"gRPC on port (\d+)", Path(log.name).read_text())
+            assert second is not None
+            yield Ports(int(found[1]), int(second[1])), psutil.Process(process.pid)
         finally:
             process.terminate()
             exit_code = process.wait(timeout=60)
@@ -250,11 +238,11 @@ def main() -> int:
     options, for_server = parser.parse_known_args()
     # Few blocks, so that requests are preempted and cached blocks evicted.
     for_server = ["--num-blocks", "40", *for_server]
-    with serving(for_server) as (port, process):
-        seen, memory = asyncio.run(storm(port, process, options))
-        counts, problems = asyncio.run(end_state(port, for_server))
-    with serving([*numbers_alone(for_server), "--no-prefix-cache"]) as (port, _):
-        compared = asyncio.run(compare(port, seen))
+    with serving(for_server) as (ports, process):
+        seen, memory = asyncio.run(storm(ports, process, options))
+        counts, problems = asyncio.run(end_state(ports.http, for_server))
+    with serving([*numbers_alone(for_server), "--no-prefix-cache"]) as (ports, _):
+        compared = asyncio.run(compare(ports, seen))
     seen.problems += problems
     print(
         f"{compared['num_answers_compared']} answers to {compared['num_distinct_requests']} different requests were "
@@ -267,6 +255,7 @@ def main() -> int:
         "minutes": options.minutes,
         "num_requests": sum(seen.statuses.values()),
         "by_kind": dict(sorted(seen.statuses.items())),
+        "by_door": dict(sorted(seen.by_door.items())),
         **compared,
         **counts,
         **memory,

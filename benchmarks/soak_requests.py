@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from soak_doors import CHAT, COMPLETIONS
+
 MODEL = "bundled:python-target"
 CONTEXT = 512
 VOCAB_SIZE = 2048
@@ -38,8 +40,19 @@ _FORMS: Sequence[Mapping[str, Any]] = (
 )
 
 
-def request_body(draw: random.Random) -> Body:
-    """A request for /v1/completions; `stream`, `priority` and `user` are the sender's choice."""
+def request(draw: random.Random) -> tuple[str, Body]:
+    """The path and the body; `stream`, `priority` and `user` are the sender's choice."""
+    body = _completion(draw)
+    if draw.random() < 0.7:
+        return COMPLETIONS, body
+    del body["prompt"]
+    body["messages"] = [{"role": "user", "content": draw.choice(_TEXTS)} for _ in range(draw.choice((1, 1, 3)))]
+    if "logprobs" in body:
+        body |= {"logprobs": True, "top_logprobs": body["logprobs"]}
+    return CHAT, body
+
+
+def _completion(draw: random.Random) -> Body:
     kind = draw.choice(_KINDS)
     if kind is _beams:
         chosen_by: Body = {}
@@ -58,18 +71,14 @@ def request_body(draw: random.Random) -> Body:
     }
 
 
-def answer_content(answer: bytes) -> list[Body]:
-    """The choices of an answer, whole or the events of a stream, in their order: text, tokens, logprobs, end.
+def answer_content(payloads: Sequence[bytes]) -> list[Body]:
+    """The choices of an answer, whole or the chunks of a stream, in their order: text, tokens, logprobs, end.
 
     Of a stream that was left early, what came of each choice until then. Raises ValueError for what is neither.
     """
-    if not answer.startswith(b"data:"):
-        return [_merged([choice]) for choice in json.loads(answer)["choices"]]
     parts: dict[int, list[Body]] = {}
-    for line in answer.split(b"\n\n")[:-1]:  # behind the last empty line is the beginning of an event, or nothing
-        if line == b"data: [DONE]":
-            break
-        for choice in json.loads(line.removeprefix(b"data: "))["choices"]:
+    for payload in payloads:
+        for choice in json.loads(payload)["choices"]:
             parts.setdefault(choice["index"], []).append(choice)
     return [_merged(parts[index]) for index in sorted(parts)]
 
@@ -86,20 +95,28 @@ def is_beginning(part: list[Body], whole: list[Body]) -> bool:
     return True
 
 
-_GROWING = ("text", "token_ids", "tokens", "token_logprobs", "top_logprobs")
+_LOGPROBS = ("text_offset", "tokens", "token_logprobs", "top_logprobs", "content")
+_GROWING = ("text", "token_ids", *_LOGPROBS)
 
 
 def _merged(parts: Sequence[Body]) -> Body:
     """The pieces of one choice as one."""
-    logprobs = [part["logprobs"] for part in parts if part["logprobs"] is not None]
+    logprobs = [part["logprobs"] for part in parts if part.get("logprobs") is not None]
     return {
         "index": parts[0]["index"],
-        "text": "".join(part["text"] for part in parts),
+        "text": "".join(map(_text, parts)),
         "token_ids": [token_id for part in parts for token_id in part.get("token_ids", ())],
-        **{name: [each for piece in logprobs for each in piece[name]] for name in _GROWING[2:]},
+        **{name: [each for piece in logprobs for each in piece.get(name, ())] for name in _LOGPROBS},
         "finish_reason": parts[-1]["finish_reason"],
         "stop_reason": parts[-1].get("stop_reason"),
     }
+
+
+def _text(piece: Body) -> str:
+    """Of a completion, of a chat's answer, or of a chunk of one."""
+    holder = piece.get("delta") or piece.get("message")
+    text: str = piece["text"] if holder is None else holder["content"]
+    return text
 
 
 def _prompt(draw: random.Random) -> str | list[int]:
