@@ -45,10 +45,16 @@ class Service:
             "/v1/chat/completions": self._intake.chat,
         }
         for path, ask in asked.items():
-            routes += [Route(path, _by_post(ask), methods=["POST"]), WebSocketRoute(path, _by_websocket(ask))]
+            routes += [Route(path, _by_post(ask), methods=["POST"]), WebSocketRoute(path, self._by_websocket(ask))]
         kinds = (ApiError, RequestError, BusyError, EngineDiedError, StoppingError, Exception)
         handlers: dict[Any, Any] = {HTTPException: _on_http_exception, **dict.fromkeys(kinds, _on_exception)}
         return Starlette(routes=routes, exception_handlers=handlers)
+
+    def _by_websocket(self, ask: Ask) -> Callable[[WebSocket], Coroutine[Any, Any, None]]:
+        async def respond(websocket: WebSocket) -> None:
+            await converse(websocket, ask, self._intake.answering)
+
+        return respond
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
@@ -83,13 +89,6 @@ def _by_post(ask: Ask) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     async def respond(request: Request) -> Response:
         answer = await ask(await read_body(request), request_id(request))
         return StreamResponse(answer) if answer.is_streamed else WholeResponse(answer)
-
-    return respond
-
-
-def _by_websocket(ask: Ask) -> Callable[[WebSocket], Coroutine[Any, Any, None]]:
-    async def respond(websocket: WebSocket) -> None:
-        await converse(websocket, ask)
 
     return respond
 

@@ -80,10 +80,11 @@ class GrpcServer:
         await context.send_initial_metadata((("x-request-id", request_id),))
         try:
             body, is_chat = read_request(content)
-            answer = await (self._intake.chat if is_chat else self._intake.completion)(body, request_id)
-            async with aclosing(_replies(answer)) as replies:
-                async for reply in replies:
-                    yield reply
+            with self._intake.answering():
+                answer = await (self._intake.chat if is_chat else self._intake.completion)(body, request_id)
+                async with aclosing(_replies(answer)) as replies:
+                    async for reply in replies:
+                        yield reply
         except Exception as error:
             failure = as_api_error(error)
             code = _CODES.get(failure.status, grpc.StatusCode.INVALID_ARGUMENT)

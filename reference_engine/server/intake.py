@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
@@ -44,6 +45,17 @@ class Intake:
     metrics: ServerMetrics
     model_name: str
     is_draining: bool = False
+    # Answers under way by WebSocket and gRPC; those by HTTP are uvicorn's to wait for.
+    num_answering: int = 0
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """While an answer is computed and sent: a server that drains waits for it."""
+        self.num_answering += 1
+        try:
+            yield
+        finally:
+            self.num_answering -= 1
 
     async def completion(self, content: bytes, request_id: str) -> Answer:
         """Of the JSON of a CompletionBody."""

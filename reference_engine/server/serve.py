@@ -8,7 +8,7 @@ import math
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -149,21 +149,26 @@ class _Server:
             self._uvicorn.should_exit = True
             return
         intake.is_draining = True
-        self._draining = asyncio.create_task(self._drain(intake.engine))
+        self._draining = asyncio.create_task(self._drain(intake))
 
-    async def _drain(self, engine: EngineClient) -> None:
+    async def _drain(self, intake: Intake) -> None:
         """Let running requests end for as long as they may; new ones are told to go elsewhere meanwhile."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._server.drain_s
-        # Looked at again and again: an event would have to be set at every request's end, for one use in a life.
-        while engine.num_requests and loop.time() < give_up and not self._uvicorn.should_exit:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_S)
-        engine.fail_all(StoppingError())
+        await self._wait_while(lambda: intake.engine.num_requests > 0, give_up)
+        intake.engine.fail_all(StoppingError())
+        # The answers are there; clients that read them slowly get what is left of the time.
+        give_up = max(give_up, loop.time() + _BEYOND_DRAIN_S)
+        await self._wait_while(lambda: intake.num_answering > 0, give_up)
         if not self._uvicorn.should_exit:
-            # The answers are there; clients that read them slowly get what is left of the time.
             left_s = math.ceil(give_up - loop.time())
             self._uvicorn.config.timeout_graceful_shutdown = max(left_s, _BEYOND_DRAIN_S)
         self._uvicorn.should_exit = True
+
+    async def _wait_while(self, is_so: Callable[[], bool], give_up: float) -> None:
+        """Looked at again and again: an event would have to be set at every request's end, for one use in a life."""
+        while is_so() and asyncio.get_running_loop().time() < give_up and not self._uvicorn.should_exit:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
 
     def _on_death(self) -> None:
         log.error("The engine process ended unexpectedly; its requests have failed and the server stops.")

@@ -9,7 +9,7 @@ code says whether to try again (1013), that the request was wrong (1008) or that
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from http import HTTPStatus
 from typing import Any
 
@@ -25,15 +25,20 @@ _DONE, _WRONG, _BROKEN, _TRY_LATER = 1000, 1008, 1011, 1013
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-async def converse(websocket: WebSocket, ask: Callable[[bytes, str], Coroutine[Any, Any, Answer]]) -> None:
-    """Answer the one request of a socket, and close it. A client that leaves ends its generations."""
+async def converse(
+    websocket: WebSocket,
+    ask: Callable[[bytes, str], Coroutine[Any, Any, Answer]],
+    answering: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Answer the one request of a socket, `answering` meanwhile, and close it; a client that leaves ends generation."""
     await websocket.accept(headers=[(b"x-request-id", request_id(websocket).encode("latin-1"))])
     try:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             return
         content = message.get("bytes") or (message.get("text") or "").encode("utf-8", "surrogatepass")
-        await until_disconnect(websocket.receive, request_id(websocket), _respond(websocket, ask, content))
+        with answering():
+            await until_disconnect(websocket.receive, request_id(websocket), _respond(websocket, ask, content))
     except WebSocketDisconnect:  # seen when a message cannot be sent
         return
 

@@ -14,12 +14,16 @@ from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessa
 
 
 class Caller:
-    """One WebSocket."""
+    """One WebSocket. receive_buffer: what the system may hold of the answer until it is read, in bytes."""
 
-    def __init__(self, url: str, path: str) -> None:
+    def __init__(self, url: str, path: str, receive_buffer: int | None = None) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
-        self.socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=60)
+        self.socket = socket.socket()
+        self.socket.settimeout(60)
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect((parts.hostname, parts.port or 80))
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self.say(Request(host=parts.netloc, target=path))
         self._events = self._received()

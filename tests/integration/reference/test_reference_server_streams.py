@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,45 @@ def test_grpc_answer_is_finished_within_the_drain_time_and_no_other_begun(start_
         assert ("retry-after", "1") in [(key, value) for key, value in caught.value.trailing_metadata()]
         *_, last = replies
     assert (last.completion_tokens, last.finish_reason) == (480, "length")
+    assert server.process.wait(timeout=20) == 0
+    assert "Traceback" not in server.log
+
+
+MUCH = {"max_tokens": 400, "n": 16}  # more than the sockets hold, and computed long before it is read
+
+
+def stop_and_look_away(server: Any) -> None:
+    """For longer than what is left to answers that are complete."""
+    server.wait_for("vllm:num_requests_running", 0, timeout_s=100)
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_until_draining()
+    time.sleep(4)
+    assert server.process.poll() is None
+
+
+def test_websocket_client_that_reads_slowly_gets_all_of_its_answer(start_server, tiny_model) -> None:
+    server = start_server(tiny_model, "--drain-s", "60")
+    caller = Caller(server.url, "/v1/completions", receive_buffer=4096)
+    caller.say(TextMessage(data=json.dumps({**LONG, **MUCH, "logprobs": 20})))
+    messages = caller.messages()
+    next(messages)
+    stop_and_look_away(server)
+    *rest, done = messages
+    assert (len(rest), done, caller.code) == (16 * 400 - 1, "[DONE]", 1000)
+    assert server.process.wait(timeout=20) == 0
+    assert "Traceback" not in server.log
+
+
+def test_grpc_client_that_reads_slowly_gets_all_of_its_answer(start_server, tiny_model, described) -> None:
+    server = start_server(tiny_model, "--drain-s", "60", "--grpc-port", "0")
+    port = server.log.split("serving gRPC on port ")[1].split()[0]
+    window = ("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=window) as channel:
+        client = Grpc(channel, described)
+        replies = client.generate(client.message(model="tiny", prompt="a", ignore_eos=True, **MUCH))
+        next(replies)
+        stop_and_look_away(server)
+        assert sum(1 for _ in replies) == 16 * 400 - 1
     assert server.process.wait(timeout=20) == 0
     assert "Traceback" not in server.log
 
