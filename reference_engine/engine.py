@@ -190,7 +190,7 @@ class Engine:
             num_blocks=self._pool.num_blocks,
             max_num_seqs=self.config.max_num_seqs,
         )
-        has_stop = StopFinder(self._tokenizer, params.stop) if params.stop else None
+        has_stop = StopFinder(self._tokenizer, prompt_token_ids, params.stop) if params.stop else None
         beams = BeamGroup(request_id, prompt_token_ids, params, self.eos_token_ids, priority, has_stop, user)
         return beams.members[0]
 

@@ -170,15 +170,17 @@ class StopStrings:
 
 
 class StopFinder:
-    """Whether an answer's text has one of several texts in it, whatever tokens spell it."""
+    """Whether the answer to a prompt has one of several texts in it, whatever tokens spell it."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
+        self._before = settled_end(tokenizer.decode, prompt)
+        self._num_before = len(tokenizer.decode(self._before))
         self._stop = tuple(stop)
 
     def __call__(self, token_ids: Sequence[int]) -> bool:
-        text = self._tokenizer.decode(token_ids)
-        return any(stop in text for stop in self._stop)
+        text = self._tokenizer.decode([*self._before, *token_ids])
+        return any(text.find(stop, self._num_before) >= 0 for stop in self._stop)
 
 
 def _overlap(text: str, stop: str) -> int:

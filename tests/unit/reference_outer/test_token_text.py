@@ -17,7 +17,7 @@ from tokenizers import decoders, models, normalizers, processors, trainers
 
 from llmbench.reference_engine.models.checkpoint_layout import BOS, train_tokenizer
 from llmbench.reference_engine.models.synthetic_text import lines
-from llmbench.reference_engine.tokenizer import Tokenizer
+from llmbench.reference_engine.tokenizer import StopFinder, Tokenizer
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 TEXTS = st.text(st.sampled_from("ab é日🙂\n"), min_size=1, max_size=20)
@@ -79,6 +79,27 @@ def test_the_first_word_of_an_answer_keeps_its_space(tokenizer: Tokenizer) -> No
     bos = tokenizer.encode("a")[0]
     assert answered(tokenizer, [*ids[: words[0]], bos, bos], ids[words[0] :]) == " be"
     assert answered(tokenizer, [bos], tokenizer.encode("to be")[1:]) == "to be"
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=TEXTS, place=st.integers(0, 40), length=st.integers(1, 4), start=st.integers(0, 20))
+def test_a_stop_text_is_found_where_it_is_shown(
+    tokenizer: Tokenizer, text: str, place: int, length: int, start: int
+) -> None:
+    ids = tokenizer.encode(text)
+    prompt, answer = ids[:place], ids[place:]
+    if tokenizer.decode(prompt).endswith("\ufffd") or tokenizer.decode(answer).endswith("\ufffd"):
+        return
+    shown = answered(tokenizer, prompt, answer)
+    stop = shown[start : start + length] or text[:length]
+    assert StopFinder(tokenizer, prompt, [stop])(answer) == (stop in shown)
+
+
+def test_a_stop_text_is_found_with_the_space_that_an_answer_begins_with(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("to be", add_special_tokens=False)
+    (place, *_) = (place for place in range(1, len(ids)) if tokenizer.token_text(ids[place]).startswith(" "))
+    assert StopFinder(tokenizer, ids[:place], [" be"])(ids[place:])
+    assert not StopFinder(tokenizer, [], [" be"])(tokenizer.encode("be", add_special_tokens=False))
 
 
 @settings(max_examples=150, deadline=None)
