@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import grpc.aio
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Event, RejectConnection, Request, TextMessage
+from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, RejectConnection, Request, TextMessage
 
 from llmbench.reference_engine.server.grpc_service import SERVICE, load_messages
 
@@ -120,6 +120,8 @@ async def by_websocket(ports: Ports, path: str, body: bytes, patience: Patience)
                     reply.payloads.append(text.encode())
                     text = ""
                 reply.status = 200
+            case Ping():
+                return socket.send(event.response())
             case CloseConnection():
                 if event.code not in _OF_CLOSE_CODE:
                     raise ValueError(f"a socket is closed with {event.code}")
