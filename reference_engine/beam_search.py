@@ -16,14 +16,16 @@ from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.sequence import Sequence
 
+MAX_LENGTH_PENALTY = 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeamParams:
     """Raises RequestError for values without a meaning.
 
     width: beams kept at each length, and answers returned. length_penalty: a beam's score is its log-probability over
-    its number of tokens to this power; above 0 longer answers gain. stop_token_ids: end a beam, and are its last token.
-    stop: texts that end a beam with the token that completes one, which is its last.
+    its number of tokens to this power, in [-10, 10]; above 0 longer answers gain. stop_token_ids: end a beam, and are
+    its last token. stop: texts that end a beam with the token that completes one, which is its last.
     """
 
     width: int
@@ -37,6 +39,11 @@ class BeamParams:
         for name in ("width", "max_tokens"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} must be at least 1; {getattr(self, name)} was given.")
+        if not abs(self.length_penalty) <= MAX_LENGTH_PENALTY:  # larger powers of a length are no numbers any more
+            raise RequestError(
+                f"length_penalty must lie in [-{MAX_LENGTH_PENALTY}, {MAX_LENGTH_PENALTY}]; "
+                f"{self.length_penalty} was given."
+            )
 
     @property
     def named_token_ids(self) -> tuple[int, ...]:
@@ -152,7 +159,8 @@ class BeamGroup:
         return self._has_stop is not None and self._has_stop([*self._output(member), token_id])
 
     def _is_decided(self, logprob: float, length: int) -> bool:
-        # Later scores can only be worse where the length does not count for them.
+        # Certain where the penalty is at most 0: later scores can only be worse. Above 0 a longer answer might still
+        # win, and the search ends all the same, as transformers' does.
         hope = logprob / length**self.params.length_penalty
         return len(self._finished) == self.params.width and hope <= self._finished[-1].score
 

@@ -142,18 +142,26 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Finds the first of several texts in a stream, and holds back what may be the beginning of one."""
+    """Finds the first of several texts in an answer, and holds back what may be the beginning of one.
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    What its first `min_tokens` tokens spell ends nothing, but may be the beginning of what does.
+    """
+
+    def __init__(self, stop: Sequence[str], min_tokens: int = 0) -> None:
         self._stop = tuple(stop)
+        self._num_to_come = min_tokens
         self._held = ""
+        self._num_exempt = 0  # of the held characters: a stop text that has only these does not count
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """(text that may be shown, the stop text that was found). The stop text itself is never shown."""
+        """Of a token's text: (what may be shown, the stop text that was found). That itself is never shown."""
         if not self._stop:
             return text, None
         self._held += text
-        found = [(place, stop) for stop in self._stop if (place := self._held.find(stop)) >= 0]
+        if self._num_to_come:
+            self._num_to_come -= 1
+            self._num_exempt = len(self._held)
+        found = [(place, stop) for stop in self._stop if (place := self._find(stop)) >= 0]
         if found:
             place, stop = min(found)
             shown, self._held = self._held[:place], ""
@@ -161,7 +169,11 @@ class StopStrings:
         kept = max(_overlap(self._held, stop) for stop in self._stop)
         cut = len(self._held) - kept
         shown, self._held = self._held[:cut], self._held[cut:]
+        self._num_exempt = max(self._num_exempt - cut, 0)
         return shown, None
+
+    def _find(self, stop: str) -> int:
+        return self._held.find(stop, max(self._num_exempt - len(stop) + 1, 0))
 
     def flush(self) -> str:
         """What was held back, once no more text will come."""

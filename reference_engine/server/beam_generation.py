@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from llmbench.reference_engine.beam_search import BeamParams
+from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.outputs import StepOutput
 from llmbench.reference_engine.server.engine_client import EngineClient
 from llmbench.reference_engine.server.generation import Delta, next_request_id
@@ -58,9 +59,13 @@ class BeamSearch:
             assert output.beams is not None
             clock.finished(finish_reason, sum(len(beam.token_ids) for beam in output.beams), output.times)
             return output
-        finally:
+        except RequestError:  # refused: no request that ended
+            raise
+        except BaseException:  # left by its client, or failed
             if finish_reason is None:
                 clock.given_up()
+            raise
+        finally:
             self._engine.finish(request_id, aborted=True)
 
 
@@ -80,10 +85,12 @@ class BeamGeneration:
         params = self._search.params
         detokenizer = self._search.tokenizer.stream(self.prompt_token_ids)
         stop_strings = StopStrings(params.stop)
-        text, stop_reason = stop_strings.push("".join(map(detokenizer.push, beam.token_ids)))
+        last = beam.token_ids[-1]
+        # As a stop text, a stop token is not part of what is shown.
+        shown = beam.token_ids[:-1] if last in params.stop_token_ids else beam.token_ids
+        text, stop_reason = stop_strings.push("".join(map(detokenizer.push, shown)))
         if stop_reason is None:
             text += stop_strings.flush()
-        last = beam.token_ids[-1]
         yield Delta(
             text=text,
             token_ids=beam.token_ids,

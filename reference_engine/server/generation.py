@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
+from llmbench.reference_engine.errors import RequestError
 from llmbench.reference_engine.sampling import SamplingParams, TokenLogprobs
 from llmbench.reference_engine.server.engine_client import EngineClient
 from llmbench.reference_engine.server.metrics import RequestClock, ServerMetrics
@@ -66,7 +67,7 @@ class Generation:
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._params = params
-        self._stop = StopStrings(stop)
+        self._stop = StopStrings(stop, params.min_tokens)
         self._priority = priority
         self._user = user
 
@@ -92,11 +93,9 @@ class Generation:
                 stopped_by: str | None = None
                 for place, token_id in enumerate(output.new_token_ids, 1):
                     num_output_tokens += 1
-                    text = detokenizer.push(token_id)
-                    if num_output_tokens <= self._params.min_tokens:
-                        shown += text
-                        continue
-                    settled, stopped_by = self._stop.push(text)
+                    # As a stop text, a stop token is not part of what is shown.
+                    is_stop = token_id in self._params.stop_token_ids
+                    settled, stopped_by = self._stop.push("" if is_stop else detokenizer.push(token_id))
                     shown += settled
                     if stopped_by is not None:
                         token_ids = token_ids[:place]
@@ -121,9 +120,13 @@ class Generation:
                     num_draft_tokens=output.num_draft_tokens,
                     num_accepted_tokens=output.num_accepted_tokens,
                 )
-        finally:
+        except RequestError:  # refused: no request that ended
+            raise
+        except BaseException:  # left by its client, or failed
             if finish_reason is None:
                 clock.given_up()
+            raise
+        finally:
             self._engine.finish(request_id, aborted=True)
 
 

@@ -6,6 +6,7 @@ model (its vocabulary, its context) or on two parameters at once is checked in l
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
@@ -19,11 +20,12 @@ from pydantic import (
     model_validator,
 )
 
-from llmbench.reference_engine.beam_search import BeamParams
+from llmbench.reference_engine.beam_search import MAX_LENGTH_PENALTY, BeamParams
 from llmbench.reference_engine.limits import MAX_USER_CHARS
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.server.answer_forms import (
     STRICT,
+    PlainFormat,
     ResponseFormat,
     Schema,
     StructuredOutputs,
@@ -81,6 +83,13 @@ _NOT_FOR_BEAMS = (
     *("logit_bias", "min_tokens", "logprobs", "top_logprobs", "response_format"),
     *("structured_outputs", "guided_json", "guided_regex", "guided_choice"),
 )
+# What asks for nothing, beside the defaults.
+_NEUTRAL_FOR_BEAMS: Mapping[str, Sequence[object]] = {
+    "temperature": (0,),
+    "top_k": (-1, 0),
+    "logit_bias": ({},),
+    "response_format": (PlainFormat(type="text"),),
+}
 
 
 def _tell_of_nulls(schema: dict[str, Any]) -> None:
@@ -138,7 +147,7 @@ class GenerationBody(Body):
     # The answers are the `n` most probable of `best_of` beams.
     use_beam_search: bool = False
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, Field(ge=-MAX_LENGTH_PENALTY, le=MAX_LENGTH_PENALTY)] = 1.0
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | None = None
@@ -182,7 +191,7 @@ class GenerationBody(Body):
         for name in _NOT_FOR_BEAMS:
             default = type(self).model_fields[name].default if name in type(self).model_fields else None
             given = getattr(self, name, None)
-            if given != default and not (name == "temperature" and given == 0):
+            if given != default and given not in _NEUTRAL_FOR_BEAMS.get(name, ()):
                 message = f"The parameter {name!r} has no meaning with use_beam_search: true; leave it out."
                 raise ApiError(HTTPStatus.BAD_REQUEST, message, name)
 

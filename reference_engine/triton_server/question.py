@@ -41,7 +41,7 @@ class Question:
     wants_num_output_tokens: bool
 
     def stop_strings(self) -> StopStrings:
-        return StopStrings(self.stop)
+        return StopStrings(self.stop, self.params.min_tokens)
 
 
 def read_question(inputs: Mapping[str, Any]) -> Question:

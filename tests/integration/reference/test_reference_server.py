@@ -232,6 +232,21 @@ def test_stop_string_ends_the_answer_before_it_and_frees_its_blocks(server) -> N
     server.wait_for("llmbench:kv_blocks_used", 0)
 
 
+def test_a_stop_token_is_in_the_tokens_and_not_in_the_text(server) -> None:
+    body = {"model": "tiny", "prompt": "Stop me", "temperature": 0, "max_tokens": 9, "ignore_eos": True}
+    body["return_token_ids"] = True
+    full = server.ask("/v1/completions", body).json()["choices"][0]
+    last = full["token_ids"][4]
+    assert last not in full["token_ids"][:4]
+    before = server.ask("/v1/completions", {**body, "max_tokens": 4}).json()["choices"][0]["text"]
+    for stream in (False, True):
+        reply = server.ask("/v1/completions", {**body, "stop_token_ids": [last], "stream": stream})
+        pieces = [event["choices"][0] for event in events(reply.body)] if stream else reply.json()["choices"]
+        assert [token for piece in pieces for token in piece["token_ids"]] == full["token_ids"][:5]
+        assert "".join(piece["text"] for piece in pieces) == before
+        assert (pieces[-1]["finish_reason"], pieces[-1]["stop_reason"]) == ("stop", last)
+
+
 def test_logprobs_of_both_endpoints(client) -> None:
     completion = client.completions.create(model="tiny", prompt="a", max_tokens=3, logprobs=2, **GREEDY)
     logprobs = completion.choices[0].logprobs

@@ -98,3 +98,18 @@ def test_more_beams_than_seats_are_refused(start_server, tiny_model) -> None:
     reply = server.ask("/v1/completions", {**BEAMS, "n": 3})
     assert reply.status == 400
     assert "3 beams take a seat each" in reply.json()["error"]["message"]
+
+
+def test_parameters_that_ask_for_nothing_are_no_hindrance(server, expected: list[list[int]]) -> None:
+    neutral = {"top_k": -1, "temperature": 0, "logit_bias": {}, "response_format": {"type": "text"}}
+    answer = server.ask("/v1/completions", {**BEAMS, **neutral, "best_of": 4, "ignore_eos": True}).json()
+    assert answer["choices"][0]["token_ids"] == expected[0]
+
+
+def test_a_search_that_the_engine_refuses_counts_as_none(start_server, tiny_model) -> None:
+    server = start_server(tiny_model, "--max-num-seqs", "2")
+    reply = server.ask("/v1/completions", {**BEAMS, "best_of": 4})
+    assert (reply.status, "4 beams take a seat each" in reply.json()["error"]["message"]) == (400, True)
+    assert "vllm:request_success_total{" not in server.ask("/metrics").body.decode()
+    assert server.ask("/v1/completions", {**BEAMS, "best_of": 2}).status == 200
+    server.stop()

@@ -48,6 +48,8 @@ COMPLETION_CASES = [
     ({"best_of": 2}, 400, "'best_of' has a meaning only with use_beam_search", "best_of"),
     ({"n": 3, "best_of": 2, "use_beam_search": True}, 400, "'best_of' must be at least n = 3", "best_of"),
     ({"length_penalty": 0.5}, 400, "'length_penalty' has a meaning only", "length_penalty"),
+    ({"use_beam_search": True, "length_penalty": 400}, 400, "less than or equal to 10", "length_penalty"),
+    ({"use_beam_search": True, "length_penalty": -1500}, 400, "greater than or equal to -10", "length_penalty"),
     ({"use_beam_search": True, "top_p": 0.5}, 400, "'top_p' has no meaning with use_beam_search", "top_p"),
     ({"use_beam_search": True, "min_tokens": 2}, 400, "'min_tokens' has no meaning with use_beam_search", "min_tokens"),
     ({"use_beam_search": True, "stop_token_ids": [99999]}, 400, "outside the vocabulary", None),

@@ -248,3 +248,20 @@ def generate(engine: Engine, prompt: list[int], params: SamplingParams) -> list[
     while engine.has_work():
         tokens += [token for output in engine.step() for token in output.new_token_ids]
     return tokens
+
+
+@pytest.mark.parametrize("length_penalty", [10.5, -11.0, 1e308, float("inf"), float("nan")])
+def test_powers_of_a_length_that_are_no_numbers_are_refused(length_penalty: float) -> None:
+    with pytest.raises(RequestError, match=r"length_penalty must lie in \[-10, 10\]"):
+        BeamParams(width=2, max_tokens=4, length_penalty=length_penalty)
+
+
+@pytest.mark.parametrize("length_penalty", [-10, 10])
+def test_the_largest_length_penalties_rank_long_answers(length_penalty: float) -> None:
+    params = BeamParams(width=2, max_tokens=40_000, length_penalty=length_penalty)
+    group = BeamGroup("a", [1], params, (), 0)
+    group._keep([3] * 40_000, -90_000.0, "length")
+    group._keep([3], -1.0, "stop")
+    first, second = group.answers()
+    assert len(first.token_ids) == (40_000 if length_penalty > 0 else 1)
+    assert first.score > second.score

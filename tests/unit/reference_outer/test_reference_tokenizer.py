@@ -82,6 +82,32 @@ def test_stop_strings_split_anywhere(pieces: list[str], stop: list[str]) -> None
     assert shown + finder.flush() == text
 
 
+@given(
+    pieces=st.lists(st.text("ab", max_size=4), max_size=12),
+    stop=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
+    min_tokens=st.integers(0, 12),
+)
+def test_a_stop_text_within_the_first_tokens_ends_nothing(pieces: list[str], stop: list[str], min_tokens: int) -> None:
+    exempt = len("".join(pieces[:min_tokens]))
+    finder, shown = StopStrings(stop, min_tokens), ""
+    for number, piece in enumerate(pieces, 1):
+        settled, found = finder.push(piece)
+        shown += settled
+        so_far = "".join(pieces[:number])
+        ends = [
+            place
+            for candidate in stop
+            for place in range(len(so_far))
+            if so_far.startswith(candidate, place) and place + len(candidate) > exempt and number > min_tokens
+        ]
+        assert (found is not None) == bool(ends)
+        if found is not None:
+            assert shown == so_far[: min(ends)]
+            return
+        assert so_far.startswith(shown)
+    assert shown + finder.flush() == "".join(pieces)
+
+
 def test_without_stop_strings_nothing_is_held_back() -> None:
     finder = StopStrings(())
     assert finder.push("abc") == ("abc", None)
