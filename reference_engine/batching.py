@@ -20,7 +20,7 @@ def _is_full_or_due(state: QueueState) -> bool:
     return state.num_waiting >= state.max_num_seqs or state.waited_ns >= state.max_delay_ns
 
 
-# True lets the queue in, as far as seats, blocks and budget go.
+# True lets the queue in: as far as seats and blocks go, and with "continuous" the step's budget of tokens.
 POLICIES: dict[str, Callable[[QueueState], bool]] = {
     # At every step: who ends makes room for the next at once. Source: Orca, Yu et al., OSDI 2022 §3.
     "continuous": lambda state: True,

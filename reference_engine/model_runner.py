@@ -125,5 +125,4 @@ def _arrays(plan: StepPlan) -> StepArrays:
 
 
 def _samples_every_row(plan: StepPlan) -> bool:
-    others = plan.chunks[plan.num_decodes :]
-    return all(chunk.num_tokens == 1 + len(chunk.draft_token_ids) and chunk.samples for chunk in others)
+    return all(chunk.num_tokens == 1 + len(chunk.draft_token_ids) and chunk.samples for chunk in plan.chunks)

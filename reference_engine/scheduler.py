@@ -65,14 +65,16 @@ class Scheduler:
     no priority takes anything from other users; see fairness.py.
 
     order: "decode-first" computes all decodes and spends the rest of the budget on prefill chunks, so that running
-    requests never stall (Sarathi-Serve, arXiv:2403.02310 §4); "prefill-first" decodes in steps without a prefill alone.
+    requests never stall (Sarathi-Serve, arXiv:2403.02310 §4); "prefill-first" decodes only where there is nothing to
+    prefill, or when max_num_seqs prefills have held decodes up. Drafts get what budget and blocks are left.
 
     Every request ends. Only finitely many others have a lower rank. A lack of blocks is settled at the cost of the
     running sequence of the highest rank, and any sequence of max_model_len fits the pool alone: so the running sequence
-    of the lowest rank is never held up by another one, and with it gone the next one is the first. A prefill-first step
-    holds it up, but for no longer than it takes to fill the seats. With "vtc" the same holds of the user who was served
-    least: who gets nothing becomes that user, for the counters of those who are served rise, newcomers' too. Blocks are
-    taken only in steps that bring others a token, and those who are served less than the taker bring finitely many.
+    of the lowest rank is never held up by another one, and with it gone the next one is the first. Prefill-first steps
+    hold it up, but not for ever, however many requests arrive that end with their first token. With "vtc" the same
+    holds of the user who was served least: who gets nothing becomes that user, for the counters of those who are served
+    rise, newcomers' too. Blocks are taken only in steps that bring others a token, and those who are served less than
+    the taker bring finitely many.
     """
 
     def __init__(
@@ -95,8 +97,7 @@ class Scheduler:
         self.running: list[Sequence] = []  # as served: by rank, with "vtc" by the users' counters and then by rank
         self.num_preemptions = 0
         self.num_overtakings = 0
-        # The budget goes to the one that computes it anyway. A closed batch would start without the one that waits.
-        self._waits_for_prefix = batching_policy == "continuous"
+        self._is_closed = batching_policy != "continuous"  # whoever is to be in a batch joins at its beginning
         self._may_admit = batching.POLICIES[batching_policy]
         self._max_delay_ns = max_delay_ns
         self._order = order
@@ -104,6 +105,7 @@ class Scheduler:
         self._counters = VirtualTokenCounters() if fairness == "vtc" else None
         self._clock_ns = clock_ns
         self._num_arrived = 0
+        self._num_steps_held_up = 0
 
     def add(self, sequence: Sequence) -> None:
         self._num_arrived += 1
@@ -150,22 +152,32 @@ class Scheduler:
         blocks may have to be moved even then.
         """
         preempted: list[str] = []
-        decodes: list[Chunk] = []
-        may_admit = self._is_open()
         if self._counters is not None:
             self.running.sort(key=self._counters.turn)
-        if self._order == "decode-first":
-            decodes = self._plan_decodes(preempted)
-        budget = self.max_num_batched_tokens - sum(chunk.num_tokens for chunk in decodes)
-        prefills = self._plan_prefills(budget, may_admit and not preempted)
-        if not prefills and self._order == "prefill-first":
-            decodes = self._plan_decodes(preempted)
+        decodes, prefills = self._plan_chunks(preempted)
         plain = [chunk for chunk in decodes if not chunk.draft_token_ids]
         verifications = [chunk for chunk in decodes if chunk.draft_token_ids]
         chunks = (*plain, *verifications, *prefills)
         swap = SwapPlan() if self.tables.swap is None else self.tables.swap.take_plan()
         given_back = range(0) if self.compaction is None else self.compaction.plan(self.running)
         return StepPlan(chunks, len(plain), tuple(preempted), self.tables.take_copies(), swap, given_back)
+
+    def _plan_chunks(self, preempted: list[str]) -> tuple[list[Chunk], list[Chunk]]:
+        """Decodes and prefills, in the order's order; the names of those who had to give way are appended."""
+        may_admit = self._is_open()
+        decodes: list[Chunk] = []
+        prefills: list[Chunk] = []
+        decodes_first = self._order == "decode-first" or self._num_steps_held_up >= self.max_num_seqs
+        if decodes_first:
+            decodes = self._plan_decodes(preempted)
+        if not decodes or self._order == "decode-first":
+            prefills = self._plan_prefills(self.max_num_batched_tokens - len(decodes), may_admit and not preempted)
+        if not prefills and not decodes_first:
+            decodes = self._plan_decodes(preempted)
+        could_decode = any(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
+        self._num_steps_held_up = self._num_steps_held_up + 1 if could_decode and not decodes else 0
+        spare = self.max_num_batched_tokens - len(decodes) - sum(chunk.num_tokens for chunk in prefills)
+        return self._with_drafts(decodes, spare), prefills
 
     def commit(self, plan: StepPlan) -> None:
         """Note that the plan's keys and values are in the cache; those of drafts do not count yet."""
@@ -209,11 +221,10 @@ class Scheduler:
                     break
                 decodes.append(Chunk(sequence, sequence.num_computed_tokens, 1))
             index += 1
-        return self._with_drafts(decodes)
+        return decodes
 
-    def _with_drafts(self, decodes: list[Chunk]) -> list[Chunk]:
+    def _with_drafts(self, decodes: list[Chunk], spare: int) -> list[Chunk]:
         """The same decodes, as verifications where there are drafts, and budget and blocks that nobody else needs."""
-        spare = self.max_num_batched_tokens - len(decodes)
         for index, (sequence, start, _, _) in enumerate(decodes):
             drafts = sequence.draft_token_ids[:spare]
             if drafts and self.tables.grow(sequence, sequence.num_tokens + len(drafts)):
@@ -225,13 +236,14 @@ class Scheduler:
         """Chunks of at most `budget` tokens: of prefills begun before, then of newcomers while there is room.
 
         may_admit is False after a preemption, too: the pool is full then, and whoever were admitted would take the
-        blocks that were just won.
+        blocks that were just won. A closed batch takes as many as there are seats and blocks for, and computes their
+        prompts in as many steps as the budget asks for.
         """
         prefills: list[Chunk] = []
         for sequence in self.running:
             if sequence.num_uncomputed_tokens > 1:
                 budget = self._plan_prefill(sequence, budget, prefills)
-        while may_admit and budget > 0 and (admitted := self._admit_next()) is not None:
+        while may_admit and (budget > 0 or self._is_closed) and (admitted := self._admit_next()) is not None:
             budget = self._plan_prefill(admitted, budget, prefills)
         return prefills
 
@@ -256,7 +268,9 @@ class Scheduler:
             return None
         num_spare = sum(not self.tables.covers(other, other.max_num_tokens) for other in self.running)
         is_readmitted = sequence.num_cached_tokens is not None
-        if not self.tables.begin(sequence, num_spare, self._waits_for_prefix):
+        # In an open batch a common prefix is left to the one that computes it anyway; a closed one would start without
+        # who waits for that.
+        if not self.tables.begin(sequence, num_spare, not self._is_closed):
             return None
         if self._counters is not None:
             self._counters.admit(sequence, is_readmitted)

@@ -145,3 +145,49 @@ def test_no_block_is_kept_free_for_sequences_that_have_all_they_need() -> None:
     for number in range(5):
         scheduler.add(make_sequence(str(number), [1], 4))
     assert len(scheduler.schedule().chunks) == 4
+
+
+@pytest.mark.parametrize("order", ["decode-first", "prefill-first"])
+@pytest.mark.parametrize("fairness", ["fcfs", "vtc"])
+def test_requests_of_one_token_that_never_cease_hold_nobody_up_for_ever(order: str, fairness: str) -> None:
+    world = World(64, 3, 8, order=order, fairness=fairness)
+    world.scheduler.add(make_sequence("old", [1, 2], 5, user="ann"))
+    num_steps = 0
+    while "old" not in world.ended:
+        world.scheduler.add(make_sequence(str(num_steps), [3, 4], 1, user="bob"))
+        world.step()
+        num_steps += 1
+        assert num_steps <= 5 * (1 + 3)
+
+
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+def test_a_closed_batch_is_as_large_as_there_are_seats_whatever_a_step_may_compute(policy: str) -> None:
+    world = World(64, 4, 8, batching_policy=policy)
+    for name in "abcdef":
+        world.scheduler.add(make_sequence(name, [1] * 12, 4))
+    world.step()
+    assert [sequence.request_id for sequence in world.scheduler.running] == ["a", "b", "c", "d"]
+    while world.scheduler.has_work():
+        world.step()
+        if "e" in world.first_token_of:
+            assert {"a", "b", "c", "d"} <= set(world.ended)
+
+
+def test_drafts_get_what_prefills_leave() -> None:
+    world = World(64, 4, 12)
+    for name in "ab":
+        world.scheduler.add(make_sequence(name, [1], 40))
+    world.step()
+    world.scheduler.add(make_sequence("new", [2] * 19, 4))
+    for sequence in world.scheduler.running:
+        sequence.draft_limit, sequence.draft_token_ids = 9, [1] * 9
+    plan = world.scheduler.schedule()
+    assert [(chunk.sequence.request_id, chunk.num_tokens) for chunk in plan.chunks] == [("a", 1), ("b", 1), ("new", 10)]
+    world.scheduler.commit(plan)
+    for chunk in plan.chunks[:2]:
+        chunk.sequence.append(1, ())
+    for sequence in world.scheduler.running[:2]:
+        sequence.draft_token_ids = [1] * 9
+    plan = world.scheduler.schedule()
+    sizes = [(chunk.sequence.request_id, chunk.num_tokens) for chunk in plan.chunks]
+    assert sizes == [("b", 1), ("a", 2), ("new", 9)]

@@ -19,6 +19,7 @@ from llmbench.reference_engine.cache.block_tables import BlockTables
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import ConfigError
+from llmbench.reference_engine.models.bundled import bundled_folder
 from llmbench.reference_engine.sampler import sample
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Scheduler
@@ -312,3 +313,21 @@ def test_draft_models_that_do_not_fit_are_refused(
             tiny_engine(speculative=tmp_path / name)
     with pytest.raises(ConfigError, match="must be \"ngram\" or the path of a draft model; 'ngrams' was given"):
         EngineConfig(model_path=tiny_checkpoint(), speculative="ngrams")
+
+
+@pytest.mark.parametrize("order", ["decode-first", "prefill-first"])
+def test_a_draft_model_catches_up_within_a_budget_of_one_token_for_each_seat(serve: Serve, order: str) -> None:
+    """A piece of a prompt may be one token then, and looks like a decode to a recorded step."""
+    asked = {
+        str(index): (
+            [10 + index + place for place in range(20 + 3 * index)],
+            SamplingParams(max_tokens=30, temperature=0),
+        )
+        for index in range(2)
+    }
+    common: dict[str, Any] = {"model_path": bundled_folder("bundled:python-target"), "num_threads": 1}
+    common |= {"max_num_seqs": 2, "max_num_batched_tokens": 2, "step_order": order}
+    draft = bundled_folder("bundled:python-draft")
+    assert serve(Engine(EngineConfig(**common, speculative=draft)), asked) == serve(
+        Engine(EngineConfig(**common)), asked
+    )
