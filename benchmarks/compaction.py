@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import gc
 import random
-import statistics
 import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import psutil
+import script
 
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
@@ -40,12 +40,14 @@ class Round(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="synthetic:llama-20m")
-    parser.add_argument("--requests", type=int, default=32, help="at most as many as are computed at once, 32")
-    parser.add_argument("--prompt-tokens", type=int, default=1024)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--requests", type=script.at_least(1), default=32, help="at most as many as run at once, 32")
+    parser.add_argument("--prompt-tokens", type=script.at_least(1), default=1024)
+    parser.add_argument("--tokens", type=script.at_least(2), default=64)
+    parser.add_argument("--rounds", type=script.at_least(1), default=5)
+    parser.add_argument("--threads", type=script.at_least(1), default=2)
     arguments = parser.parse_args()
+    if arguments.requests > 32:
+        parser.error("--requests: 32 run at once, and those that wait would not be part of the burst")
     modes: tuple[Literal["off", "idle"], ...] = ("off", "idle")
     rounds: dict[str, list[Round]] = {mode: [] for mode in modes}
     for number in range(-1, arguments.rounds):
@@ -81,10 +83,12 @@ def measure(mode: Literal["off", "idle"], arguments: argparse.Namespace) -> Roun
     engine = Engine(EngineConfig(model_path=folder, compaction=mode, num_threads=arguments.threads))
     loaded = resident_mib() - before
     rng = random.Random(1)
+    # The first of them decode while the last are prefilled, and none may end by itself before all are given up.
+    longest = max(arguments.tokens, engine.max_model_len - arguments.prompt_tokens)
     names = [str(index) for index in range(arguments.requests)]
     for name in names:
         prompt = [rng.randrange(10, engine.model_config.vocab_size) for _ in range(arguments.prompt_tokens)]
-        engine.add_request(name, prompt, SamplingParams(max_tokens=900, temperature=0, ignore_eos=True))
+        engine.add_request(name, prompt, SamplingParams(max_tokens=longest, temperature=0, ignore_eos=True))
     num_tokens = dict.fromkeys(names, 0)
     speeds = []
     for least in (1, arguments.tokens):
@@ -111,9 +115,8 @@ def resident_mib() -> float:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:{form}} ± {(high - low) / 2:{form}}"
+    return script.spread(values, form, form, " ± ")
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

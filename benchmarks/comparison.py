@@ -134,7 +134,9 @@ def measure(kind: str, group: str, options: argparse.Namespace) -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
             install_plugin(Path(plugins), mii_python, steps_path(out))
             variables["PYTHONPATH"] = plugins
-        subprocess.run(argv, env=variables, check=True)
+        done = subprocess.run(argv, env=variables, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)  # llmbench has said why
 
 
 def installed_mii() -> Path | None:
@@ -170,6 +172,8 @@ def write_tables(out: Path) -> None:
     """Put what the runs say between the marks in the document: llmbench's own Markdown, equality, and added time."""
     paths = [(kind, out / f"{kind}-{group}") for kind in KINDS for group in GROUPS]
     runs = [(kind, Run.open(path)) for kind, path in paths if (path / "manifest.json").is_file()]
+    if not runs:
+        sys.exit(f"There are no runs in {out}; make them first: python benchmarks/comparison.py run --out {out}")
     parts = [f"## {kind}\n\n{run_markdown(run).strip()}" for kind, run in runs]
     parts += [
         "## Under which conditions",

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import peers
+import script
 import torch
 
 from llmbench.reference_engine.models.loader import read_model_config
-from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.models.sources import checkpoint_folder
 from llmbench.reference_engine.profiling.roofline import read_bandwidth
 
 # Scales included: one of 16 bits per group of inputs, which are 64 with ours, 32 with llama.cpp, 128 with OpenVINO's
@@ -46,6 +47,7 @@ BYTES_PER_WEIGHT = {
     ("ctranslate2", "int8"): 1.0,
     ("transformers", "bfloat16"): 2.0,
 }
+PROMPT_LEN = 32
 WORKER = Path(__file__).with_name("decode_worker.py")
 
 
@@ -61,6 +63,8 @@ def main() -> None:
             sample = measure(row, arguments)
             if sample is not None:
                 samples.setdefault(row, []).append(sample)
+    if not samples:
+        sys.exit("Nothing ran: the reasons stand above, or --formats names what no engine here has.")
     bandwidth = max(bandwidth, read_bandwidth(arguments.threads))
     report(samples, arguments, bandwidth)
 
@@ -68,30 +72,42 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["synthetic:llama-150m", "synthetic:tinyllama-1.1b"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 16])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--tokens", type=int, default=48, help="decoded per sequence and round (default 48)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds per process (default 3)")
-    parser.add_argument("--turns", type=int, default=2, help="processes per engine and format (default 2)")
+    parser.add_argument("--batches", nargs="+", type=script.at_least(1), default=[1, 8, 16])
+    parser.add_argument("--threads", type=script.at_least(1), default=torch.get_num_threads())
+    parser.add_argument("--tokens", type=script.at_least(1), default=48, help="decoded per sequence (default 48)")
+    parser.add_argument(
+        "--prefill", type=script.at_least(1), help="tokens of that prompt (default 512, or half a shorter context)"
+    )
+    parser.add_argument("--rounds", type=script.at_least(1), default=3, help="timed rounds per process (default 3)")
+    parser.add_argument(
+        "--turns", type=script.at_least(1), default=2, help="processes per engine and format (default 2)"
+    )
     parser.add_argument("--peers", nargs="*", choices=list(peers.FORMATS), help="these peers; all if none is named")
     parser.add_argument("--formats", nargs="*", help="these weight formats alone, by the engines' own names")
     arguments = parser.parse_args()
     if arguments.peers == []:
         arguments.peers = list(peers.FORMATS)
+    context, model = min((script.context_len(checkpoint_folder(model)), model) for model in arguments.models)
+    if arguments.prefill is None:
+        arguments.prefill = min(512, context // 2)
+    for name, most in (("--prefill", context - 1), ("--tokens", context - PROMPT_LEN - 1)):
+        if getattr(arguments, name.removeprefix("--")) > most:
+            parser.error(f"{name}: {model} holds {context} tokens, so {most} at most")
     return arguments
 
 
 def measure(row: tuple[str, str, str], arguments: argparse.Namespace) -> dict[str, Any] | None:
     """One process of one row; None, with the reason on stderr, if it does not run here."""
     model, engine, weight_format = row
-    checkpoint = create(model)
+    checkpoint = checkpoint_folder(model)
     settings = {
         "threads": arguments.threads,
         "batches": arguments.batches,
         "num_tokens": arguments.tokens,
         "rounds": arguments.rounds,
-        "prompt_len": 32,
-        "prefill_len": 512,
+        "prompt_len": PROMPT_LEN,
+        "prefill_len": arguments.prefill,
+        "max_model_len": script.context_len(checkpoint),
         "vocab_size": read_model_config(checkpoint).vocab_size,
         "seed": 0,
     }
@@ -112,27 +128,21 @@ def measure(row: tuple[str, str, str], arguments: argparse.Namespace) -> dict[st
     return result
 
 
-def num_linear_weights(checkpoint: Path) -> int:
-    config = read_model_config(checkpoint)
-    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    layer = config.hidden_size * (heads + 3 * config.intermediate_size)
-    return config.num_layers * layer + config.vocab_size * config.hidden_size
-
-
 def report(
     samples: dict[tuple[str, str, str], list[dict[str, Any]]], arguments: argparse.Namespace, bandwidth: float
 ) -> None:
     batches = [str(batch) for batch in arguments.batches]
     print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, {bandwidth / 1e9:.1f} GB/s read")
     print("tokens/s: median ± half the interquartile range")
-    heads = [*(f"decode b{batch}" for batch in batches), "prefill 512"]
+    heads = [*(f"decode b{batch}" for batch in batches), f"prefill {arguments.prefill}"]
     print(f"{'model':24} {'engine':13} {'format':9} " + " ".join(f"{head:>15}" for head in heads) + "  roofline b1")
     for (model, engine, weight_format), results in samples.items():
         cells = [[value for result in results for value in result["decode"][batch]] for batch in batches]
         cells.append([value for result in results for value in result["prefill"]])
         share = ""
-        if "1" in batches:
-            num_bytes = num_linear_weights(create(model)) * BYTES_PER_WEIGHT[engine, weight_format]
+        num_weights = script.num_linear_weights(checkpoint_folder(model))
+        if "1" in batches and num_weights is not None:
+            num_bytes = num_weights * BYTES_PER_WEIGHT[engine, weight_format]
             share = f"{num_bytes * statistics.median(cells[batches.index('1')]) / bandwidth:11.0%}"
         print(f"{model:24} {engine:13} {weight_format:9} " + " ".join(map(cell, cells)) + f"  {share}")
     rows = [{"row": row, "results": results} for row, results in samples.items()]
@@ -140,11 +150,8 @@ def report(
 
 
 def cell(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:15.1f}"
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:8.1f} ±{(high - low) / 2:5.1f}"
+    return f"{script.spread(values, '8.1f', '5.1f'):>15}"
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -69,7 +69,7 @@ class Reference:
                 quantization=None if weight_format == "bfloat16" else weight_format,  # type: ignore[arg-type]
                 kernels="cpp",
                 num_threads=settings["threads"],
-                max_model_len=1024,
+                max_model_len=settings["max_model_len"],
                 kv_cache_gib=1.0,
             )
         )

@@ -14,13 +14,16 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import statistics
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from typing import NamedTuple
+
+import script
+
+from llmbench.reference_engine.models.sources import checkpoint_folder
 
 POLICIES = ("fcfs", "vtc")
 EVERY_S = 0.5
@@ -39,16 +42,22 @@ class Round(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="synthetic:llama-20m")
-    parser.add_argument("--flood", type=int, default=64, help="requests of the user who sends many")
-    parser.add_argument("--few", type=int, default=4, help="requests of the other")
-    parser.add_argument("--prompt-tokens", type=int, default=64, help="of the many; the few have a quarter")
+    parser.add_argument("--flood", type=script.at_least(1), default=64, help="requests of the user who sends many")
+    parser.add_argument("--few", type=script.at_least(1), default=4, help="requests of the other")
     parser.add_argument(
-        "--tokens", type=int, default=64, help="of an answer, give or take half; the few have a quarter"
+        "--prompt-tokens", type=script.at_least(1), default=64, help="of the many; the few have a quarter"
     )
-    parser.add_argument("--seats", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--tokens", type=script.at_least(1), default=64, help="of an answer, give or take half; the few have a quarter"
+    )
+    parser.add_argument("--seats", type=script.at_least(1), default=8)
+    parser.add_argument("--rounds", type=script.at_least(1), default=6)
+    parser.add_argument("--threads", type=script.at_least(1), default=2)
     arguments = parser.parse_args()
+    longest = arguments.prompt_tokens + arguments.tokens * 3 // 2
+    most = script.context_len(checkpoint_folder(arguments.model), sys.maxsize)
+    if longest > most:
+        parser.error(f"{arguments.model} holds {most} tokens; --prompt-tokens and 1.5 times --tokens make {longest}")
     rounds: dict[str, list[Round]] = {policy: [] for policy in POLICIES}
     with ExitStack() as servers:
         ports = {policy: start_server(servers, arguments, policy) for policy in POLICIES}
@@ -62,11 +71,12 @@ def main() -> None:
 
 def start_server(servers: ExitStack, arguments: argparse.Namespace, policy: str) -> int:
     argv = [sys.executable, "-m", "llmbench.reference_engine", "serve", "--model", arguments.model, "--port", "0"]
+    argv += ["--served-model-name", arguments.model]
     argv += ["--dtype", "bfloat16", "--threads", str(arguments.threads), "--max-num-seqs", str(arguments.seats)]
     server = servers.enter_context(subprocess.Popen([*argv, "--fairness", policy], stderr=subprocess.PIPE, text=True))
     servers.callback(server.terminate)
     assert server.stderr is not None
-    port = next(int(hit[1]) for line in server.stderr if (hit := re.search(r"http://127.0.0.1:(\d+)", line)))
+    port = script.port_of(server)
     servers.enter_context(subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL))
     servers.callback(server.terminate)
     return port
@@ -119,4 +129,4 @@ def report(arguments: argparse.Namespace, rounds: dict[str, list[Round]]) -> Non
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -16,16 +16,19 @@ import sys
 import time
 from pathlib import Path
 
+import script
 import torch
 
 from llmbench.reference_engine.cache.kv_cache import kv_bytes_per_token
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
-from llmbench.reference_engine.models.loader import read_model_config, weight_files
-from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.models.loader import read_model_config
+from llmbench.reference_engine.models.sources import checkpoint_folder
 from llmbench.reference_engine.sampling import SamplingParams
 
 PROMPT_LEN = 128
+# Decoded before the last of a batch has its first token, and not timed.
+SPARE_TOKENS = 20
 # Scales of two bytes for 64 weights included.
 BYTES_PER_WEIGHT = {"bfloat16": 2.0, "int8": 1 + 2 / 64, "int4": 0.5 + 2 / 64, "fp8": 1 + 2 / 64}
 
@@ -34,20 +37,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="synthetic:tinyllama-1.1b")
     parser.add_argument("--formats", nargs="+", choices=list(BYTES_PER_WEIGHT), default=list(BYTES_PER_WEIGHT))
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 256])
-    parser.add_argument("--steps", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=script.at_least(1), nargs="+", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--steps", type=script.at_least(1), default=64)
+    parser.add_argument("--rounds", type=script.at_least(1), default=5)
     arguments = parser.parse_args()
+    model = checkpoint_folder(arguments.model)
+    config, max_model_len = read_model_config(model), script.context_len(model)
+    if PROMPT_LEN + arguments.steps + SPARE_TOKENS > max_model_len:
+        most = max_model_len - PROMPT_LEN - SPARE_TOKENS
+        parser.error(f"--steps: {arguments.model} holds {max_model_len} tokens, so {most} at most")
     if not torch.cuda.is_available():
         sys.exit(f"This benchmark needs a CUDA or HIP device; torch {torch.__version__} finds none.")
-    model = create(arguments.model)
     bytes_per_s = copied_bytes_per_s()
     print(f"{torch.cuda.get_device_name()}, {bytes_per_s / 1e9:.0f} GB/s copied; {arguments.model}; tokens/s")
-    config = read_model_config(model)
-    # Checkpoints of synthetic models are written in bfloat16: two bytes a weight. Of the embedding a step reads rows.
-    num_weights = sum(file.stat().st_size for file in weight_files(model)) / 2 - config.vocab_size * config.hidden_size
+    num_weights = script.num_linear_weights(model)
     for name in arguments.formats:
-        weight_bytes = num_weights * BYTES_PER_WEIGHT[name]
         engines = {graphs: make_engine(model, name, graphs, max(arguments.batches)) for graphs in ("off", "cuda")}
         for batch in arguments.batches:
             rates: dict[str, list[float]] = {graphs: [] for graphs in engines}
@@ -58,10 +62,13 @@ def main() -> None:
                         rates[graphs].append(rate)
             best = statistics.median(rates["cuda"])
             kv_bytes = batch * (PROMPT_LEN + arguments.steps / 2) * kv_bytes_per_token(config, torch.bfloat16)
-            share = best / batch * (weight_bytes + kv_bytes) / bytes_per_s
+            share = ""
+            if num_weights is not None:
+                num_bytes = num_weights * BYTES_PER_WEIGHT[name] + kv_bytes
+                share = f"{best / batch * num_bytes / bytes_per_s:6.1%} of the bandwidth"
             print(
                 f"{name:16} batch {batch:4}   without graphs {spread(rates['off'])}   with {spread(rates['cuda'])}   "
-                f"{best / statistics.median(rates['off']):5.2f}x   {share:6.1%} of the bandwidth",
+                f"{best / statistics.median(rates['off']):5.2f}x   {share}",
                 flush=True,
             )
         del engines, engine
@@ -78,7 +85,7 @@ def make_engine(model: Path, weights: str, graphs: str, batch: int) -> Engine:
             graphs=graphs,  # type: ignore[arg-type]
             max_num_seqs=batch,
             max_num_batched_tokens=max(2048, batch),
-            max_model_len=1024,
+            max_model_len=script.context_len(model),
             kv_cache_gib=8.0,
             prefix_cache=False,
         )
@@ -88,7 +95,7 @@ def make_engine(model: Path, weights: str, graphs: str, batch: int) -> Engine:
 def decode_seconds(engine: Engine, batch: int, num_steps: int) -> float:
     """Of num_steps decode steps of every sequence, after all of them have their first token."""
     rng = random.Random(batch)
-    params = SamplingParams(max_tokens=num_steps + 20, temperature=0, ignore_eos=True)
+    params = SamplingParams(max_tokens=num_steps + SPARE_TOKENS, temperature=0, ignore_eos=True)
     for index in range(batch):
         engine.add_request(str(index), [rng.randrange(10, 1000) for _ in range(PROMPT_LEN)], params)
     while len(engine.step()) < batch:
@@ -113,9 +120,8 @@ def copied_bytes_per_s() -> float:
 
 
 def spread(rates: list[float]) -> str:
-    low, middle, high = statistics.quantiles(rates, n=4)
-    return f"{middle:8.0f} ±{(high - low) / 2:5.0f}"
+    return script.spread(rates, "8.0f", "5.0f")
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import script
 import torch
 from tokenizers import Tokenizer
 
@@ -30,8 +30,8 @@ from llmbench.reference_engine.config import EngineConfig, KVCacheDTypeName, Qua
 from llmbench.reference_engine.engine import DTYPES, Engine
 from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.model_runner import ModelRunner
-from llmbench.reference_engine.models.bundled import bundled_folder
 from llmbench.reference_engine.models.loader import load_model
+from llmbench.reference_engine.models.sources import checkpoint_folder
 from llmbench.reference_engine.quantization.calibration import calibration_windows, quantise_checkpoint, window_batch
 from llmbench.reference_engine.quantization.kv_formats import storage_dtype
 from llmbench.reference_engine.sampling import SamplingParams
@@ -57,12 +57,12 @@ class Format(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=bundled_folder("bundled:python-target"))
+    parser.add_argument("checkpoint", type=checkpoint_folder, nargs="?", default="bundled:python-target")
     parser.add_argument("--text", type=Path, help="a file that the model was not trained on")
     parser.add_argument("--aware", type=Path, help="a checkpoint trained for int4")
-    parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--window", type=script.at_least(16), default=256)
+    parser.add_argument("--tokens", type=script.at_least(1), default=20_000)
+    parser.add_argument("--rounds", type=script.at_least(1), default=5)
     parser.add_argument("--kernels", default="auto")
     arguments = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(arguments.checkpoint / "tokenizer.json"))
@@ -174,9 +174,8 @@ def size_of(form: Format) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:.0f} ±{(high - low) / 2:.0f}"
+    return script.spread(values, ".0f", ".0f")
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -14,11 +14,14 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import statistics
 import subprocess
 import sys
 import time
+
+import script
+
+from llmbench.reference_engine.models.sources import checkpoint_folder
 
 PROMPT_TOKENS = 32
 # Ids below it are in every model's vocabulary.
@@ -29,15 +32,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="synthetic:llama-150m")
     parser.add_argument("--quantization", default="int8", choices=["int8", "int4", "none"])
-    parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--streams", type=script.at_least(1), default=16)
+    parser.add_argument("--tokens", type=script.at_least(1), default=64, help="of each answer")
+    parser.add_argument("--rounds", type=script.at_least(1), default=6)
+    parser.add_argument("--threads", type=script.at_least(1), default=2)
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.in_process:
         answer_rounds(arguments)
         return
+    max_model_len = script.context_len(checkpoint_folder(arguments.model))
+    if PROMPT_TOKENS + arguments.tokens > max_model_len:
+        most = max_model_len - PROMPT_TOKENS
+        parser.error(f"--tokens: {arguments.model} holds {max_model_len} tokens, so {most} at most")
     argv = [sys.executable, __file__, "--in-process"]
     for name in ("model", "quantization", "streams", "tokens", "threads"):
         argv += [f"--{name}", str(getattr(arguments, name))]
@@ -49,9 +56,10 @@ def main() -> None:
             assert engine.stdin is not None
             assert engine.stdout is not None
             assert server.stderr is not None
-            port = next(int(hit[1]) for line in server.stderr if (hit := re.search(r"http://127.0.0.1:(\d+)", line)))
+            port = script.port_of(server)
             drain = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
-            engine.stdout.readline()  # it is loaded
+            if not engine.stdout.readline():  # it is loaded
+                sys.exit("The engine in the other process ended; its reason stands above.")
             rates: dict[str, list[float]] = {"in-process": [], "served": []}
             for number in range(-1, arguments.rounds):  # the first warms both up
                 order = ("in-process", "served") if number % 2 else ("served", "in-process")
@@ -89,7 +97,9 @@ def prompts(streams: int, seed: int) -> list[list[int]]:
 
 def server_command(arguments: argparse.Namespace) -> list[str]:
     argv = [sys.executable, "-m", "llmbench.reference_engine", "serve", "--model", arguments.model, "--port", "0"]
-    argv += ["--dtype", "bfloat16", "--threads", str(arguments.threads), "--max-model-len", "1024"]
+    max_model_len = script.context_len(checkpoint_folder(arguments.model))
+    argv += ["--served-model-name", arguments.model, "--max-model-len", str(max_model_len)]
+    argv += ["--dtype", "bfloat16", "--threads", str(arguments.threads)]
     return argv if arguments.quantization == "none" else [*argv, "--quantization", arguments.quantization]
 
 
@@ -104,7 +114,8 @@ async def serve_round(port: int, arguments: argparse.Namespace, seed: int) -> fl
         writer.write(head % len(payload) + payload)
         answer = await reader.read(-1)
         writer.close()
-        assert b"data: [DONE]" in answer, answer[:300]
+        if b"data: [DONE]" not in answer:
+            sys.exit(f"The server answered: {answer[:1000].decode(errors='replace')}")
         return answer.count(b"data: {")
 
     begun_ns = time.perf_counter_ns()
@@ -119,17 +130,17 @@ def answer_rounds(arguments: argparse.Namespace) -> None:
     """The other process: a round for each line of its input, and its tokens/s as a line of its output."""
     from llmbench.reference_engine.config import EngineConfig
     from llmbench.reference_engine.engine import Engine
-    from llmbench.reference_engine.models.sources import checkpoint_folder
     from llmbench.reference_engine.sampling import SamplingParams
 
     quantization = None if arguments.quantization == "none" else arguments.quantization
+    folder = checkpoint_folder(arguments.model)
     engine = Engine(
         EngineConfig(
-            model_path=checkpoint_folder(arguments.model),
+            model_path=folder,
             dtype="bfloat16",
             quantization=quantization,
             num_threads=arguments.threads,
-            max_model_len=1024,
+            max_model_len=script.context_len(folder),
         )
     )
     params = SamplingParams(max_tokens=arguments.tokens, temperature=0, ignore_eos=True)
@@ -146,4 +157,4 @@ def answer_rounds(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -262,6 +262,10 @@ def main() -> int:
         "num_problems": len(seen.problems),
         "problems": [problem[:1500] for problem in seen.problems[:10]],
     }
+    for problem in result["problems"]:
+        print(f"problem: {problem}")
+    if len(seen.problems) > len(result["problems"]):
+        print(f"and {len(seen.problems) - len(result['problems'])} more problems")
     print(json.dumps(result))
     return 1 if seen.problems else 0
 

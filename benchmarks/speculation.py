@@ -10,15 +10,14 @@ is of one prompt's two answers; the medians of them stand here, behind ± half t
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+import script
 
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
-from llmbench.reference_engine.models.bundled import bundled_folder
+from llmbench.reference_engine.models.sources import checkpoint_folder
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.tokenizer import Tokenizer
 from llmbench.reference_engine.training import corpus
@@ -29,23 +28,24 @@ PROMPT_TOKENS = 128
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", type=Path, default=bundled_folder("bundled:python-target"))
-    parser.add_argument("--draft", type=Path, default=bundled_folder("bundled:python-draft"))
+    parser.add_argument("--target", default="bundled:python-target")
+    parser.add_argument("--draft", default="bundled:python-draft")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--kernels", default="auto")
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--num-drafts", type=int, nargs="+", default=[3, 6])
+    parser.add_argument("--prompts", type=script.at_least(1), default=8)
+    parser.add_argument("--rounds", type=script.at_least(1), default=3)
+    parser.add_argument("--tokens", type=script.at_least(2), default=128)
+    parser.add_argument("--num-drafts", type=script.at_least(1), nargs="+", default=[3, 6])
     arguments = parser.parse_args()
+    target, draft = checkpoint_folder(arguments.target), checkpoint_folder(arguments.draft)
     variants: dict[str, dict[str, Any]] = {PLAIN: {}}
     for number in arguments.num_drafts:
         variants[f"n-gram, {number}"] = {"speculative": "ngram", "num_speculative_tokens": number}
-        variants[f"draft model, {number}"] = {"speculative": arguments.draft, "num_speculative_tokens": number}
+        variants[f"draft model, {number}"] = {"speculative": draft, "num_speculative_tokens": number}
     engines = {
         name: Engine(
             EngineConfig(
-                model_path=arguments.target,
+                model_path=target,
                 dtype=arguments.dtype,
                 kernels=arguments.kernels,
                 max_num_seqs=1,
@@ -55,7 +55,7 @@ def main() -> None:
         )
         for name, settings in variants.items()
     }
-    prompts = held_out_prompts(Tokenizer(arguments.target), arguments.prompts)
+    prompts = held_out_prompts(Tokenizer(target), arguments.prompts)
     for engine in engines.values():
         complete(engine, prompts[0], arguments.tokens)
     rates: dict[str, list[float]] = {name: [] for name in engines}
@@ -73,7 +73,7 @@ def main() -> None:
         ratios = [ours / plain for ours, plain in zip(rates[name], rates[PLAIN], strict=True)]
         accepted = stats.num_accepted_tokens / stats.num_draft_tokens if stats.num_draft_tokens else None
         print(
-            f"{name:16} {spread(rates[name], '6.0f', '4.0f')} {spread(ratios, '5.2f', '4.2f')}× "
+            f"{name:16} {script.spread(rates[name], '6.0f', '4.0f')} {script.spread(ratios, '5.2f', '4.2f')}× "
             f"{'' if accepted is None else f'{accepted:.0%}':>9} {stats.num_generated_tokens / stats.num_steps:12.2f}"
         )
 
@@ -98,10 +98,5 @@ def complete(engine: Engine, prompt: list[int], num_tokens: int) -> tuple[list[i
     return token_ids, time.perf_counter() - begun
 
 
-def spread(values: Sequence[float], middle: str, width: str) -> str:
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:{middle}} ±{(high - low) / 2:{width}}"
-
-
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +24,9 @@ WINDOW, NUM_WINDOWS = 128, 24
 @pytest.fixture(scope="module")
 def perplexity() -> ModuleType:
     """benchmarks/perplexity.py, which measures the same on more text and beside it the speed."""
-    file = Path(__file__).parents[3] / "benchmarks" / "perplexity.py"
-    spec = importlib.util.spec_from_file_location("perplexity", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
+        return importlib.import_module("perplexity")
 
 
 @pytest.fixture(scope="module")
