@@ -41,13 +41,13 @@ def main() -> None:
     parser.add_argument("--steps", type=script.at_least(1), default=64)
     parser.add_argument("--rounds", type=script.at_least(1), default=5)
     arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit(f"This benchmark needs a CUDA or HIP device; torch {torch.__version__} finds none.")
     model = checkpoint_folder(arguments.model)
     config, max_model_len = read_model_config(model), script.context_len(model)
     if PROMPT_LEN + arguments.steps + SPARE_TOKENS > max_model_len:
         most = max_model_len - PROMPT_LEN - SPARE_TOKENS
         parser.error(f"--steps: {arguments.model} holds {max_model_len} tokens, so {most} at most")
-    if not torch.cuda.is_available():
-        sys.exit(f"This benchmark needs a CUDA or HIP device; torch {torch.__version__} finds none.")
     bytes_per_s = copied_bytes_per_s()
     print(f"{torch.cuda.get_device_name()}, {bytes_per_s / 1e9:.0f} GB/s copied; {arguments.model}; tokens/s")
     num_weights = script.num_linear_weights(model)

@@ -73,7 +73,7 @@ def main() -> None:
         ratios = [ours / plain for ours, plain in zip(rates[name], rates[PLAIN], strict=True)]
         accepted = stats.num_accepted_tokens / stats.num_draft_tokens if stats.num_draft_tokens else None
         print(
-            f"{name:16} {script.spread(rates[name], '6.0f', '4.0f')} {script.spread(ratios, '5.2f', '4.2f')}× "
+            f"{name:16} {script.spread(rates[name], '6.0f', '4.0f'):>14} {script.spread(ratios, '5.2f', '4.2f'):>12}× "
             f"{'' if accepted is None else f'{accepted:.0%}':>9} {stats.num_generated_tokens / stats.num_steps:12.2f}"
         )
 

@@ -21,6 +21,7 @@ import script
 
 def run(monkeypatch: pytest.MonkeyPatch, name: str, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # what is tested comes before it is used
     script.run(importlib.import_module(name).main)
 
 
