@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmbench.reference_engine.errors import ReferenceEngineError
-from llmbench.reference_engine.models.sources import checkpoint_folder
+from llmbench.reference_engine.models.sources import checkpoint_folder, create_checkpoint
 from llmbench.reference_engine.profiling.command import profile
 
 app = typer.Typer(help="The bundled inference engine.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -173,27 +173,30 @@ def list_models() -> None:
 def create(
     name: Annotated[str, typer.Argument(help="synthetic:NAME or bundled:NAME, as `models list` prints it.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write.", show_default="the cache, ~/.cache/llmbench")
+        Path | None,
+        typer.Option(help="Folder to write, new or empty.", show_default="the cache, ~/.cache/llmbench"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random weights.", min=0)] = 0,
 ) -> None:
-    """Write a synthetic model's checkpoint, unless the cache has it, and print its folder; a bundled one is there."""
-    typer.echo(checkpoint_folder(name, seed, out))
+    """Write a synthetic model's checkpoint, unless the cache has it, and print its folder; copy a bundled one."""
+    typer.echo(create_checkpoint(name, seed, out))
 
 
 @models_app.command("quantize")
 def quantize(
     model: Annotated[str, typer.Argument(help="Checkpoint folder, or a model as `models list` prints it.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 text to calibrate on.", show_default="Python's standard library")
     ] = None,
     windows: Annotated[int, typer.Option(help="Pieces of the text that are read.", min=1)] = 32,
-    window: Annotated[int, typer.Option(help="Tokens of a piece.", min=16)] = 256,
+    window: Annotated[int, typer.Option(help="Tokens of a piece, at most the model's context.", min=16)] = 256,
 ) -> None:
     """Write a checkpoint with the layers' weights in int4, calibrated by GPTQ, as compressed-tensors stores them."""
+    from llmbench.reference_engine.models.new_folder import check_new_folder
     from llmbench.reference_engine.quantization.calibration import calibration_windows, quantise_checkpoint
 
+    check_new_folder(out)  # before minutes of reading and calibrating
     folder = checkpoint_folder(model)
     quantise_checkpoint(folder, out, calibration_windows(folder, text, windows, window))
     typer.echo(out)

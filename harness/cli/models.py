@@ -20,13 +20,14 @@ def list_models() -> None:
 
 @app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="synthetic:NAME, as `llmbench models list` prints it.")],
+    name: Annotated[str, typer.Argument(help="synthetic:NAME or bundled:NAME, as `llmbench models list` prints it.")],
     out: Annotated[
-        Path | None, typer.Option(show_default=False, help="Folder to write (default: the cache, ~/.cache/llmbench).")
+        Path | None,
+        typer.Option(show_default=False, help="Folder to write, new or empty (default: the cache, ~/.cache/llmbench)."),
     ] = None,
     seed: Annotated[int, typer.Option(show_default=False, help="Seed of the random weights (default: 0).")] = 0,
 ) -> None:
-    """Write a synthetic model's checkpoint and print its folder."""
+    """Write a synthetic model's checkpoint, or a copy of a bundled one, and print its folder."""
     arguments = ["models", "create", name, "--seed", str(seed)]
     if out is not None:
         arguments += ["--out", str(out)]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from llmbench.reference_engine.models.checkpoint_layout import (
     write_description,
     write_json,
 )
+from llmbench.reference_engine.models.new_folder import check_new_folder, new_folder
 from llmbench.reference_engine.models.synthetic_text import lines
 
 PREFIX = "synthetic:"
@@ -58,18 +56,9 @@ def create(source: str, seed: int = 0, out: Path | None = None) -> Path:
             return folder
     else:
         folder = out
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} exists and is not an empty folder; give another one.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside its place and moved there whole: an interrupted checkpoint is never taken for a finished one.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
-            made = Path(partial) / "checkpoint"
-            made.mkdir()
-            _write(made, shape, seed)
-            _move(made, folder)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror or error}.") from None
+        check_new_folder(folder)
+    with new_folder(folder, any_writer=True) as made:  # the same seed makes the same bytes
+        _write(made, shape, seed)
     return folder
 
 
@@ -144,16 +133,3 @@ def _write_weights(folder: Path, shape: LlamaShape, seed: int) -> None:
 
 def _partial_name(number: int) -> str:
     return f"shard-{number}.safetensors"
-
-
-def _move(made: Path, folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    with contextlib.suppress(FileExistsError):
-        try:
-            made.rename(folder)
-        except OSError:
-            # Another process was quicker; the same seed made the same bytes.
-            if not (folder / "config.json").is_file():
-                raise
-            shutil.rmtree(made)

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from llmbench.reference_engine.cli import app
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.models import synthetic
+from llmbench.reference_engine.models.bundled import bundled_folder
 from llmbench.reference_engine.models.loader import load_model, read_model_config
 
 
@@ -115,3 +118,20 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         synthetic.create("synthetic:llama-tiny", out=tmp_path / "file" / "model")
+
+
+def test_the_command_copies_a_bundled_model_where_it_is_told(tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["models", "create", "bundled:python-draft", "--out", str(tmp_path / "draft")])
+    assert told.output.strip() == str(tmp_path / "draft")
+    assert digest(tmp_path / "draft") == digest(bundled_folder("bundled:python-draft"))
+    there = CliRunner().invoke(app, ["models", "create", "bundled:python-draft"])
+    assert there.output.strip() == str(bundled_folder("bundled:python-draft"))
+    again = CliRunner().invoke(app, ["models", "create", "bundled:python-draft", "--out", str(tmp_path / "draft")])
+    assert "is not an empty folder" in str(again.exception)
+
+
+def test_the_command_makes_no_model_of_another_name(tmp_path: Path) -> None:
+    for name in ("/nonexistent", str(tmp_path), "llama-tiny"):
+        told = CliRunner().invoke(app, ["models", "create", name])
+        assert isinstance(told.exception, ConfigError)
+        assert f"{name!r} is no model that is made here" in str(told.exception)
