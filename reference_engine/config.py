@@ -61,7 +61,8 @@ class EngineConfig:
         Triton kernels as CUDA or HIP graphs; "compile" compiles them by torch.compile on a CPU, which goes with the
         torch kernels; "off" runs one kernel after another from Python. "auto" is "cpu" and "cuda" where they can be,
         and else "off". See graphs.py.
-    quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype.
+    quantization: of the linear layers' weights, in groups of 64, when the checkpoint is loaded; None leaves them dtype,
+        or as a quantised checkpoint stores them, see models/stored_weights.py.
         With int8 and int4 the layers' inputs are rounded to 8 bits in every step (W8A8, W4A8 with dynamic scales); with
         fp8 (e4m3), int8-weight-only and int4-weight-only they are not.
     prefix_cache: keep computed KV blocks for as long as nobody needs their place, for prompts with the same beginning.

@@ -9,6 +9,7 @@ import torch
 
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels.contract import Kernels
+from llmbench.reference_engine.layers.linear import Linear, LinearPart
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.step_batch import StepBatch
 
@@ -18,7 +19,8 @@ class CausalLM(Protocol):
 
     config: ModelConfig
     dtype: torch.dtype
-    # Of the layers' weights in the checkpoint: then those are codes, and their scales are loaded beside them.
+    head: Linear
+    # What linears that the checkpoint stores as codes run as; None for a checkpoint without such.
     stored_quantization: QuantizationName | None
 
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
@@ -35,6 +37,10 @@ class CausalLM(Protocol):
 
     def checkpoint_views(self) -> dict[str, torch.Tensor]:
         """Checkpoint tensor name to the memory it is loaded into; together these are all the weights."""
+        ...
+
+    def checkpoint_linears(self) -> dict[str, LinearPart]:
+        """Every linear by its name in the checkpoint: those that may be stored as codes; a tied head is none."""
         ...
 
     @property

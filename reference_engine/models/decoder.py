@@ -10,7 +10,7 @@ import torch
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
-from llmbench.reference_engine.layers.linear import Linear
+from llmbench.reference_engine.layers.linear import Linear, LinearPart, weight_views
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.step_batch import StepBatch
@@ -27,6 +27,8 @@ class Layer(Protocol):
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None: ...
 
     def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor: ...
+
+    def linears(self, prefix: str) -> dict[str, LinearPart]: ...
 
     def views(self, prefix: str) -> dict[str, torch.Tensor]: ...
 
@@ -65,9 +67,8 @@ class Decoder:
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
         self.kernels = kernels
         for layer in self.layers:
-            layer.prepare(kernels, quantization or self.stored_quantization)
-        head_is_stored = self.stored_quantization is not None and bool(self.head.scales.any())
-        self.head.prepare(kernels, quantization or self.stored_quantization if head_is_stored else quantization)
+            layer.prepare(kernels, quantization)
+        self.head.prepare(kernels, quantization)
 
     def embed(self, batch: StepBatch) -> torch.Tensor:
         """What the first layer sees, [T, hidden_size] in the activations' dtype."""
@@ -90,8 +91,15 @@ class Decoder:
             views |= layer.views(f"{names.base}{names.layers}.{index}")
         views |= self.norm.views(f"{names.base}{names.norm}")
         if not self.config.tie_word_embeddings:
-            views |= self.head.views(names.head)
+            views |= weight_views(self.head.whole(names.head))
         return views
+
+    def checkpoint_linears(self) -> dict[str, LinearPart]:
+        names = self.names
+        linears: dict[str, LinearPart] = {}
+        for index, layer in enumerate(self.layers):
+            linears |= layer.linears(f"{names.base}{names.layers}.{index}")
+        return linears if self.config.tie_word_embeddings else linears | self.head.whole(names.head)
 
     @property
     def base_prefix(self) -> str:

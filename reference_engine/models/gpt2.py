@@ -12,6 +12,7 @@ from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
+from llmbench.reference_engine.layers.linear import LinearPart, weight_views
 from llmbench.reference_engine.layers.mlp import MLP
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int
@@ -63,14 +64,19 @@ class GPT2Layer:
         x = self.attention(x, x, batch)
         return self.mlp(x, x)
 
+    def linears(self, prefix: str) -> dict[str, LinearPart]:
+        return {
+            **self.attention.qkv.whole(f"{prefix}.attn.c_attn"),
+            **self.attention.out.whole(f"{prefix}.attn.c_proj"),
+            **self.mlp.up.whole(f"{prefix}.mlp.c_fc"),
+            **self.mlp.down.whole(f"{prefix}.mlp.c_proj"),
+        }
+
     def views(self, prefix: str) -> dict[str, torch.Tensor]:
         return {
             **self.attention_norm.views(f"{prefix}.ln_1"),
-            **_transposed(self.attention.qkv.views(f"{prefix}.attn.c_attn")),
-            **_transposed(self.attention.out.views(f"{prefix}.attn.c_proj")),
             **self.mlp_norm.views(f"{prefix}.ln_2"),
-            **_transposed(self.mlp.up.views(f"{prefix}.mlp.c_fc")),
-            **_transposed(self.mlp.down.views(f"{prefix}.mlp.c_proj")),
+            **_transposed(weight_views(self.linears(prefix))),
         }
 
 
@@ -92,5 +98,5 @@ class GPT2(Decoder):
 
 
 def _transposed(views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """GPT-2's checkpoints hold their matrices as [in_features, out_features]."""
+    """GPT-2's checkpoints hold their matrices as [in_features, out_features]; codes are [out, in] there too."""
     return {name: view.t() if name.endswith(".weight") else view for name, view in views.items()}

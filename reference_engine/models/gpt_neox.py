@@ -11,6 +11,7 @@ from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.kernels.contract import ActivationName, Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
+from llmbench.reference_engine.layers.linear import LinearPart, weight_views
 from llmbench.reference_engine.layers.mlp import MLP
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int, read_rope
@@ -69,10 +70,8 @@ class GPTNeoXLayer:
     def prepare(self, kernels: Kernels, quantization: QuantizationName | None) -> None:
         # The checkpoint has query, key and value of a head together; the kernels want all queries first.
         config, qkv = self.attention.config, self.attention.qkv
-        assert qkv.bias is not None
-        by_head = (config.num_heads, 3, config.head_dim)
-        qkv.weight = qkv.weight.view(*by_head, -1).transpose(0, 1).reshape(qkv.weight.shape)
-        qkv.bias = qkv.bias.view(by_head).transpose(0, 1).reshape(-1)
+        rows = torch.arange(3 * config.num_heads * config.head_dim, device=qkv.weight.device)
+        qkv.reorder(rows.view(config.num_heads, 3, config.head_dim).transpose(0, 1).flatten())
         self.attention.prepare(kernels, quantization)
         self.mlp.prepare(kernels, quantization)
 
@@ -80,14 +79,19 @@ class GPTNeoXLayer:
         """x + attention(norm(x)) + mlp(norm'(x))."""
         return self.mlp(x, residual=self.attention(x, x, batch))
 
+    def linears(self, prefix: str) -> dict[str, LinearPart]:
+        return {
+            **self.attention.qkv.whole(f"{prefix}.attention.query_key_value"),
+            **self.attention.out.whole(f"{prefix}.attention.dense"),
+            **self.mlp.up.whole(f"{prefix}.mlp.dense_h_to_4h"),
+            **self.mlp.down.whole(f"{prefix}.mlp.dense_4h_to_h"),
+        }
+
     def views(self, prefix: str) -> dict[str, torch.Tensor]:
         return {
             **self.attention_norm.views(f"{prefix}.input_layernorm"),
-            **self.attention.qkv.views(f"{prefix}.attention.query_key_value"),
-            **self.attention.out.views(f"{prefix}.attention.dense"),
             **self.mlp_norm.views(f"{prefix}.post_attention_layernorm"),
-            **self.mlp.up.views(f"{prefix}.mlp.dense_h_to_4h"),
-            **self.mlp.down.views(f"{prefix}.mlp.dense_4h_to_h"),
+            **weight_views(self.linears(prefix)),
         }
 
 

@@ -15,7 +15,7 @@ from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
-from llmbench.reference_engine.layers.linear import FusedLinear, Linear
+from llmbench.reference_engine.layers.linear import FusedLinear, Linear, LinearPart, weight_views
 from llmbench.reference_engine.layers.norm import Norm
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int, read_rope
 from llmbench.reference_engine.models.decoder import Decoder, Names
@@ -92,19 +92,23 @@ class LlamaLayer:
     def __call__(self, x: torch.Tensor, batch: StepBatch) -> torch.Tensor:
         return self.mlp(self.attention(x, x, batch))
 
+    def linears(self, prefix: str) -> dict[str, LinearPart]:
+        return {
+            **self.attention.qkv.parts(*[f"{prefix}.self_attn.{part}_proj" for part in "qkv"]),
+            **self.attention.out.whole(f"{prefix}.self_attn.o_proj"),
+            **self.mlp.gate_up.parts(f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj"),
+            **self.mlp.down.whole(f"{prefix}.mlp.down_proj"),
+        }
+
     def views(self, prefix: str) -> dict[str, torch.Tensor]:
-        qkv_names = [f"{prefix}.self_attn.{part}_proj" for part in "qkv"]
         head_norms = {"q_norm": self.attention.q_norm, "k_norm": self.attention.k_norm}
         views: dict[str, torch.Tensor] = {}
         for name, norm in head_norms.items():
             views |= {} if norm is None else norm.views(f"{prefix}.self_attn.{name}")
         return views | {
             **self.attention_norm.views(f"{prefix}.input_layernorm"),
-            **self.attention.qkv.part_views(qkv_names),
-            **self.attention.out.views(f"{prefix}.self_attn.o_proj"),
             **self.mlp_norm.views(f"{prefix}.post_attention_layernorm"),
-            **self.mlp.gate_up.part_views([f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj"]),
-            **self.mlp.down.views(f"{prefix}.mlp.down_proj"),
+            **weight_views(self.linears(prefix)),
         }
 
 

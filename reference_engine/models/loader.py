@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from llmbench.reference_engine.errors import CheckpointError
-from llmbench.reference_engine.layers.linear import CODES, SCALES
 from llmbench.reference_engine.models.base import CausalLM
 from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids
 from llmbench.reference_engine.models.registry import FAMILIES
@@ -85,7 +84,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path], stored: StoredFormat | None) -> None:
     views = model.checkpoint_views()
-    missing = {name for name in views if not name.endswith((f".{CODES}", f".{SCALES}"))}
+    missing = set(views)
     unexpected: list[str] = []
     quantised: dict[str, dict[str, torch.Tensor]] = {}
     for file in files:
@@ -105,15 +104,16 @@ def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path], stored: 
             raise CheckpointError(
                 f"{file} is not a readable safetensors file (truncated or corrupt?): {error}"
             ) from error
-    for linear, parts in quantised.items():
+    linears = model.checkpoint_linears()
+    for name, parts in quantised.items():
         assert stored is not None
-        full_name = linear if f"{linear}.weight" in views else model.base_prefix + linear
-        if f"{full_name}.{SCALES}" not in views:
-            unexpected += [f"{linear}.{part}" for part in parts]
+        full_name = name if name in linears else model.base_prefix + name
+        if full_name not in linears:
+            unexpected += [f"{name}.{part}" for part in parts]
             continue
-        for kind, tensor in zip((CODES, SCALES), stored.unpack(linear, parts), strict=True):
-            view = views[f"{full_name}.{kind}"]
-            _copy(view, tensor.to(view.dtype), linear, folder)
+        codes = stored.unpack(name, parts)
+        _check_shape(linears[full_name].weight, codes.codes, name, folder)
+        linears[full_name].store(codes)
         missing.discard(f"{full_name}.weight")
     if missing or unexpected:
         faults = [f"lacks {_some(sorted(missing))}"] * bool(missing)
@@ -122,13 +122,17 @@ def _load_weights(model: CausalLM, folder: Path, files: Iterable[Path], stored: 
 
 
 def _copy(target: torch.Tensor, source: torch.Tensor, name: str, file: Path) -> None:
+    _check_shape(target, source, name, file)
+    if not source.dtype.is_floating_point:
+        raise CheckpointError(f"{file}: {name} holds {source.dtype}; floating point weights are needed.")
+    target.copy_(source)
+
+
+def _check_shape(target: torch.Tensor, source: torch.Tensor, name: str, file: Path) -> None:
     if target.shape != source.shape:
         raise CheckpointError(
             f"{file}: {name} has shape {list(source.shape)}; config.json asks for {list(target.shape)}."
         )
-    if not source.dtype.is_floating_point:
-        raise CheckpointError(f"{file}: {name} holds {source.dtype}; floating point weights are needed.")
-    target.copy_(source)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

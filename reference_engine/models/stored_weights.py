@@ -6,11 +6,12 @@ compressed-tensors "pack-quantized" (W4A16, W8A16; llm-compressor's): NAME.weigh
 NAME.qzeros [groups, out / n] and NAME.g_idx [in].
 
 Taken are symmetric codes in groups of a multiple of 64 inputs, or one group per output, in the order of the inputs.
+Which linears are codes is told by their tensors' names, not by config.json's `ignore`: the others stay in floats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +21,11 @@ from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, QuantizedWeight
 
 CONFIG_KEY = "quantization_config"
-_SCHEMES: dict[int, QuantizationName] = {4: "int4", 8: "int8-weight-only"}
-# Codes that are the same in another scheme, which leaves the inputs as they are.
-ALSO_RUN_AS: dict[QuantizationName, tuple[QuantizationName, ...]] = {"int4": ("int4-weight-only",)}
+# Both layouts are of weights alone: inputs stay as they are.
+_SCHEMES: dict[int, QuantizationName] = {4: "int4-weight-only", 8: "int8-weight-only"}
+# Codes that are the same in another scheme, which rounds the inputs too.
+ALSO_RUN_AS: dict[QuantizationName, tuple[QuantizationName, ...]] = {"int4-weight-only": ("int4",)}
+_BITS: dict[QuantizationName, int] = {"int4": 4, "int4-weight-only": 4, "int8": 8, "int8-weight-only": 8}
 _SUFFIXES = {
     "compressed-tensors": ("weight_packed", "weight_scale", "weight_shape"),
     "gptq": ("qweight", "scales", "qzeros", "g_idx"),
@@ -47,8 +50,8 @@ class StoredFormat(NamedTuple):
         linear, _, part = name.rpartition(".")
         return (linear, part) if part in _SUFFIXES[self.method] else None
 
-    def unpack(self, name: str, parts: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes int8 [out, in] and scales [out, in / 64]. Raises CheckpointError for what is absent or not taken."""
+    def unpack(self, name: str, parts: Mapping[str, torch.Tensor]) -> QuantizedWeight:
+        """Codes and scales, these rounded to bfloat16. Raises CheckpointError for what is absent or not taken."""
         absent = [part for part in _SUFFIXES[self.method] if part not in parts and part not in _OPTIONAL]
         if absent:
             raise CheckpointError(f"{name} lacks {', '.join(absent)}.")
@@ -64,7 +67,8 @@ class StoredFormat(NamedTuple):
                 f"{name} has {codes.shape[1]} inputs and scales {list(scales.shape)}; groups of a multiple of "
                 f"{GROUP_SIZE} inputs are supported."
             )
-        return codes, scales.repeat_interleave(num_groups // scales.shape[1], dim=1)
+        spread = scales.bfloat16().repeat_interleave(num_groups // scales.shape[1], dim=1)
+        return QuantizedWeight(codes, spread, self.scheme)
 
     def _check_gptq(self, name: str, parts: Mapping[str, torch.Tensor]) -> None:
         zeros = _unpack_bits(parts["qzeros"].contiguous(), self.bits) + self.zero_offset
@@ -93,8 +97,12 @@ def read_format(raw: Mapping[str, Any], file: object) -> StoredFormat | None:
                 f"{file}: compressed-tensors format {given.get('format')!r} is not supported; pack-quantized is."
             )
         groups = [group.get("weights") or {} for group in (given.get("config_groups") or {}).values()]
-        if len(groups) != 1 or any(group.get("input_activations") for group in given["config_groups"].values()):
+        if len(groups) != 1:
             raise CheckpointError(f"{file}: one config group of weights alone is supported; {len(groups)} are given.")
+        if any(group.get("input_activations") for group in given["config_groups"].values()):
+            raise CheckpointError(
+                f"{file}: a config group has input_activations; groups of weights alone are supported."
+            )
         (weights,) = groups
         bits, group_size, is_symmetric = weights.get("num_bits"), weights.get("group_size"), weights.get("symmetric")
         if weights.get("type") != "int" or weights.get("actorder") not in (None, "static", "weight"):
@@ -112,21 +120,24 @@ def read_format(raw: Mapping[str, Any], file: object) -> StoredFormat | None:
     return StoredFormat(method, bits, group_size, offset)
 
 
-def describe(scheme: QuantizationName) -> dict[str, Any]:
-    """quantization_config of what `pack_codes` makes."""
-    bits = {name: bits for bits, name in _SCHEMES.items()}[scheme]
-    weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP_SIZE}
+def describe(scheme: QuantizationName, ignore: Sequence[str] = ("lm_head",)) -> dict[str, Any]:
+    """quantization_config of what `pack_codes` makes: of the weights alone, whatever the scheme does with inputs.
+
+    ignore: linears that stay in floats.
+    """
+    weights = {"num_bits": _BITS[scheme], "type": "int", "symmetric": True}
+    weights |= {"strategy": "group", "group_size": GROUP_SIZE}
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-        "ignore": ["lm_head"],
+        "ignore": list(ignore),
     }
 
 
 def pack_codes(name: str, weight: QuantizedWeight) -> dict[str, torch.Tensor]:
     """A linear's tensors in compressed-tensors' layout, by their names."""
-    bits = {scheme: bits for bits, scheme in _SCHEMES.items()}[weight.scheme]
+    bits = _BITS[weight.scheme]
     per_number = 32 // bits
     codes = (weight.codes.to(torch.int64) + (1 << (bits - 1))).view(weight.codes.shape[0], -1, per_number)
     packed = (codes << (torch.arange(per_number) * bits)).sum(dim=-1)
@@ -140,6 +151,6 @@ def pack_codes(name: str, weight: QuantizedWeight) -> dict[str, torch.Tensor]:
 
 def _unpack_bits(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """int32 [rows, n] to the codes int8 [rows, n * 32 / bits], the offset taken off."""
-    shifts = torch.arange(32 // bits) * bits
+    shifts = torch.arange(32 // bits, device=packed.device) * bits
     codes = (packed.to(torch.int64).unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
     return (codes - (1 << (bits - 1))).to(torch.int8).flatten(1)

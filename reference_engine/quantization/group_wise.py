@@ -29,6 +29,10 @@ class QuantizedWeight(NamedTuple):
     scales: torch.Tensor
     scheme: QuantizationName
 
+    def with_rows(self, order: torch.Tensor) -> QuantizedWeight:
+        """Of the outputs order[0], order[1], …"""
+        return self._replace(codes=self.codes[order], scales=self.scales[order])
+
 
 def quantize(weight: torch.Tensor, scheme: QuantizationName) -> QuantizedWeight:
     """The nearest codes: [-127, 127] for int8, [-8, 7] for int4, up to ±448 for fp8.

@@ -19,10 +19,12 @@ from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import CheckpointError, ConfigError
 from llmbench.reference_engine.loaded import loaded_facts
+from llmbench.reference_engine.models.base import CausalLM
 from llmbench.reference_engine.models.loader import load_model
 from llmbench.reference_engine.models.stored_weights import StoredFormat, pack_codes, read_format
 from llmbench.reference_engine.models.synthetic import create
 from llmbench.reference_engine.models.synthetic_text import lines
+from llmbench.reference_engine.quantization import calibration
 from llmbench.reference_engine.quantization.calibration import quantise_checkpoint
 from llmbench.reference_engine.quantization.gptq import gptq
 from llmbench.reference_engine.quantization.group_wise import QuantizedWeight, dequantize, quantize
@@ -53,9 +55,9 @@ def test_unpacking_undoes_packing(rows: int, groups: int, repeat: int, seed: int
     scales = torch.randn(rows, groups, generator=generator).bfloat16()
     parts = pack_codes("x", QuantizedWeight(codes, scales, "int4"))
     stored = StoredFormat("compressed-tensors", 4, 64 * repeat)
-    found, spread = stored.unpack("x", {name.removeprefix("x."): tensor for name, tensor in parts.items()})
-    assert torch.equal(found, codes)
-    assert torch.equal(spread, scales.repeat_interleave(repeat, dim=1))
+    found = stored.unpack("x", {name.removeprefix("x."): tensor for name, tensor in parts.items()})
+    assert torch.equal(found.codes, codes)
+    assert torch.equal(found.scales, scales.repeat_interleave(repeat, dim=1))
 
 
 def as_autogptq_writes(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
@@ -92,17 +94,14 @@ def test_gptq_and_dense_checkpoints_of_the_same_weights_answer_alike(
     folders = [copy_of(checkpoint, tmp_path / "dense", dense), copy_of(checkpoint, tmp_path / "stored", stored)]
     edit_config(folders[1], quantization_config={**GPTQ, "bits": bits})
     theirs, ours = (load_model(folder, torch.float32) for folder in folders)
-    assert ours.stored_quantization == ("int4" if bits == 4 else "int8-weight-only")
-    views = ours.checkpoint_views()
-    for name, view in theirs.checkpoint_views().items():
-        if name.endswith("_proj.weight"):
-            scales = views[f"{name}_scale"].float().repeat_interleave(64, dim=1)
-            assert torch.equal(views[name] * scales, view)
-    if bits == 8:
-        assert answer(folders[0]) == answer(folders[1])
-    else:  # with the layers' inputs as they are, if asked; then the head is rounded likewise
-        alone = [answer(folder, quantization="int4-weight-only") for folder in folders]
-        assert alone[0] == alone[1]
+    assert ours.stored_quantization == ("int4-weight-only" if bits == 4 else "int8-weight-only")
+    for name, part in theirs.checkpoint_linears().items():
+        if name != "lm_head":
+            assert torch.equal(stored_weight(ours, name), part.weight)
+    assert answer(folders[0]) == answer(folders[1])
+    if bits == 4:  # asked for W4A8, the layers' inputs are rounded, and the head is to int4
+        both = [answer(folder, quantization="int4") for folder in folders]
+        assert both[0] == both[1]
     # Who compares engines reads in the log that this one is quantised, though no setting asked for it.
     engine = Engine(EngineConfig(model_path=folders[1], kernels="torch", num_threads=1))
     assert loaded_facts(engine.config, 64, engine.stored_quantization)["quantization"] == ours.stored_quantization
@@ -118,6 +117,10 @@ def test_gptq_and_dense_checkpoints_of_the_same_weights_answer_alike(
         ({**GPTQ, "group_size": 32}, "group_size 32 is not supported; multiples of 64 are"),
         ({**COMPRESSED, "format": "float-quantized"}, "format 'float-quantized' is not supported; pack-quantized is"),
         ({**COMPRESSED, "config_groups": {}}, "one config group of weights alone"),
+        (
+            {**COMPRESSED, "config_groups": {"group_0": {"weights": {}, "input_activations": {"num_bits": 8}}}},
+            "a config group has input_activations; groups of weights alone",
+        ),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(config: dict[str, Any], reason: str) -> None:
@@ -155,7 +158,7 @@ def test_a_calibrated_checkpoint_is_loaded_as_it_was_written(checkpoint: Path, t
     assert len(answer(tmp_path / "int4")) == 12
     with pytest.raises(CheckpointError, match="is quantised already"):
         quantise_checkpoint(tmp_path / "int4", tmp_path / "again", windows)
-    with pytest.raises(ConfigError, match="weights are int4 already; quantization cannot be fp8"):
+    with pytest.raises(ConfigError, match="weights are int4-weight-only already; quantization cannot be fp8"):
         Engine(EngineConfig(model_path=tmp_path / "int4", kernels="torch", quantization="fp8"))
 
 
@@ -177,9 +180,36 @@ def test_the_command_calibrates_on_a_text_and_refuses_none(checkpoint: Path, tmp
     assert told.exit_code == 0
     assert len(answer(Path(told.output.strip()))) == 12
     text.write_text("")
+    command[4] = str(tmp_path / "of nothing")
     refused = CliRunner().invoke(app, [*command, "--text", str(text)])
     assert isinstance(refused.exception, CheckpointError)
     assert "is empty" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("{model}", "exists and is not an empty folder; give another one"),
+        ("{model}/config.json", "exists and is not an empty folder; give another one"),
+        ("/proc/x", "/proc/x cannot be written: "),
+        ("{model}/config.json/x", "config.json/x cannot be written: "),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(
+    out: str, reason: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("the text was read")
+
+    monkeypatch.setattr(calibration, "calibration_windows", read)
+    before = sorted(checkpoint.iterdir())
+    out = out.format(model=checkpoint)
+    told = CliRunner().invoke(app, ["models", "quantize", str(checkpoint), "--out", out])
+    assert isinstance(told.exception, ConfigError)
+    assert reason in str(told.exception)
+    with pytest.raises(ConfigError, match=reason):
+        quantise_checkpoint(checkpoint, Path(out), [[1, 2]])
+    assert sorted(checkpoint.iterdir()) == before
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +232,12 @@ def copy_of(folder: Path, out: Path, tensors: dict[str, torch.Tensor]) -> Path:
     return out
 
 
+def stored_weight(model: CausalLM, name: str) -> torch.Tensor:
+    """What the codes that were loaded for a linear stand for."""
+    part = model.checkpoint_linears()[name]
+    return dequantize(part.linear.stored[part.rows.start], part.weight.shape[1])
+
+
 def edit_config(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
@@ -220,13 +256,12 @@ def test_gpt2_is_calibrated_and_loaded_though_its_matrices_lie_the_other_way(tmp
     quantise_checkpoint(tmp_path / "gpt2", tmp_path / "int4", ids)
     stored = load_file(tmp_path / "int4" / "model.safetensors")
     assert sum(name.endswith(".weight_packed") for name in stored) == 2 * 4
-    before, after = (load_model(tmp_path / name, torch.float32).checkpoint_views() for name in ("gpt2", "int4"))
+    before, after = (load_model(tmp_path / name, torch.float32) for name in ("gpt2", "int4"))
     for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
         name = f"transformer.h.1.{name}"
-        scales = after[f"{name}.weight_scale"].float().repeat_interleave(64, dim=1)
-        weight = before[f"{name}.weight"].t()
+        weight = before.checkpoint_linears()[name].weight
         # Half a step of the codes, and what GPTQ moves a weight by to make up for others.
-        assert (after[f"{name}.weight_codes"].float() * scales - weight).norm() < 0.2 * weight.norm()
+        assert (stored_weight(after, name) - weight).norm() < 0.2 * weight.norm()
     for kernels in ("torch", "auto"):
         engine = Engine(EngineConfig(model_path=tmp_path / "int4", kernels=kernels, max_model_len=64))
         engine.add_request("a", ids[0], SamplingParams(max_tokens=5, temperature=0, ignore_eos=True))
