@@ -13,7 +13,8 @@ What happens to it, in order:
     kernels/           how a layer is computed: contract.py says what, torch_kernels.py is the oracle, csrc/ and
                        triton_lang/ are fast, dispatch.py chooses
     sampler.py         logits become tokens: sampling.py has the parameters, logit_adjustments.py the penalties,
-                       guidance.py the answers of a given form, beam_search.py the most probable ones
+                       guidance.py and guides.py the answers of a given form, beam_search.py the most
+                       probable ones
     tokenizer.py       tokens become text, held back where a stop string may begin
 
 What makes it faster: speculative/ (drafts, checked in one step), quantization/ (weights and KV in fewer bits),

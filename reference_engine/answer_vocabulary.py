@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -51,6 +52,15 @@ def vocabulary_of_pieces(model: SentencePieceModel, vocab_size: int, eos_token_i
     return _twofold(usual, opening, eos_token_ids or ([] if model.eos_id is None else [model.eos_id]))
 
 
+@cache
+def tokenizer_of_bytes() -> LLTokenizer:
+    """A token for each byte, which is its id, and one, 256, that ends: for a form that is looked at without a model."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    tokens = _SingleBytes([*(bytes([byte]) for byte in range(256)), b""], 256)
+    return LLTokenizer(TokenizerWrapper(tokens), eos_token=[256])
+
+
 def _openings(model: JsonModel | SentencePieceModel, usual: Sequence[bytes]) -> list[bytes]:
     """What each token is shown as where a text begins."""
     spaced = [token_id for token_id, text in enumerate(usual) if text.startswith(b" ")]
@@ -88,3 +98,8 @@ class _ByteTokens:
     def __call__(self, text: bytes) -> list[int]:
         """Asked for where the library may choose tokens by itself, and when it looks whether bytes are taken."""
         return []
+
+
+class _SingleBytes(_ByteTokens):
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)

@@ -1,6 +1,6 @@
 """The engine: requests in, tokens out, one step at a time. The life of a request is the methods below, in order.
 
-    add_request ── Sequence ──▶ scheduler.waiting
+    add_request ── Sequence ──▶ scheduler.waiting, or first form_queue.py while the form of its answer is compiled
     step ── 0. proposer.propose(...)  only with speculation: drafts of the next tokens
             1. scheduler.schedule()   who runs, how many tokens of each, in which KV blocks   (counts, no tensors)
             2. runner.execute(plan)   keys and values into the cache, logits out              (tensors, no decisions)
@@ -33,8 +33,9 @@ from llmbench.reference_engine.cache.kv_cache import KVCache, kv_bytes_per_token
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.device import making_tensors_on, resolve_device
 from llmbench.reference_engine.errors import CheckpointError, RequestError
+from llmbench.reference_engine.form_queue import FormQueue, broken
 from llmbench.reference_engine.graphs import needs_scratch_block, resolve
-from llmbench.reference_engine.guidance import GuideMaker
+from llmbench.reference_engine.guides import GuideMaker
 from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.limits import Limits
 from llmbench.reference_engine.model_runner import ModelRunner
@@ -47,14 +48,13 @@ from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Chunk, Scheduler
 from llmbench.reference_engine.sequence import FinishReason, Sequence
 from llmbench.reference_engine.spans import Spans, no_spans
-from llmbench.reference_engine.speculative.draft_model import DraftModelProposer
-from llmbench.reference_engine.speculative.ngram import NgramProposer
+from llmbench.reference_engine.speculative.choice import make_proposer
 from llmbench.reference_engine.speculative.proposer import Proposer, next_draft_limit
 from llmbench.reference_engine.tokenizer import StopFinder, Tokenizer
 
 __all__ = ["Engine", "EngineStats", "StepOutput"]
 
-# How long a step without work waits: only a dynamic batch that is not full has the engine ask again and again.
+# How long a step without work waits: the engine is asked again while a dynamic batch is not full or a form not ready.
 _IDLE_S = 0.0005
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -115,8 +115,8 @@ class Engine:
             self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
             if graphs != "off":
                 self._runner.record_graphs(graphs, config.max_num_seqs)
-            self._proposer = self._make_proposer(dtype)
-        self._guides = GuideMaker(config.model_path, model.config.vocab_size, model.config.eos_token_ids)
+            self._proposer = make_proposer(self.config, self.model_config, self._kernels, dtype)
+        self._forms = FormQueue(GuideMaker(config.model_path, model.config.vocab_size, self.eos_token_ids))
         self.spans: Spans = no_spans
         self._sequences: dict[str, Sequence] = {}
         self._request_seeds = random.Random(config.seed)
@@ -128,15 +128,6 @@ class Engine:
         self._num_aborted = 0
         self._num_draft_tokens = 0
         self._num_accepted_tokens = 0
-
-    def _make_proposer(self, dtype: torch.dtype) -> Proposer | None:
-        source = self.config.speculative
-        if source is None:
-            return None
-        if source == "ngram":
-            return NgramProposer()
-        assert not isinstance(source, str)
-        return DraftModelProposer(source, self.config, self.model_config, self._kernels, dtype)
 
     def add_request(
         self,
@@ -150,7 +141,8 @@ class Engine:
 
         `user` is whose request it is, for fairness = "vtc"; those that name none are one user's.
 
-        Raises RequestError, and changes nothing, if it could never be served.
+        Raises RequestError, and changes nothing, if it could never be served; whether the form of an answer can be kept
+        is known later, and a step brings the error of one that cannot.
         """
         if request_id in self._sequences:
             raise RequestError(f"Request id {request_id!r} is already being served.")
@@ -159,7 +151,11 @@ class Engine:
         else:
             sequence = self._sequence(request_id, prompt_token_ids, params, priority, user)
         self._sequences[request_id] = sequence
-        self._scheduler.add(sequence)
+        self._scheduler.note_arrival(sequence)
+        if isinstance(params, SamplingParams) and params.grammar is not None:
+            self._forms.add(sequence, params.grammar)
+        else:
+            self._scheduler.enqueue(sequence)
         self._num_prompt_tokens += sequence.num_prompt_tokens
 
     def _sequence(
@@ -175,8 +171,6 @@ class Engine:
         seed = drawn_seed if params.seed is None else params.seed
         sequence = Sequence(request_id, prompt_token_ids, params, seed, priority, user)
         sequence.draft_limit = 0 if self._proposer is None else self.config.num_speculative_tokens
-        if params.grammar is not None:
-            sequence.guide = self._guides.guide(params.grammar)
         return sequence
 
     def _first_beam(
@@ -209,6 +203,12 @@ class Engine:
             return self._step()
 
     def _step(self) -> list[StepOutput]:
+        ready, refused = self._forms.take_ready()
+        for sequence in ready:
+            self._scheduler.enqueue(sequence)
+        for output in refused:
+            del self._sequences[output.request_id]
+            self._num_aborted += 1
         if self._proposer is not None:
             with self.spans("draft"):
                 self._draft(self._proposer)
@@ -217,8 +217,8 @@ class Engine:
         if not plan.chunks:
             self._runner.move_blocks(plan)
             if self._sequences:
-                time.sleep(_IDLE_S)
-            return []
+                self._forms.wait(_IDLE_S)
+            return refused
         if self._proposer is not None:
             for request_id in plan.preempted:
                 self._proposer.forget(request_id)
@@ -233,7 +233,7 @@ class Engine:
         with self.spans("sample"):
             tokens = iter(sample(logits, sequences, self.eos_token_ids, self._kernels.argmax, drafts))
         with self.spans("deliver"):
-            return self._deliver_all(chunks, tokens)
+            return refused + self._deliver_all(chunks, tokens)
 
     def _deliver_all(self, chunks: SequenceOf[Chunk], tokens: Iterator[SampledToken]) -> list[StepOutput]:
         """Each chunk takes one of `tokens`, and one more per draft; groups of beams go on when all have theirs."""
@@ -275,6 +275,9 @@ class Engine:
                 break
         num_accepted = self._note_drafts(chunk, num_new) if drafts else 0
         self._num_generated_tokens += num_new
+        if sequence.finish_reason == "abort":
+            self.abort(sequence.request_id)
+            return broken(sequence)
         if sequence.finish_reason is not None:
             self._forget(sequence)
             self._num_finished += 1
@@ -345,21 +348,23 @@ class Engine:
         return self.finish(request_id, "abort")
 
     def _forget(self, sequence: Sequence) -> None:
-        for member in [sequence] if sequence.beams is None else sequence.beams.members:
-            self._scheduler.remove(member)
+        if not self._forms.remove(sequence):
+            for member in [sequence] if sequence.beams is None else sequence.beams.members:
+                self._scheduler.remove(member)
         if self._proposer is not None:
             self._proposer.forget(sequence.request_id)
         del self._sequences[sequence.request_id]
 
     def has_work(self) -> bool:
         """True while `step` does something: without any request too, as long as memory is to be given back."""
-        return self._scheduler.has_work() or (self._proposer is not None and self._proposer.has_work())
+        has_drafts = self._proposer is not None and self._proposer.has_work()
+        return self._scheduler.has_work() or has_drafts or len(self._forms) > 0
 
     def stats(self) -> EngineStats:
         swap = self._tables.swap
         return EngineStats(
             num_running=len(self._scheduler.running),
-            num_waiting=len(self._scheduler.waiting),
+            num_waiting=len(self._forms) + len(self._scheduler.waiting),
             num_blocks_used=self._pool.num_used,
             num_blocks=self._pool.num_blocks,
             block_size=self.config.block_size,
@@ -384,6 +389,10 @@ class Engine:
             num_accepted_tokens=self._num_accepted_tokens,
             num_moved_blocks=0 if self._compaction is None else self._compaction.num_moved_blocks,
         )
+
+    def close(self) -> None:
+        """No more requests will come; returns when nothing is computed any more beside the caller's thread."""
+        self._forms.close()
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if a KV block is leaked or in two tables; for tests and debugging."""

@@ -81,6 +81,8 @@ class EngineThread:
                 submitted.on_output(end)
         else:
             self._fail(end)
+        finally:
+            self._engine.close()
 
     def _fail(self, error: Exception) -> None:
         while self._waiting:
@@ -124,7 +126,8 @@ class EngineThread:
 
     def _deliver(self, output: StepOutput) -> None:
         try:
-            enough = self._waiting[output.request_id](output)
+            told = output if output.error is None else RequestError(output.error)
+            enough = self._waiting[output.request_id](told)
         except Exception:
             logger.exception("Request %s is given up: its outputs cannot be delivered.", output.request_id)
             enough = True

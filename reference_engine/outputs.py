@@ -17,6 +17,8 @@ class StepOutput(NamedTuple):
     computed. `logprobs` has one entry per new token if the request asked for them. `times` are as of this step.
     `num_draft_tokens` were verified in this step, `num_accepted_tokens` of them are among the new tokens. A beam search
     brings one output, at its end: `beams` are its answers, best first, and there are no new tokens beside them.
+    `error` is one sentence for a request that gets no answer, or no more of one: `finish_reason` is "abort" then, and
+    there are no tokens.
     """
 
     request_id: str
@@ -28,6 +30,11 @@ class StepOutput(NamedTuple):
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     beams: list[Beam] | None = None
+    error: str | None = None
+
+    @classmethod
+    def of_error(cls, request_id: str, error: str) -> StepOutput:
+        return cls(request_id, [], "abort", 0, None, RequestTimes(0, 0, 0), error=error)
 
 
 class EngineStats(NamedTuple):

@@ -108,12 +108,16 @@ class Scheduler:
         self._num_steps_held_up = 0
 
     def add(self, sequence: Sequence) -> None:
+        self.note_arrival(sequence)
+        self.enqueue(sequence)
+
+    def note_arrival(self, sequence: Sequence) -> None:
+        """Give it its place in the queue, where it comes with `enqueue`, also if others were added meanwhile."""
         self._num_arrived += 1
         sequence.rank = self._num_arrived + sequence.priority * QUEUE_PLACES_PER_PRIORITY
         sequence.stamps.arrival_ns = self._clock_ns()
-        self._let_wait(sequence)
 
-    def _let_wait(self, sequence: Sequence) -> None:
+    def enqueue(self, sequence: Sequence) -> None:
         if self._counters is not None:
             self._counters.begin_to_wait(sequence.user, self.waiting, self.running)
         insort(self.waiting, sequence, key=_rank)
@@ -291,7 +295,7 @@ class Scheduler:
         else:
             self.tables.suspend(sequence)
         sequence.draft_token_ids = []
-        self._let_wait(sequence)
+        self.enqueue(sequence)
         self.num_preemptions += 1
         return sequence.request_id
 

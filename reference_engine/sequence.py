@@ -11,7 +11,7 @@ from llmbench.reference_engine.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from llmbench.reference_engine.beam_search import BeamGroup
-    from llmbench.reference_engine.guidance import Guide
+    from llmbench.reference_engine.guides import Guide
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -108,15 +108,20 @@ class Sequence:
         return min(self.draft_limit, self.params.max_tokens - self.num_output_tokens - 1)
 
     def append(self, token_id: int, eos_token_ids: Collection[int]) -> None:
-        """Add a generated token and set `finish_reason` if it is the last."""
+        """Add a generated token and set `finish_reason` if it is the last.
+
+        "abort" if nobody knows how the answer's form goes on: the token is no part of an answer then.
+        """
         self.token_ids.append(token_id)
+        is_complete = False
         if self.guide is not None:
             self.guide.advance(token_id)
-        if token_id in self.params.stop_token_ids or (token_id in eos_token_ids and not self.params.ignore_eos):
-            self.finish_reason = "stop"
-        elif self.guide is not None and self.guide.has_failed:
-            self.finish_reason = "abort"
-        elif self.guide is not None and self.guide.is_complete:
+            if self.guide.failure is not None:
+                self.finish_reason = "abort"
+                return
+            is_complete = self.guide.is_complete
+        is_end = token_id in eos_token_ids and not self.params.ignore_eos
+        if is_end or is_complete or token_id in self.params.stop_token_ids:
             self.finish_reason = "stop"
         elif self.num_output_tokens >= self.params.max_tokens:
             self.finish_reason = "length"

@@ -185,7 +185,7 @@ class EngineClient(asyncio.Protocol):
             return
         if output.finish_reason is not None:
             del self._streams[output.request_id]
-        stream.put(output)
+        stream.put(output if output.error is None else RequestError(output.error))
 
     def _send(self, message: object) -> None:
         assert self._transport is not None

@@ -42,7 +42,10 @@ def main() -> int:
             return 2
         log_loaded(config, engine.limits.max_model_len, engine.stored_quantization)
         channel.send(Ready(engine.limits, engine.stats()))
-        serve(engine, channel)
+        try:
+            serve(engine, channel)
+        finally:
+            engine.close()
     except EOFError:
         return 0
     except Exception as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
@@ -132,3 +134,67 @@ def test_checkpoint_with_a_tokenizer_model_alone_keeps_a_form_too(start_server, 
         reply = server.ask("/v1/completions", {**BODY, "seed": seed, "guided_regex": "[a-z]{3}"})
         assert re.fullmatch("[a-z]{3}", reply.json()["choices"][0]["text"])
     assert server.stop() == 0
+
+
+# As far as the server sees it can be kept; at its end, behind the name, no text goes on.
+BROKEN = {
+    "type": "object",
+    "properties": {"outlook for the week": {"$ref": "#/$defs/itself"}},
+    "required": ["outlook for the week"],
+    "additionalProperties": False,
+    "$defs": {"itself": {"$ref": "#/$defs/itself"}},
+}
+
+
+def test_form_that_breaks_in_mid_answer_is_an_error_to_openai_client(server) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": BROKEN}}
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "Weather?"}], "response_format": form}
+    says = r"form cannot be kept after \d+ tokens: no text goes on from there\."
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        with pytest.raises(openai.BadRequestError, match=says):
+            client.chat.completions.create(**chat)
+        events = iter(client.chat.completions.create(**chat, stream=True))
+        shown = []
+        with pytest.raises(openai.APIError, match=says):
+            shown.extend(events)
+    assert [event.choices[0].finish_reason for event in shown] == [None] * len(shown)
+    text = "".join(event.choices[0].delta.content for event in shown)
+    assert text.replace(" ", "").startswith('{"outlook')
+    assert re.search(says, server.log)
+    assert "outlook" not in server.log
+    server.wait_for("vllm:num_requests_running", 0)
+
+
+def large_schema(title: str) -> dict:
+    """Takes some 50 ms to be compiled; each title is a form of its own."""
+    kinds = [{"type": "string", "maxLength": number} for number in range(450)]
+    return {"type": "object", "title": title, "properties": dict(zip(map(str, range(450)), kinds, strict=True))}
+
+
+def begin(server, body: dict) -> http.client.HTTPConnection:
+    connection = server.connect()
+    connection.request("POST", "/v1/completions", json.dumps(body).encode())
+    return connection
+
+
+def test_who_leaves_before_its_form_is_compiled_leaves_nothing(server) -> None:
+    for number in range(6):
+        begin(server, {**BODY, "guided_json": large_schema(str(number))}).close()
+    server.wait_for("vllm:num_requests_waiting", 0)
+    server.wait_for("vllm:num_requests_running", 0)
+    body = {**BODY, "guided_json": large_schema("0"), "max_tokens": 2}
+    assert server.ask("/v1/completions", body).status == 200
+
+
+def test_draining_server_answers_who_waits_for_a_form(start_server, tiny_model) -> None:
+    server = start_server(tiny_model)
+    asked = [begin(server, {**BODY, "max_tokens": 2, "guided_json": large_schema(str(number))}) for number in range(8)]
+    give_up = time.monotonic() + 20
+    while server.gauge("vllm:num_requests_waiting") == 0:
+        assert time.monotonic() < give_up, "no form was waited for"
+    assert server.stop() == 0
+    statuses = []
+    for connection in asked:
+        statuses.append(connection.getresponse().status)
+        connection.close()
+    assert statuses == [200] * 8

@@ -21,7 +21,8 @@ from llmbench.reference_engine.answer_vocabulary import vocabulary_of_json, voca
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import RequestError
-from llmbench.reference_engine.guidance import GuideMaker, choice_grammar, json_grammar, regex_grammar
+from llmbench.reference_engine.guidance import choice_grammar, json_grammar, regex_grammar
+from llmbench.reference_engine.guides import GuideMaker
 from llmbench.reference_engine.models import synthetic
 from llmbench.reference_engine.models.synthetic_text import lines
 from llmbench.reference_engine.sampling import SamplingParams

@@ -15,7 +15,8 @@ import pytest
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import RequestError
-from llmbench.reference_engine.guidance import GuideMaker, choice_grammar, json_grammar, regex_grammar
+from llmbench.reference_engine.guidance import choice_grammar, json_grammar, regex_grammar
+from llmbench.reference_engine.guides import GuideMaker
 from llmbench.reference_engine.models import synthetic
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.tokenizer import Tokenizer
@@ -150,7 +151,7 @@ def test_guide_forgets_what_was_only_looked_at(folder: Path) -> None:
     for token_id in whole:
         guide.advance(token_id)
     assert guide.is_complete
-    assert not guide.has_failed
+    assert guide.failure is None
 
 
 def test_tokenizer_with_more_tokens_than_the_model_is_refused_and_breaks_nothing(folder: Path) -> None:

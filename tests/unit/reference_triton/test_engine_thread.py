@@ -26,6 +26,7 @@ class CountingEngine:
         self.running: dict[str, tuple[int, SamplingParams]] = {}
         self.aborted: list[str] = []
         self.users: list[str | None] = []
+        self.is_closed = False
 
     def add_request(
         self, request_id: str, prompt_token_ids: list[int], params: SamplingParams, *, user: str | None
@@ -59,6 +60,9 @@ class CountingEngine:
     def abort(self, request_id: str) -> bool:
         self.aborted.append(request_id)
         return self.running.pop(request_id, None) is not None
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class Listener:
@@ -179,3 +183,32 @@ def test_a_state_that_cannot_be_told_does_not_end_the_engine(
     assert [listener.next().new_token_ids for _ in range(3)] == [[0], [1], [2]]
     thread.stop()
     assert "The engine's state is not told any more." in caplog.text
+
+
+def test_the_error_of_an_answer_is_told_as_one_and_others_go_on(engine: CountingEngine) -> None:
+    def step() -> list[StepOutput]:
+        return [
+            StepOutput.of_error(output.request_id, "Too large.") if output.request_id == "large" else output
+            for output in CountingEngine.step(engine)
+        ]
+
+    engine.step = step  # type: ignore[method-assign]
+    thread, refused, served = EngineThread(engine), Listener(), Listener()
+    thread.submit("large", [1], SamplingParams(max_tokens=1), refused)
+    thread.submit("b", [1], PARAMS, served)
+    told = refused.next()
+    assert isinstance(told, RequestError)
+    assert str(told) == "Too large."
+    assert [served.next().new_token_ids for _ in range(3)] == [[0], [1], [2]]
+    thread.stop()
+    assert refused.heard.empty()
+
+
+@pytest.mark.parametrize("request_id", ["a", "bomb"])
+def test_the_engine_is_closed_when_its_thread_ends(engine: CountingEngine, request_id: str) -> None:
+    thread, listener = EngineThread(engine), Listener()
+    thread.submit(request_id, [1], PARAMS, listener)
+    listener.next()
+    assert not engine.is_closed
+    thread.stop()
+    assert engine.is_closed
