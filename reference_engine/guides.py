@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from llmbench.reference_engine.answer_vocabulary import AnswerVocabulary, vocabulary_of_json, vocabulary_of_pieces
 from llmbench.reference_engine.errors import RequestError
-from llmbench.reference_engine.guidance import parser_limits, problem_of
+from llmbench.reference_engine.grammar_problems import parser_limits, problem_of
 from llmbench.reference_engine.sentencepiece_model import SentencePieceModel
 from llmbench.reference_engine.tokenizer import Tokenizer
 

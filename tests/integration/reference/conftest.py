@@ -45,8 +45,15 @@ class Server:
 
     @property
     def engine_pid(self) -> int:
-        (child,) = psutil.Process(self.process.pid).children()
-        return child.pid
+        return self.child_pid("engine_process")
+
+    def child_pid(self, module: str) -> int:
+        (pid,) = [
+            child.pid
+            for child in psutil.Process(self.process.pid).children()
+            if any(argument.endswith(module) for argument in child.cmdline())
+        ]
+        return pid
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)

@@ -6,11 +6,13 @@ import http.client
 import json
 import re
 import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import openai
+import psutil
 import pydantic
 import pytest
 from small_pieces import write_pieces
@@ -198,3 +200,31 @@ def test_draining_server_answers_who_waits_for_a_form(start_server, tiny_model) 
         statuses.append(connection.getresponse().status)
         connection.close()
     assert statuses == [200] * 8
+
+
+# One that is read for ever by what compiles it.
+ENDLESS = {**BODY, "guided_json": {"type": "integer", "multipleOf": 999983}}
+
+
+def test_form_that_is_read_for_ever_is_refused_while_others_are_answered(server) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        endless = pool.submit(server.ask, "/v1/completions", ENDLESS)
+        assert server.ask("/v1/completions", {**BODY, "max_tokens": 3}).status == 200
+        reply = endless.result()
+    assert reply.status == 400
+    error = reply.json()["error"]
+    assert error["param"] == "guided_json"
+    assert "too large to be read in 1 s" in error["message"]
+    assert server.ask("/v1/completions", {**BODY, "guided_regex": "[ab]{2}"}).status == 200
+
+
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_server_that_ends_leaves_no_process_that_tries_forms(start_server, tiny_model, end) -> None:
+    server = start_server(tiny_model)
+    assert server.ask("/v1/completions", {**BODY, "guided_regex": "a{2}"}).status == 200
+    trying = psutil.Process(server.child_pid("form_trial"))
+    connection = begin(server, ENDLESS)
+    getattr(server.process, end)()
+    assert server.process.wait(timeout=20) == (-signal.SIGKILL if end == "kill" else 0)
+    trying.wait(timeout=20)
+    connection.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from llmbench.reference_engine import guides
@@ -242,6 +244,21 @@ def test_schema_that_is_empty_or_too_large_is_refused(schema: dict[str, Any], sa
 @pytest.mark.parametrize(
     "schema",
     [
+        {"type": "integer", "multipleOf": 999983},
+        {"allOf": [{"type": "string", "pattern": f".*[ab]{{{number}}}.*"} for number in range(1, 30)]},
+        {"type": "object", "patternProperties": {f"^a{number:04}": {"type": "string"} for number in range(1000)}},
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_schema_that_is_never_read_to_its_end_is_refused_and_the_next_one_is_read(schema: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="too large to be read in 1 s"):
+        json_grammar(schema)
+    json_grammar({"type": "integer", "multipleOf": 7, "title": str(schema)})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
         {"type": "array", "items": {"$ref": "#"}},
         {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}, "$ref": "#/$defs/a"},
         {"type": "object", "properties": {"x-guidance": {"type": "null"}}, "required": ["x-guidance"]},
@@ -253,6 +270,29 @@ def test_schema_that_is_empty_or_too_large_is_refused(schema: dict[str, Any], sa
 )
 def test_schema_that_refers_to_itself_or_is_large_is_read(schema: dict[str, Any]) -> None:
     json_grammar(schema)
+
+
+def test_forms_tried_at_the_same_time_get_each_its_own_answer() -> None:
+    def problem(number: int) -> str | None:
+        try:
+            regex_grammar(f"a{{{number + 1}}}" if number % 2 else "(" * (number + 1))
+        except RequestError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        problems = list(pool.map(problem, range(24)))
+    assert [told is None for told in problems] == [number % 2 == 1 for number in range(24)]
+
+
+def test_form_is_tried_anew_where_the_process_that_tries_them_was_killed() -> None:
+    regex_grammar("killed{1}")
+    (child,) = [
+        each for each in psutil.Process().children() if "llmbench.reference_engine.form_trial" in each.cmdline()
+    ]
+    child.kill()
+    child.wait()
+    regex_grammar("killed{2}")
 
 
 def test_expression_or_choices_that_are_too_large_are_refused() -> None:
