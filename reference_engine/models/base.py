@@ -48,6 +48,11 @@ class CausalLM(Protocol):
         """What every name but the head's begins with; checkpoints of the bare model leave it out."""
         ...
 
+    @property
+    def tied_names(self) -> tuple[str, str]:
+        """The embedding's and the head's names in a checkpoint: one tensor where config.json ties them."""
+        ...
+
     def is_ignorable(self, name: str) -> bool:
         """True for a checkpoint tensor that may be there and is not needed."""
         ...

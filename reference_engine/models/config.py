@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.models.raw_values import (
+    is_integer,
+    read_float,
+    read_int,
+    read_object,
+    refuse,
+)
 
 ROPE_TYPES = ("default", "linear", "llama3")
 
@@ -35,7 +42,8 @@ class ModelConfig:
 
     rope: None where positions are learned. qkv_bias, out_bias: of the attention's linears. qk_norm: each query and key
     head is normalised before it is rotated. sliding_window: tokens that a token sees, itself included; None for all.
-    has_tanh_gelu: the perceptron's GELU is the approximation by tanh, where a family has both.
+    has_tanh_gelu: the perceptron's GELU is the approximation by tanh, where a family has both. eos_token_ids: those
+    within the vocabulary; no other can be generated.
     """
 
     architecture: str
@@ -59,29 +67,48 @@ class ModelConfig:
     has_tanh_gelu: bool = False
 
 
-def read_int(raw: Mapping[str, Any], key: str) -> int:
-    value = raw.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"config.json: {key} must be a positive integer; {value!r} was found.")
+def read_head_dim(raw: Mapping[str, Any], width_key: str, heads_key: str) -> int:
+    """The width that each head gets. Raises CheckpointError where the heads do not share it evenly."""
+    return check_multiple(raw, width_key, heads_key) // read_int(raw, heads_key)
+
+
+def check_multiple(raw: Mapping[str, Any], key: str, divisor_key: str) -> int:
+    """The value of `key`. Raises CheckpointError unless it is a multiple of that of `divisor_key`."""
+    value, divisor = read_int(raw, key), read_int(raw, divisor_key)
+    if value % divisor:
+        raise CheckpointError(f"config.json: {key} ({value}) is not a multiple of {divisor_key} ({divisor}).")
     return value
 
 
-def read_eos_token_ids(*sources: Mapping[str, Any]) -> frozenset[int]:
-    """`eos_token_id` of the first source that has one: an int or a list of them; none at all is allowed."""
-    for raw in sources:
-        value = raw.get("eos_token_id")
-        if value is not None:
-            return frozenset([value] if isinstance(value, int) else value)
-    return frozenset()
+def read_eos_token_ids(raw: Mapping[str, Any], vocab_size: int, file: str = "config.json") -> frozenset[int] | None:
+    """`eos_token_id`, an integer or a list of them, as far as it is within the vocabulary; None where there is none.
+
+    Ids outside of it are left out: the model has no logit for them, so they can be neither generated nor forbidden.
+    """
+    value = raw.get("eos_token_id")
+    if value is None:
+        return None
+    token_ids = value if isinstance(value, list) else [value]
+    if not all(map(is_integer, token_ids)):
+        raise refuse(raw, "eos_token_id", "a token's id or a list of ids", file)
+    return frozenset(token_id for token_id in token_ids if 0 <= token_id < vocab_size)
 
 
-def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
-    """The rotary settings in either spelling.
+def read_rope(
+    raw: Mapping[str, Any], head_dim: int, theta_key: str = "rope_theta", share_key: str = "partial_rotary_factor"
+) -> RopeConfig:
+    """The rotary settings in either spelling; where both are given, the older one is taken, as transformers does.
 
     Up to transformers 4: `rope_theta` beside an optional `rope_scaling` with `rope_type` (or, older, `type`). From
-    transformers 5: all of it in `rope_parameters`.
+    transformers 5: all of it in `rope_parameters`. theta_key and share_key are a family's names beside them.
     """
-    parameters: dict[str, Any] = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    parameters = read_object(raw, "rope_scaling") or read_object(raw, "rope_parameters")
+    nested = [key for key, value in parameters.items() if isinstance(value, Mapping)]
+    if nested:
+        raise CheckpointError(
+            f"config.json: rope_parameters has settings of its own for {', '.join(nested)}: {', '.join(ROPE_TYPES)} "
+            "are supported, one for all layers."
+        )
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     if rope_type not in ROPE_TYPES:
         raise CheckpointError(
@@ -95,11 +122,33 @@ def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
     missing = [key for key in needed[rope_type] if key not in parameters]
     if missing:
         raise CheckpointError(f"config.json: rope type {rope_type!r} lacks {', '.join(missing)}.")
+    scaling = {key: _read_number(parameters, key) for key in needed[rope_type]}
+    if rope_type == "llama3" and scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
+        raise CheckpointError(
+            f"config.json: low_freq_factor ({scaling['low_freq_factor']}) must be below high_freq_factor "
+            f"({scaling['high_freq_factor']})."
+        )
+    share = read_float(*_place(parameters, "partial_rotary_factor", raw, share_key), most=1)
+    num_rotated = int(head_dim * share)
+    if num_rotated == 0 or (num_rotated == head_dim and head_dim % 2):
+        raise CheckpointError(
+            f"config.json: positions rotate pairs of a head's components, and {share} of a head size of {head_dim} are "
+            f"{num_rotated}; at least one is needed, and an even number where it is the whole head."
+        )
     return RopeConfig(
         rope_type=rope_type,
-        theta=float(parameters.get("rope_theta", raw.get("rope_theta", raw.get("rotary_emb_base", 10_000.0)))),
-        rotated_share=float(
-            parameters.get("partial_rotary_factor", raw.get("partial_rotary_factor", raw.get("rotary_pct", 1.0)))
-        ),
-        **{key: parameters[key] for key in needed[rope_type]},
+        theta=read_float(*_place(parameters, "rope_theta", raw, theta_key)),
+        rotated_share=share,
+        **scaling,
     )
+
+
+def _place(
+    parameters: Mapping[str, Any], key: str, raw: Mapping[str, Any], outer_key: str
+) -> tuple[Mapping[str, Any], str]:
+    """Where a rotary setting stands: among the others, or beside them."""
+    return (parameters, key) if key in parameters else (raw, outer_key)
+
+
+def _read_number(parameters: Mapping[str, Any], key: str) -> Any:
+    return read_int(parameters, key) if key == "original_max_position_embeddings" else read_float(parameters, key)

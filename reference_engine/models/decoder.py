@@ -105,7 +105,11 @@ class Decoder:
     def base_prefix(self) -> str:
         return self.names.base
 
+    @property
+    def tied_names(self) -> tuple[str, str]:
+        return f"{self.names.base}{self.names.embedding}.weight", f"{self.names.head}.weight"
+
     def is_ignorable(self, name: str) -> bool:
-        # Some tools write the head beside tied embeddings: it is the embedding again.
-        tied_head = self.config.tie_word_embeddings and name == f"{self.names.head}.weight"
+        # Some tools write the head beside tied embeddings: it is the embedding again, or loader.py does not tie them.
+        tied_head = self.config.tie_word_embeddings and name == self.tied_names[1]
         return tied_head or name.endswith(self.names.ignorable)

@@ -9,40 +9,51 @@ from typing import Any
 import torch
 
 from llmbench.reference_engine.config import QuantizationName
-from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
 from llmbench.reference_engine.layers.linear import LinearPart, weight_views
 from llmbench.reference_engine.layers.mlp import MLP
 from llmbench.reference_engine.layers.norm import Norm
-from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int
+from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_head_dim
 from llmbench.reference_engine.models.decoder import Decoder, Names
+from llmbench.reference_engine.models.raw_values import read_bool, read_float, read_int, refuse
 from llmbench.reference_engine.step_batch import StepBatch
+
+# What transformers takes for a key that config.json leaves out.
+DEFAULTS: Mapping[str, Any] = {
+    "n_inner": None,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+    "eos_token_id": 50256,
+}
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """Raises CheckpointError for a setting that this implementation would not honour."""
-    activation = raw.get("activation_function", "gelu_new")
-    if activation not in ("gelu_new", "gelu_pytorch_tanh"):
-        raise CheckpointError(f"config.json: activation_function must be gelu_new; {activation!r} was found.")
-    for key, value in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-        if raw.get(key, value) is not value:
-            raise CheckpointError(f"config.json: {key} is only supported as {str(value).lower()}.")
-    hidden_size, num_heads = read_int(raw, "n_embd"), read_int(raw, "n_head")
+    raw = {**DEFAULTS, **raw}
+    if raw["activation_function"] not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise refuse(raw, "activation_function", "gelu_new")
+    for key in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx"):
+        if raw[key] is not DEFAULTS[key]:
+            raise refuse(raw, key, str(DEFAULTS[key]).lower())
+    hidden_size, num_heads, vocab_size = (read_int(raw, key) for key in ("n_embd", "n_head", "vocab_size"))
     return ModelConfig(
         architecture="GPT2LMHeadModel",
-        vocab_size=read_int(raw, "vocab_size"),
+        vocab_size=vocab_size,
         hidden_size=hidden_size,
-        intermediate_size=4 * hidden_size if raw.get("n_inner") is None else read_int(raw, "n_inner"),
+        intermediate_size=4 * hidden_size if raw["n_inner"] is None else read_int(raw, "n_inner"),
         num_layers=read_int(raw, "n_layer"),
         num_heads=num_heads,
         num_kv_heads=num_heads,
-        head_dim=hidden_size // num_heads,
+        head_dim=read_head_dim(raw, "n_embd", "n_head"),
         max_position_embeddings=read_int(raw, "n_positions"),
-        norm_eps=float(raw.get("layer_norm_epsilon", 1e-5)),
+        norm_eps=read_float(raw, "layer_norm_epsilon"),
         rope=None,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", True)),
-        eos_token_ids=read_eos_token_ids(raw),
+        tie_word_embeddings=read_bool(raw, "tie_word_embeddings"),
+        eos_token_ids=read_eos_token_ids(raw, vocab_size) or frozenset(),
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,

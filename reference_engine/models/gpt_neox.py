@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from llmbench.reference_engine.config import QuantizationName
-from llmbench.reference_engine.errors import CheckpointError
 from llmbench.reference_engine.kernels.contract import ActivationName, Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
 from llmbench.reference_engine.layers.linear import LinearPart, weight_views
 from llmbench.reference_engine.layers.mlp import MLP
 from llmbench.reference_engine.layers.norm import Norm
-from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int, read_rope
+from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_head_dim, read_rope
 from llmbench.reference_engine.models.decoder import Decoder, Names
+from llmbench.reference_engine.models.raw_values import read_bool, read_float, read_int, refuse
 from llmbench.reference_engine.step_batch import StepBatch
 
 # GPT-NeoX 20B has gelu_fast, Pythia gelu.
@@ -26,33 +26,44 @@ _ACTIVATIONS: dict[str, ActivationName] = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 
+# What transformers takes for a key that config.json leaves out.
+DEFAULTS: Mapping[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "rotary_emb_base": 10_000.0,
+    "rotary_pct": 0.25,
+    "use_parallel_residual": True,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+}
+
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """Raises CheckpointError for a setting that this implementation would not honour."""
-    activation = raw.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise CheckpointError(f"config.json: hidden_act must be one of {known}; {activation!r} was found.")
+    raw = {**DEFAULTS, **raw}
+    activation = raw["hidden_act"]
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise refuse(raw, "hidden_act", f"one of {', '.join(_ACTIVATIONS)}")
     for key in ("use_parallel_residual", "attention_bias"):
-        if raw.get(key, True) is not True:
-            raise CheckpointError(f"config.json: {key} is only supported as true.")
-    hidden_size, num_heads = read_int(raw, "hidden_size"), read_int(raw, "num_attention_heads")
-    # transformers' default share of rotated components where config.json does not say
-    rope = read_rope({"rotary_pct": 0.25, **raw})
+        if raw[key] is not True:
+            raise refuse(raw, key, "true")
+    num_heads, vocab_size = read_int(raw, "num_attention_heads"), read_int(raw, "vocab_size")
+    head_dim = read_head_dim(raw, "hidden_size", "num_attention_heads")
     return ModelConfig(
         architecture="GPTNeoXForCausalLM",
-        vocab_size=read_int(raw, "vocab_size"),
-        hidden_size=hidden_size,
+        vocab_size=vocab_size,
+        hidden_size=read_int(raw, "hidden_size"),
         intermediate_size=read_int(raw, "intermediate_size"),
         num_layers=read_int(raw, "num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=num_heads,
-        head_dim=hidden_size // num_heads,
+        head_dim=head_dim,
         max_position_embeddings=read_int(raw, "max_position_embeddings"),
-        norm_eps=float(raw.get("layer_norm_eps", 1e-5)),
-        rope=rope,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        eos_token_ids=read_eos_token_ids(raw),
+        norm_eps=read_float(raw, "layer_norm_eps"),
+        rope=read_rope(raw, head_dim, "rotary_emb_base", "rotary_pct"),
+        tie_word_embeddings=read_bool(raw, "tie_word_embeddings"),
+        eos_token_ids=read_eos_token_ids(raw, vocab_size) or frozenset(),
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,

@@ -17,48 +17,69 @@ from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.attention import PagedAttention
 from llmbench.reference_engine.layers.linear import FusedLinear, Linear, LinearPart, weight_views
 from llmbench.reference_engine.layers.norm import Norm
-from llmbench.reference_engine.models.config import ModelConfig, read_eos_token_ids, read_int, read_rope
+from llmbench.reference_engine.models.config import (
+    ModelConfig,
+    check_multiple,
+    read_eos_token_ids,
+    read_head_dim,
+    read_rope,
+)
 from llmbench.reference_engine.models.decoder import Decoder, Names
+from llmbench.reference_engine.models.raw_values import read_bool, read_float, read_int, refuse
 from llmbench.reference_engine.step_batch import StepBatch
+
+# What transformers takes for a key that config.json leaves out, which is not what it takes for null.
+DEFAULTS: Mapping[str, Any] = {
+    "hidden_act": "silu",
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "partial_rotary_factor": 1.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+}
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """Raises CheckpointError for a setting that this implementation would not honour."""
-    bias = bool(raw.get("attention_bias", False))
-    return dataclasses.replace(read_sizes(raw), qkv_bias=bias, out_bias=bias, mlp_bias=bool(raw.get("mlp_bias", False)))
+    raw = {**DEFAULTS, **raw}
+    bias = read_bool(raw, "attention_bias")
+    return dataclasses.replace(read_sizes(raw), qkv_bias=bias, out_bias=bias, mlp_bias=read_bool(raw, "mlp_bias"))
 
 
 def read_sizes(raw: Mapping[str, Any]) -> ModelConfig:
-    """What the config.json of every model of this kind says in the same words."""
-    if raw.get("hidden_act", "silu") != "silu":
-        raise CheckpointError(f"config.json: hidden_act must be silu; {raw['hidden_act']!r} was found.")
-    hidden_size, num_heads = read_int(raw, "hidden_size"), read_int(raw, "num_attention_heads")
-    num_kv_heads = num_heads if raw.get("num_key_value_heads") is None else read_int(raw, "num_key_value_heads")
-    if num_heads % num_kv_heads:
-        raise CheckpointError(
-            f"config.json: num_attention_heads ({num_heads}) is not a multiple of num_key_value_heads ({num_kv_heads})."
-        )
-    if raw.get("head_dim") is None and hidden_size % num_heads:
-        raise CheckpointError(
-            f"config.json: hidden_size ({hidden_size}) is not a multiple of num_attention_heads ({num_heads})."
-        )
-    rope = read_rope(raw)
+    """What the config.json of every model of this kind says in the same words, its family's defaults included."""
+    if raw["hidden_act"] != "silu":
+        raise refuse(raw, "hidden_act", "silu")
+    num_heads = num_kv_heads = read_int(raw, "num_attention_heads")
+    if raw["num_key_value_heads"] is not None:
+        num_kv_heads = read_int(raw, "num_key_value_heads")
+        check_multiple(raw, "num_attention_heads", "num_key_value_heads")
+    if raw["head_dim"] is None:
+        head_dim = read_head_dim(raw, "hidden_size", "num_attention_heads")
+    else:
+        head_dim = read_int(raw, "head_dim")
+    rope = read_rope(raw, head_dim)
+    vocab_size = read_int(raw, "vocab_size")
     if rope.rotated_share != 1.0:
         raise CheckpointError("config.json: partial_rotary_factor is only supported at 1.0.")
     return ModelConfig(
         architecture=raw["architectures"][0],
-        vocab_size=read_int(raw, "vocab_size"),
-        hidden_size=hidden_size,
+        vocab_size=vocab_size,
+        hidden_size=read_int(raw, "hidden_size"),
         intermediate_size=read_int(raw, "intermediate_size"),
         num_layers=read_int(raw, "num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=hidden_size // num_heads if raw.get("head_dim") is None else read_int(raw, "head_dim"),
+        head_dim=head_dim,
         max_position_embeddings=read_int(raw, "max_position_embeddings"),
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        norm_eps=read_float(raw, "rms_norm_eps"),
         rope=rope,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        eos_token_ids=read_eos_token_ids(raw),
+        tie_word_embeddings=read_bool(raw, "tie_word_embeddings"),
+        eos_token_ids=read_eos_token_ids(raw, vocab_size) or frozenset(),
     )
 
 

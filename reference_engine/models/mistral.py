@@ -6,10 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from llmbench.reference_engine.models.config import ModelConfig, read_int
-from llmbench.reference_engine.models.llama import read_sizes
+from llmbench.reference_engine.models import llama
+from llmbench.reference_engine.models.config import ModelConfig
+from llmbench.reference_engine.models.raw_values import read_int
+
+DEFAULTS: Mapping[str, Any] = {**llama.DEFAULTS, "num_key_value_heads": 8, "sliding_window": 4096}
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
-    window = None if raw.get("sliding_window") is None else read_int(raw, "sliding_window")
-    return dataclasses.replace(read_sizes(raw), sliding_window=window)
+    raw = {**DEFAULTS, **raw}
+    window = None if raw["sliding_window"] is None else read_int(raw, "sliding_window")
+    return dataclasses.replace(llama.read_sizes(raw), sliding_window=window)

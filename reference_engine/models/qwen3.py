@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from llmbench.reference_engine.models import qwen2
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.models.llama import read_sizes
-from llmbench.reference_engine.models.qwen2 import refuse_sliding_layers
+from llmbench.reference_engine.models.raw_values import read_bool
+
+DEFAULTS: Mapping[str, Any] = {**qwen2.DEFAULTS, "head_dim": 128}
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
-    refuse_sliding_layers(raw)
-    bias = bool(raw.get("attention_bias", False))
-    # 128 is what transformers takes where config.json does not say.
-    sizes = read_sizes({"head_dim": 128, **raw})
-    return dataclasses.replace(sizes, qkv_bias=bias, out_bias=bias, qk_norm=True)
+    raw = {**DEFAULTS, **raw}
+    qwen2.refuse_sliding_layers(raw)
+    bias = read_bool(raw, "attention_bias")
+    return dataclasses.replace(read_sizes(raw), qkv_bias=bias, out_bias=bias, qk_norm=True)

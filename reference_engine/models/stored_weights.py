@@ -18,6 +18,7 @@ import torch
 
 from llmbench.reference_engine.config import QuantizationName
 from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.models.raw_values import is_integer, read_object
 from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, QuantizedWeight
 
 CONFIG_KEY = "quantization_config"
@@ -81,7 +82,7 @@ class StoredFormat(NamedTuple):
 
 def read_format(raw: Mapping[str, Any], file: object) -> StoredFormat | None:
     """How config.json says that the weights are stored. Raises CheckpointError, by name, for what is not supported."""
-    given = raw.get(CONFIG_KEY)
+    given = read_object(raw, CONFIG_KEY, file)
     if not given:
         return None
     method = given.get("quant_method")
@@ -96,28 +97,32 @@ def read_format(raw: Mapping[str, Any], file: object) -> StoredFormat | None:
             raise CheckpointError(
                 f"{file}: compressed-tensors format {given.get('format')!r} is not supported; pack-quantized is."
             )
-        groups = [group.get("weights") or {} for group in (given.get("config_groups") or {}).values()]
-        if len(groups) != 1:
-            raise CheckpointError(f"{file}: one config group of weights alone is supported; {len(groups)} are given.")
-        if any(group.get("input_activations") for group in given["config_groups"].values()):
-            raise CheckpointError(
-                f"{file}: a config group has input_activations; groups of weights alone are supported."
-            )
-        (weights,) = groups
+        weights = _only_weights(given.get("config_groups"), file)
         bits, group_size, is_symmetric = weights.get("num_bits"), weights.get("group_size"), weights.get("symmetric")
         if weights.get("type") != "int" or weights.get("actorder") not in (None, "static", "weight"):
             raise CheckpointError(f"{file}: weights of type int in the order of their inputs are supported.")
         offset = 0
     else:
         raise CheckpointError(f"{file}: quant_method {method!r} is not supported; {' and '.join(_SUFFIXES)} are.")
-    if bits not in _SCHEMES or not is_symmetric:
+    if not is_integer(bits) or bits not in _SCHEMES or not is_symmetric:
         kind = "symmetric" if is_symmetric else "asymmetric"
         raise CheckpointError(f"{file}: {kind} weights of {bits} bits are not supported; symmetric ones of 4 or 8 are.")
     if group_size in (None, -1):
         return StoredFormat(method, bits, None, offset)
-    if group_size % GROUP_SIZE:
-        raise CheckpointError(f"{file}: group_size {group_size} is not supported; multiples of {GROUP_SIZE} are.")
+    if not is_integer(group_size) or group_size < 1 or group_size % GROUP_SIZE:
+        raise CheckpointError(f"{file}: group_size {group_size!r} is not supported; multiples of {GROUP_SIZE} are.")
     return StoredFormat(method, bits, group_size, offset)
+
+
+def _only_weights(groups: object, file: object) -> Mapping[str, Any]:
+    """The settings of the weights in compressed-tensors' one config group."""
+    found = list(groups.values()) if isinstance(groups, Mapping) else []
+    weights = found[0].get("weights") if len(found) == 1 and isinstance(found[0], Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"{file}: one config group of weights alone is supported; {len(found)} are given.")
+    if found[0].get("input_activations"):
+        raise CheckpointError(f"{file}: a config group has input_activations; groups of weights alone are supported.")
+    return weights
 
 
 def describe(scheme: QuantizationName, ignore: Sequence[str] = ("lm_head",)) -> dict[str, Any]:

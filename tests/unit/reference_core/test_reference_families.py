@@ -135,8 +135,12 @@ def test_checkpoint_of_the_bare_model_loads(oracle: Callable[[str], tuple[Path, 
     [
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is not supported"),
         ("gpt2", {"activation_function": "relu"}, "activation_function must be gelu_new; 'relu' was found"),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "is only supported as false"),
-        ("gpt_neox", {"use_parallel_residual": False}, "use_parallel_residual is only supported as true"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            "inverse_layer_idx must be false; True was found",
+        ),
+        ("gpt_neox", {"use_parallel_residual": False}, "use_parallel_residual must be true; False was found"),
         ("gpt_neox", {"hidden_act": "relu"}, "hidden_act must be one of gelu, gelu_fast, .*; 'relu' was found"),
     ],
 )

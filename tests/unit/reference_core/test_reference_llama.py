@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.kernels import attention_torch, dispatch
 from llmbench.reference_engine.layers.rotary import inverse_frequencies
 from llmbench.reference_engine.model_runner import ModelRunner
-from llmbench.reference_engine.models.config import read_rope
+from llmbench.reference_engine.models.config import RopeConfig, read_rope
+from llmbench.reference_engine.models.llama import DEFAULTS
 from llmbench.reference_engine.models.loader import load_model
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Scheduler
@@ -72,13 +74,17 @@ def test_logits_equal_transformers(variant: str, checkpoint: Checkpoint) -> None
         assert (rows - expected).abs().max() < 1e-4
 
 
+def rope_of(**raw: Any) -> RopeConfig:
+    return read_rope({**DEFAULTS, **raw}, head_dim=128)
+
+
 def test_rope_settings_of_older_configs_read_the_same() -> None:
     scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    new = read_rope({"rope_parameters": {"rope_theta": 500.0, "rope_type": "llama3", **scaling}})
-    old = read_rope({"rope_theta": 500.0, "rope_scaling": {"type": "llama3", **scaling}})
+    new = rope_of(rope_parameters={"rope_theta": 500.0, "rope_type": "llama3", **scaling})
+    old = rope_of(rope_theta=500.0, rope_scaling={"type": "llama3", **scaling})
     assert new == old
     assert new.theta == 500.0
-    assert read_rope({"rope_theta": 7.0, "rope_scaling": None}).theta == 7.0
+    assert rope_of(rope_theta=7.0, rope_scaling=None).theta == 7.0
 
 
 @pytest.mark.parametrize("rope_type", ["default", "llama3", "linear"])
@@ -99,7 +105,7 @@ def test_inverse_frequencies_equal_transformers_for_the_real_llama31_settings(ro
         hidden_size=4096, num_attention_heads=32, max_position_embeddings=131072, rope_parameters=parameters
     )
     expected = LlamaRotaryEmbedding(config).inv_freq
-    ours = inverse_frequencies(read_rope({"rope_parameters": parameters}), 128)
+    ours = inverse_frequencies(rope_of(rope_parameters=parameters), 128)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
 
 
