@@ -56,7 +56,7 @@ class EngineConfig:
     max_model_len: prompt and output together; None means what the model was trained for, or what the KV cache holds if
         that is less.
     num_threads: of the kernels, for the whole process; None is torch's number of threads.
-    kernels: a name in kernels.dispatch.BACKENDS, or "auto" for the fastest that runs here.
+    kernels: a name in kernels.dispatch.BACKENDS, or "auto" for the fastest that runs here with the model.
     graphs: "cpu" records decode steps of the C++ kernels and replays each in one call; "cuda" records those of the
         Triton kernels as CUDA or HIP graphs; "compile" compiles them by torch.compile on a CPU, which goes with the
         torch kernels; "off" runs one kernel after another from Python. "auto" is "cpu" and "cuda" where they can be,

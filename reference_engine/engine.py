@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
 import torch
 
@@ -40,7 +41,7 @@ from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.limits import Limits
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
-from llmbench.reference_engine.models.loader import load_model
+from llmbench.reference_engine.models.loader import load_model, read_model_config
 from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.quantization.kv_formats import storage_dtype
 from llmbench.reference_engine.sampler import SampledToken, sample
@@ -70,7 +71,10 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         device = resolve_device(config.device)
         self._on_device = making_tensors_on(device)
-        self._kernels = dispatch.load(config.kernels, config.num_threads, device)
+        models = [read_model_config(config.model_path)]
+        if isinstance(config.speculative, Path):  # the draft model runs on the same kernels
+            models.append(read_model_config(config.speculative))
+        self._kernels = dispatch.load(config.kernels, config.num_threads, device, models)
         dtype = DTYPES[config.dtype]
         with self._on_device:
             model = load_model(config.model_path, dtype)

@@ -70,8 +70,8 @@ class CppAttention:
     def __init__(self, heads: HeadLayout) -> None:
         if heads.head_dim % 16 or heads.head_dim > MAX_HEAD_DIM:
             raise KernelsUnavailableError(
-                f"The C++ kernels want a head size that is a multiple of 16 up to {MAX_HEAD_DIM}; the model's is "
-                f"{heads.head_dim}."
+                f"The C++ kernels want a head size that is a multiple of 16 up to {MAX_HEAD_DIM}, and the model's is "
+                f"{heads.head_dim}; kernels = torch (--kernels torch) takes any."
             )
         q_norm, _, eps = _norm(heads.q_norm)
         k_norm, _, _ = _norm(heads.k_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
-from llmbench.reference_engine.errors import ConfigError
+from llmbench.reference_engine.errors import ConfigError, KernelsUnavailableError
 from llmbench.reference_engine.kernels.contract import Kernels
-from llmbench.reference_engine.models.synthetic import create
+from llmbench.reference_engine.models.checkpoint_layout import LlamaShape
+from llmbench.reference_engine.models.synthetic import PRESETS, create
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.step_replay import ReplayedSteps
 
@@ -144,3 +146,30 @@ def test_unknown_quantization_is_refused() -> None:
         ConfigError, match="quantization must be one of int8, int4, fp8, int8-weight-only, int4-weight-only; 'fp4'"
     ):
         EngineConfig(model_path=Path("anywhere"), quantization="fp4")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def wide_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OpenLLaMA 3B's heads of 100 components, and llama-tiny's vocabulary."""
+    shape = LlamaShape(1024, 200, 64, 1, 2, 2, max_position_embeddings=512, dtype="float32")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(PRESETS, "wide-heads", shape)
+        return create("synthetic:wide-heads", out=tmp_path_factory.mktemp("wide-heads") / "checkpoint")
+
+
+def test_auto_takes_the_torch_kernels_for_heads_that_the_cpp_kernels_lack(
+    wide_heads: Path, checkpoint: Path, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = {"a": [5, 6, 7, 8]}
+    with caplog.at_level(logging.WARNING):
+        found = answers(make_engine(model_path=wide_heads, kernels="auto"), prompts)
+    assert "Using the torch kernels" in caplog.text
+    assert "the model's is 100" in caplog.text
+    assert found == answers(make_engine(model_path=wide_heads, kernels="torch"), prompts)
+    # A draft model runs on the same kernels as the model that it drafts for.
+    drafted = make_engine(speculative=wide_heads, kernels="auto")
+    assert answers(drafted, prompts) == answers(make_engine(kernels="torch"), prompts)
+    with pytest.raises(KernelsUnavailableError, match=r"the model's is 100; kernels = torch \(--kernels torch\)"):
+        make_engine(model_path=wide_heads)
+    with pytest.raises(KernelsUnavailableError, match="the model's is 100"):
+        make_engine(speculative=wide_heads)
