@@ -50,7 +50,9 @@ def serve(
     ] = None,
     max_num_seqs: Annotated[int, typer.Option(help="Requests computed at once; the others wait.")] = 32,
     max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens computed in one step.")] = 512,
-    block_size: Annotated[int, typer.Option(help="Tokens per KV block.")] = 16,
+    block_size: Annotated[
+        int, typer.Option(help="Tokens per KV block; as many as --max-model-len makes the KV cache contiguous.")
+    ] = 16,
     num_blocks: Annotated[
         int | None, typer.Option(help="Size of the KV cache in blocks.", show_default="by --kv-cache-gib")
     ] = None,

@@ -47,9 +47,9 @@ class EngineConfig:
     kv_cache_dtype: what keys and values are stored as: "auto" is dtype, "int8" has a scale per token and head, "fp8" is
         e4m3; see quantization/kv_formats.py.
     device: of weights, KV cache and computation; a HIP device is called cuda too, as torch calls it.
-    block_size: tokens per KV block.
-    num_blocks, kv_cache_gib: size of the KV cache; at most one is given, neither means 1 GiB, and never more than
-        max_num_seqs sequences of max_model_len can use.
+    block_size: tokens per KV block; as many as max_model_len makes the cache contiguous, one region per sequence.
+    num_blocks, kv_cache_gib: size of the KV cache; at most one is given, neither means 1 GiB. num_blocks is exactly
+        that many; kv_cache_gib is a limit, never used beyond what max_num_seqs sequences of max_model_len can fill.
     max_num_seqs: sequences that hold KV blocks at once; the others wait.
     max_num_batched_tokens: tokens computed in one step, decodes and prefill chunks together; at least max_num_seqs, so
         that a decode never waits for budget.

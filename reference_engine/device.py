@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import torch
 
@@ -17,6 +18,15 @@ def resolve_device(name: DeviceName) -> torch.device:
         missing = f"it finds no {built_for} device" if built_for else "it is built for neither CUDA nor HIP"
         raise ConfigError(f"device is cuda, but with this torch ({torch.__version__}) {missing}; use device = cpu.")
     return torch.device(name)
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """Bytes of memory that the device has, used or not; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if not hasattr(os, "sysconf"):  # Windows
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def making_tensors_on(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -88,7 +88,6 @@ class Engine:
         self.limits = Limits(plan.max_model_len, model.config.vocab_size)
         self.eos_token_ids = model.config.eos_token_ids
         self._pool = BlockPool(plan.num_blocks, config.eviction)
-        num_swap_blocks = 0 if config.preemption == "recompute" else config.num_swap_blocks or plan.num_blocks
         # What the checkpoint's weights were rounded to when it was written; None for one that was not.
         self.stored_quantization = model.stored_quantization
         self._tables = BlockTables(
@@ -96,7 +95,7 @@ class Engine:
             config.block_size,
             config.prefix_cache,
             model.config.sliding_window,
-            HostSwap(num_swap_blocks) if num_swap_blocks else None,
+            HostSwap(plan.num_swap_blocks) if plan.num_swap_blocks else None,
         )
         self._compaction = make_compaction(
             config, self._tables, config.block_size * kv_bytes_per_token(model.config, storage)
@@ -115,7 +114,7 @@ class Engine:
             graphs = resolve(config.graphs, self._kernels, device)
             num_blocks = plan.num_blocks + needs_scratch_block(graphs)
             is_lazy = self._compaction is not None
-            kv_cache = KVCache(model.config, num_blocks, config.block_size, storage, num_swap_blocks, is_lazy)
+            kv_cache = KVCache(model.config, num_blocks, config.block_size, storage, plan.num_swap_blocks, is_lazy)
             self._runner = ModelRunner(model, kv_cache, self._kernels, plan.max_model_len, config.quantization)
             if graphs != "off":
                 self._runner.record_graphs(graphs, config.max_num_seqs)

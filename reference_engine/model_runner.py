@@ -12,7 +12,7 @@ from llmbench.reference_engine.graphs import DecodeGraphs, make_graphs
 from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.layers.rotary import RotaryTable
 from llmbench.reference_engine.models.base import CausalLM
-from llmbench.reference_engine.models.stored_weights import ALSO_RUN_AS
+from llmbench.reference_engine.models.stored_weights import check_asked
 from llmbench.reference_engine.scheduler import StepPlan
 from llmbench.reference_engine.spans import Spans, no_spans
 from llmbench.reference_engine.step_batch import StepArrays, StepBatch
@@ -35,9 +35,7 @@ class ModelRunner:
                 f"The {kernels.name} kernels cannot keep keys and values as {held}; "
                 "leave kv_cache_dtype at auto, or take other kernels."
             )
-        stored = model.stored_quantization
-        if stored is not None and quantization not in (None, stored, *ALSO_RUN_AS.get(stored, ())):
-            raise ConfigError(f"The checkpoint's weights are {stored} already; quantization cannot be {quantization}.")
+        check_asked(model.stored_quantization, quantization)
         self.model = model
         self.kv_cache = kv_cache
         config = model.config

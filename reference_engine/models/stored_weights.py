@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from llmbench.reference_engine.config import QuantizationName
-from llmbench.reference_engine.errors import CheckpointError
+from llmbench.reference_engine.errors import CheckpointError, ConfigError
 from llmbench.reference_engine.models.raw_values import is_integer, read_object
 from llmbench.reference_engine.quantization.group_wise import GROUP_SIZE, QuantizedWeight
 
@@ -123,6 +123,14 @@ def _only_weights(groups: object, file: object) -> Mapping[str, Any]:
     if found[0].get("input_activations"):
         raise CheckpointError(f"{file}: a config group has input_activations; groups of weights alone are supported.")
     return weights
+
+
+def check_asked(
+    stored: QuantizationName | None, asked: QuantizationName | None, whose: str = "The checkpoint's"
+) -> None:
+    """Raises ConfigError where weights that are `stored` in a scheme, None for floats, cannot run as `asked`."""
+    if stored is not None and asked not in (None, stored, *ALSO_RUN_AS.get(stored, ())):
+        raise ConfigError(f"{whose} weights are {stored} already; quantization cannot be {asked}.")
 
 
 def describe(scheme: QuantizationName, ignore: Sequence[str] = ("lm_head",)) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from llmbench.reference_engine.kernels.contract import Kernels
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
 from llmbench.reference_engine.models.loader import load_model
+from llmbench.reference_engine.models.stored_weights import check_asked
 from llmbench.reference_engine.quantization.kv_formats import storage_dtype
 from llmbench.reference_engine.sampler import sample
 from llmbench.reference_engine.scheduler import Chunk, StepPlan
@@ -59,6 +60,7 @@ class DraftModelProposer:
         assert config.max_model_len is not None
         model = load_model(folder, dtype)
         check_fits(folder, model.config, target, config.max_model_len)
+        check_asked(model.stored_quantization, config.quantization, f"speculative = {folder}: its")
         self._eos_token_ids: Collection[int] = target.eos_token_ids
         self._max_num_batched_tokens = config.max_num_batched_tokens
         self._argmax = kernels.argmax

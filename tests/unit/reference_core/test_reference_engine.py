@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from llmbench.reference_engine.cache.kv_cache import KVCache
 from llmbench.reference_engine.config import EngineConfig
 from llmbench.reference_engine.engine import Engine
 from llmbench.reference_engine.errors import ConfigError, RequestError
+from llmbench.reference_engine.models.loader import read_model_config
 from llmbench.reference_engine.sampling import SamplingParams
 
 MakeEngine = Callable[..., Engine]
@@ -260,7 +263,18 @@ def test_settings_that_no_model_could_run_with(settings: dict[str, Any], message
     [
         ({"max_model_len": 257}, "max_model_len is 257, but the model's is 256"),
         ({"max_model_len": 256, "num_blocks": 8}, "holds 8 blocks of 4 tokens, too few"),
-        ({"kv_cache_gib": 1e-9}, "too small for one block"),
+        ({"kv_cache_gib": 1e-9}, "= 1e-09 is too small for one block of 4 tokens, which takes 1.9e-06 GiB"),
+        ({"block_size": 10**9}, r"= 1 \(the default\) is too small .* 476.8 GiB; .* or a smaller block_size"),
+        ({"block_size": 10**9, "max_model_len": 9}, "too small for one block of 1000000000 tokens"),
+        (
+            {"num_blocks": 10**10},
+            "10000000000 blocks of 4 tokens take 19,073.5 GiB, .* smaller num_blocks or block_size",
+        ),
+        ({"kv_cache_gib": 1e9, "max_num_seqs": 10**9, "max_num_batched_tokens": 10**9}, "give a smaller kv_cache_gib"),
+        (
+            {"preemption": "swap", "num_swap_blocks": 10**10},
+            "10000000000 of them for preemption = swap, .* num_swap_bl",
+        ),
         ({"kernels": "cuda"}, "kernels must be one of auto, torch, cpp, triton; 'cuda' was given"),
     ],
 )
@@ -269,6 +283,14 @@ def test_settings_that_this_model_cannot_run_with(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_engine(**settings)
+
+
+@pytest.mark.parametrize("is_lazy", [False, sys.platform == "linux"])
+def test_memory_that_the_system_refuses_is_a_sentence(checkpoint: Callable[[str], Path], is_lazy: bool) -> None:
+    """Of a draft model, say, whose cache is planned with its target's sizes: beyond every address space."""
+    model = read_model_config(checkpoint("gqa"))
+    with pytest.raises(ConfigError, match=r"0 blocks of 4 tokens take 19,073,486\.3 GiB .* not to be had; .* num_"):
+        KVCache(model, 10**13, 4, torch.float32, is_lazy=is_lazy)
 
 
 def test_cache_size_follows_the_asked_memory(make_engine: MakeEngine) -> None:

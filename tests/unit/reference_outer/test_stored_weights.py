@@ -160,6 +160,11 @@ def test_a_calibrated_checkpoint_is_loaded_as_it_was_written(checkpoint: Path, t
         quantise_checkpoint(tmp_path / "int4", tmp_path / "again", windows)
     with pytest.raises(ConfigError, match="weights are int4-weight-only already; quantization cannot be fp8"):
         Engine(EngineConfig(model_path=tmp_path / "int4", kernels="torch", quantization="fp8"))
+    drafted = EngineConfig(
+        model_path=checkpoint, speculative=tmp_path / "int4", kernels="torch", quantization="int8", kv_cache_gib=0.01
+    )
+    with pytest.raises(ConfigError, match=r"speculative = .*int4: its weights are int4.* already; .* cannot be int8"):
+        Engine(drafted)
 
 
 def test_the_command_calibrates_on_a_text_and_refuses_none(checkpoint: Path, tmp_path: Path) -> None:
