@@ -71,7 +71,7 @@ def _check_memory(config: EngineConfig, num_blocks: int, num_swap_blocks: int, s
     swapped = ""
     if num_swap_blocks:
         swapped = f", {num_swap_blocks} of them for preemption = swap,"
-        levers = f"num_swap_blocks, {levers}"
+        levers = f"num_swap_blocks or {levers}"
     places = {"cpu": num_swap_blocks}
     places[config.device] = places.get(config.device, 0) + num_blocks
     for place, count in places.items():
