@@ -10,9 +10,27 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.sequence import Sequence
 
 _LARGEST = torch.finfo(torch.float32).max
+
+
+class Changes(NamedTuple):
+    """What a request changes alike at every token: ids [n] int64 and biases [n] float32, on the logits' device."""
+
+    biased_token_ids: torch.Tensor
+    biases: torch.Tensor
+    ending_token_ids: torch.Tensor
+
+    @classmethod
+    def of(cls, params: SamplingParams, eos_token_ids: Collection[int]) -> Changes:
+        ending = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
+        return cls(
+            torch.tensor(list(params.logit_bias), dtype=torch.int64),
+            torch.tensor(list(params.logit_bias.values()), dtype=torch.float32),
+            torch.tensor(list(ending), dtype=torch.int64),
+        )
 
 
 class Row(NamedTuple):
@@ -48,8 +66,12 @@ def _is_adjusted(row: Row) -> bool:
 def _adjust_row(logits: torch.Tensor, row: Row, eos_token_ids: Collection[int]) -> None:
     """Modifies the logits [vocab_size]."""
     sequence, params = row.sequence, row.sequence.params
+    if sequence.changes is None:
+        # Kept: there may be thousands of tokens, and all who are served wait for a step.
+        sequence.changes = Changes.of(params, eos_token_ids)
+    changes = sequence.changes
     if params.logit_bias:
-        logits[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()))
+        logits[changes.biased_token_ids] += changes.biases
     if params.repetition_penalty != 1:
         seen = torch.tensor(list({*sequence.token_ids, *row.ahead}))
         values = logits[seen]
@@ -63,8 +85,7 @@ def _adjust_row(logits: torch.Tensor, row: Row, eos_token_ids: Collection[int]) 
             repeats = torch.tensor(list(counts.values()))
             logits[list(counts)] -= params.presence_penalty + params.frequency_penalty * repeats
     if row.num_output_tokens < params.min_tokens:
-        ending = [*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)]
-        logits[ending] = -torch.inf
+        logits[changes.ending_token_ids] = -torch.inf
 
 
 def keep_form(logits: torch.Tensor, rows: SequenceOf[Row]) -> torch.Tensor:

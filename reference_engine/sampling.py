@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,7 +29,8 @@ class SamplingParams:
     logit_bias: token id to what is added to its logit, in [-100, 100].
     seed: same seed and prompt, same output, whatever else is in the batch; None draws one from the engine's seed.
     ignore_eos: the end-of-sequence tokens do not end the request (stop_token_ids still do).
-    stop_token_ids: end the request; the token itself is the last of the output, as an end-of-sequence token is.
+    stop_token_ids: end the request; the token itself is the last of the output, as an end-of-sequence token is. Kept
+        as a set.
     min_tokens: no token that would end the request can be chosen before this many were generated.
     grammar: the form that the answer must have, see guidance.py; None for any. An answer ends where its form ends.
     logprobs: report this many most probable tokens beside each chosen one, of the model's own distribution (before
@@ -47,7 +48,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     ignore_eos: bool = False
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: Collection[int] = ()
     min_tokens: int = 0
     grammar: str | None = None
     logprobs: int | None = None
@@ -85,6 +86,8 @@ class SamplingParams:
             raise RequestError("min_tokens cannot be kept where a given form ends the answer; leave one of them out.")
         if self.logprobs is not None and self.logprobs < 0:
             raise RequestError(f"logprobs must be at least 0; {self.logprobs} was given.")
+        # Looked into at every token.
+        object.__setattr__(self, "stop_token_ids", frozenset(self.stop_token_ids))
         changes = self.has_penalties or self.logit_bias or self.min_tokens or self.grammar is not None
         object.__setattr__(self, "is_plain", self.is_greedy and not changes and self.logprobs is None)
 

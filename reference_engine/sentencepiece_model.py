@@ -19,6 +19,9 @@ class SentencePieceModel:
     `add_bos` and `add_eos`: what a prompt gets around it. Raises CheckpointError for an unreadable file.
     """
 
+    # The library's own normalization may drop text, and does not say whether it does.
+    max_token_chars: int | None = None
+
     def __init__(self, path: Path, *, add_bos: bool, add_eos: bool) -> None:
         try:
             from sentencepiece import SentencePieceProcessor

@@ -12,6 +12,7 @@ from llmbench.reference_engine.sampling import SamplingParams
 if TYPE_CHECKING:
     from llmbench.reference_engine.beam_search import BeamGroup
     from llmbench.reference_engine.guides import Guide
+    from llmbench.reference_engine.logit_adjustments import Changes
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -30,13 +31,14 @@ class Sequence:
     None before the sequence was admitted. `draft_token_ids` are guesses at the next tokens, at most `max_draft_tokens`,
     of which as many as `draft_limit` are worth trying; see speculative/. `guide` knows which tokens may follow, where
     the answer has a form to keep. A beam of a search has its group in `beams`; the prompt that a group begins with
-    holds as many of the engine's seats as it will have beams.
+    holds as many of the engine's seats as it will have beams. `changes` are logit_adjustments.py's, made once.
     """
 
     __slots__ = (
         "beams",
         "block_keys",
         "block_table",
+        "changes",
         "draft_limit",
         "draft_token_ids",
         "finish_reason",
@@ -81,6 +83,7 @@ class Sequence:
         self.draft_token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.guide: Guide | None = None
+        self.changes: Changes | None = None
         self.num_seats = 1
         self.beams: BeamGroup | None = None
 

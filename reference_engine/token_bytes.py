@@ -15,6 +15,7 @@ _LOOK_BACK = 16
 _SIGNS = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTE_OF = {chr(byte): byte for byte in _SIGNS}
 _BYTE_OF |= {chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_SIGNS)))}
+BYTE_SIGNS = frozenset(_BYTE_OF)
 
 _FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 

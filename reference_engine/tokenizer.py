@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from llmbench.reference_engine.chat_template import ChatTemplate, read_chat_temp
 from llmbench.reference_engine.errors import CheckpointError, RequestError
 from llmbench.reference_engine.sentencepiece_model import SentencePieceModel, SentencePieceStream
 from llmbench.reference_engine.token_bytes import NO_CHARACTER, settled_end, spelled_bytes
+from llmbench.reference_engine.token_lengths import max_token_chars
+
+# A text of so many characters is tokenised in well under a millisecond, less than a thread's way there and back.
+SHORT_CHARS = 4096
 
 
 class Tokenizer:
@@ -32,25 +37,37 @@ class Tokenizer:
         return self.model.vocab_size
 
     @property
+    def max_token_chars(self) -> int | None:
+        """No text has more characters than this times its tokens; None where that cannot be said."""
+        return self.model.max_token_chars
+
+    @property
     def has_chat_template(self) -> bool:
         return self._chat_template is not None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`, by default with what the checkpoint puts around a prompt, such as BOS."""
+        """Token ids of `text`, by default with what the checkpoint puts around a prompt, such as BOS.
+
+        While a text of more than SHORT_CHARS is computed, other threads run.
+        """
         return self.model.encode(text, add_special_tokens)
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
     ) -> list[int]:
-        """Token ids of a conversation that ends where the assistant's answer begins.
+        """Token ids of a conversation that ends where the assistant's answer begins. Raises as chat_text does."""
+        # The template writes the special tokens itself.
+        return self.encode(self.chat_text(messages, variables), add_special_tokens=False)
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
+        """The conversation as the prompt that encode_chat tokenises.
 
         `variables` are further ones that the template may read. Raises RequestError if the checkpoint has no chat
         template or its template refuses these messages.
         """
         if self._chat_template is None:
             raise RequestError("This model has no chat template; use /v1/completions with a prompt.")
-        # The template writes the special tokens itself.
-        return self.encode(self._chat_template.render(messages, variables or {}), add_special_tokens=False)
+        return self._chat_template.render(messages, variables or {})
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
@@ -86,8 +103,16 @@ class JsonModel:
     def vocab_size(self) -> int:
         return int(self._fast.get_vocab_size(with_added_tokens=True))
 
+    @cached_property
+    def max_token_chars(self) -> int | None:
+        return max_token_chars(json.loads(self.to_json()))
+
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+        if len(text) <= SHORT_CHARS:
+            return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+        # Unlike encode it gives the interpreter lock away, for which all else would wait.
+        (encoding,) = self._fast.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._fast.decode(list(ids), skip_special_tokens=True))

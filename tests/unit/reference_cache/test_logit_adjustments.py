@@ -167,3 +167,15 @@ def test_a_bias_outside_the_vocabulary_is_refused(tiny_engine: Callable[..., Eng
 def test_meaningless_adjustments_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         SamplingParams(**values)
+
+
+def test_what_a_request_changes_at_every_token_is_made_once() -> None:
+    """There may be thousands of stop tokens and biases, and everybody's step waits for it."""
+    sequence = make_sequence([5], [], logit_bias={5: 1.0}, min_tokens=9, max_tokens=9, stop_token_ids=(3,))
+    logits = random_logits(1, VOCAB_SIZE)
+    first = adjust(logits, [Row(sequence, ())], (7,))
+    made = sequence.changes
+    assert made is not None
+    assert made.ending_token_ids.tolist() == [3, 7]
+    assert torch.equal(adjust(logits, [Row(sequence, ())], (7,)), first)
+    assert sequence.changes is made

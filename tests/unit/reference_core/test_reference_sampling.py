@@ -189,3 +189,7 @@ def test_a_row_without_a_token_to_choose_ends_no_engine() -> None:
     params = SamplingParams(min_tokens=1, stop_token_ids=(0, 1, 2))
     (token,) = sample(torch.tensor([[1.0, 2.0, 3.0]]), [Sequence("a", [0], params, seed=1)], ())
     assert token.token_id in (0, 1, 2)
+
+
+def test_stop_tokens_named_twice_are_one() -> None:
+    assert SamplingParams(stop_token_ids=[4, 4, 7] * 1000).stop_token_ids == {4, 7}
