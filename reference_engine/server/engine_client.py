@@ -107,7 +107,12 @@ class EngineClient(asyncio.Protocol):
         return stream
 
     def check_room(self, num_requests: int) -> None:
-        """Raises BusyError if so many more have no room."""
+        """Raises BusyError if so many more have no room by now, RequestError if they never will."""
+        if num_requests > self._max_requests:
+            raise RequestError(
+                f"The request asks for {num_requests} answers, beams included; this server computes and keeps waiting "
+                f"at most {self._max_requests} together. Ask for fewer prompts at a time."
+            )
         if self.num_requests + num_requests > self._max_requests:
             raise BusyError(self._max_requests)
 

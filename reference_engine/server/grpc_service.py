@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from http import HTTPStatus
@@ -13,6 +12,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+from pydantic_core import from_json
 
 from llmbench.reference_engine.errors import ConfigError
 from llmbench.reference_engine.server.answers import Answer
@@ -20,6 +20,7 @@ from llmbench.reference_engine.server.errors import ApiError, as_api_error
 from llmbench.reference_engine.server.generation import Delta, merged
 from llmbench.reference_engine.server.intake import MAX_BODY_BYTES, Intake
 from llmbench.reference_engine.server.logs import log_failure
+from llmbench.reference_engine.server.request_ids import known_as
 
 SERVICE = "llmbench.Generation"
 _CODES = {
@@ -95,7 +96,7 @@ class GrpcServer:
 def _request_id(context: Any) -> str:
     """The client's x-request-id, or one made here, as by HTTP."""
     told = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return told.get("x-request-id") or uuid.uuid4().hex
+    return known_as(told.get("x-request-id"))
 
 
 def read_request(content: bytes) -> tuple[bytes, bool]:
@@ -127,7 +128,8 @@ def _read_extra(extra_json: str, fields: Any) -> dict[str, Any]:
     if not extra_json:
         return {}
     try:
-        extra = json.loads(extra_json)
+        # As the body of a POST is read: neither too deep nor with half a character in it.
+        extra = from_json(extra_json)
     except ValueError as error:
         raise ApiError(HTTPStatus.BAD_REQUEST, f"extra_json is not JSON: {error}.", "extra_json") from None
     if not isinstance(extra, dict):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmbench.reference_engine.beam_search import BeamParams
 from llmbench.reference_engine.errors import RequestError
+from llmbench.reference_engine.limits import Limits
 from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.server.answers import Answer
 from llmbench.reference_engine.server.beam_generation import BeamGeneration, BeamSearch
@@ -22,11 +23,9 @@ from llmbench.reference_engine.server.formats import AnswerFormat, ChatFormat, C
 from llmbench.reference_engine.server.generation import Generating, Generation
 from llmbench.reference_engine.server.metrics import ServerMetrics
 from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody, GenerationBody
-from llmbench.reference_engine.tokenizer import Tokenizer
+from llmbench.reference_engine.tokenizer import SHORT_CHARS, Tokenizer
 
 MAX_BODY_BYTES = 16 * 2**20
-# Below this a text is tokenised in well under a millisecond, less than a thread's way there and back.
-_INLINE_CHARS = 4096
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's, of completions
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -63,10 +62,10 @@ class Intake:
         self._check_model(body.model)
         body.check_stream_options()
         body.check_best_of()
-        prompts = [
-            prompt if isinstance(prompt, list) else await self._encode(prompt, body.add_special_tokens)
-            for prompt in body.prompts()
-        ]
+        asked = body.prompts()
+        # Before time is spent on them.
+        self.engine.check_room(len(asked) * body.num_seats)
+        prompts = await self._encode(asked, body.add_special_tokens)
         max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         params = await _params(body, max_tokens, body.logprobs)
         answer_format = CompletionFormat(
@@ -80,16 +79,12 @@ class Intake:
         self._check_model(body.model)
         body.check_stream_options()
         body.check_best_of()
-        messages = [message.for_template() for message in body.messages]
-        try:
-            prompt = await asyncio.to_thread(self.tokenizer.encode_chat, messages, body.chat_template_kwargs)
-        except RequestError as error:
-            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), "messages") from None
+        self.engine.check_room(body.num_seats)
+        prompt = await asyncio.to_thread(self._encode_chat, body)
         max_tokens = body.token_limit
         if max_tokens is None:
-            assert self.engine.ready is not None
             # At least one, so that the prompt is what is said to be too long.
-            max_tokens = max(1, self.engine.ready.limits.max_model_len - len(prompt))
+            max_tokens = max(1, self._limits.max_model_len - len(prompt))
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(HTTPStatus.BAD_REQUEST, "top_logprobs needs logprobs: true.", "top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -107,14 +102,13 @@ class Intake:
     ) -> Answer:
         """`params` are one per answer to each prompt, or of the search that finds them; choices are numbered prompt by
         prompt."""
-        each_params = [params] if isinstance(params, BeamParams) else params
-        num_seats = params.width if isinstance(params, BeamParams) else len(params)
-        self.engine.check_room(len(prompts) * num_seats)
-        # All of them before any: a stream that has begun can no longer be refused.
-        assert self.engine.ready is not None
+        # Others may have come while the prompts were read.
+        self.engine.check_room(len(prompts) * body.num_seats)
+        # All of them before any: a stream that has begun can no longer be refused. The answers differ in their seeds.
+        first = params if isinstance(params, BeamParams) else params[0]
+        self._limits.check_token_ids(first.named_token_ids)
         for prompt in prompts:
-            for each in each_params:
-                self.engine.ready.limits.check(prompt, each.max_tokens, each.named_token_ids)
+            self._limits.check(prompt, first.max_tokens)
         return Answer(
             generations=[generation for prompt in prompts for generation in self._generations(prompt, params, body)],
             prompt_lengths=[len(prompt) for prompt in prompts],
@@ -150,10 +144,39 @@ class Intake:
             message = f"The model {name!r} is not served here; {self.model_name!r} is."
             raise ApiError(HTTPStatus.NOT_FOUND, message, "model")
 
-    async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        if len(text) <= _INLINE_CHARS:
-            return self.tokenizer.encode(text, add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+    @property
+    def _limits(self) -> Limits:
+        """Of a model that is loaded, as _check_model has found it to be."""
+        assert self.engine.ready is not None
+        return self.engine.ready.limits
+
+    async def _encode(self, prompts: Sequence[str | list[int]], add_special_tokens: bool) -> list[list[int]]:
+        """Each as token ids, those that are texts in a thread if there is much of them."""
+        num_chars = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        if num_chars <= SHORT_CHARS:
+            return self._encode_all(prompts, add_special_tokens)
+        return await asyncio.to_thread(self._encode_all, prompts, add_special_tokens)
+
+    def _encode_all(self, prompts: Sequence[str | list[int]], add_special_tokens: bool) -> list[list[int]]:
+        return [
+            self._encode_text(prompt, add_special_tokens) if isinstance(prompt, str) else prompt for prompt in prompts
+        ]
+
+    def _encode_chat(self, body: ChatBody) -> list[int]:
+        """Of a chat's messages. Raises ApiError 422 for those that the model's template refuses."""
+        messages = [message.for_template() for message in body.messages]
+        try:
+            text = self.tokenizer.chat_text(messages, body.chat_template_kwargs)
+        except RequestError as error:
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), "messages") from None
+        # The template writes the special tokens itself.
+        return self._encode_text(text, add_special_tokens=False)
+
+    def _encode_text(self, text: str, add_special_tokens: bool) -> list[int]:
+        # No token stands for less than one character.
+        if len(text) > self._limits.max_model_len:
+            self._limits.check_text(len(text), self.tokenizer.max_token_chars)
+        return self.tokenizer.encode(text, add_special_tokens)
 
 
 async def _params(body: GenerationBody, max_tokens: int, logprobs: int | None) -> list[SamplingParams] | BeamParams:
@@ -173,7 +196,8 @@ def parse(schema: type[Body], body: bytes) -> Body:
 
 
 def _as_api_error(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False)[0]
+    # Without what it costs to tell of each: there may be many.
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     kind, text = first["type"], first["msg"].removeprefix("Value error, ")
     param = ".".join(str(part) for part in first["loc"])
     match kind:

@@ -18,6 +18,7 @@ from llmbench.reference_engine.server.answer_schemas import (
     Model,
     Models,
 )
+from llmbench.reference_engine.server.request_ids import MAX_CHARS
 from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody
 
 _REF = "#/components/schemas/{model}"
@@ -26,7 +27,8 @@ _DESCRIPTION = """\
 OpenAI's completions and chat completions, from one model. A parameter that is not listed is refused by name.
 
 Refused with 400 too, though no schema says so: a prompt that with `max_tokens` exceeds the context, token ids outside \
-the vocabulary, more `min_tokens` than `max_tokens`, and forms of an answer that no grammar can be made of.
+the vocabulary, more `min_tokens` than `max_tokens`, forms of an answer that no grammar can be made of, and more \
+answers than the server ever has room for.
 
 With `stream: true` an answer is server-sent events, each with one chunk as its data, and then `[DONE]`. The same two \
 paths take a WebSocket: its first message is the body, every message of the answer one chunk.\
@@ -123,7 +125,7 @@ def _generation(each: _Generation) -> dict[str, Any]:
                 "name": "x-request-id",
                 "in": "header",
                 "schema": {"type": "string"},
-                "description": "What to call the request in the answer and in the log.",
+                "description": f"The request's name in the answer and in the log, of at most {MAX_CHARS} characters.",
             }
         ],
         "requestBody": {"required": True, "content": _json(each.body)},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -38,6 +39,10 @@ from llmbench.reference_engine.server.errors import ApiError
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_CHOICES = 16
+# Messages, parts of one, and tokens that a request names beside its prompt: far more than anybody has use for.
+MAX_ITEMS = 16_384
+# Larger ones no model could keep to, and Python refuses to write those of more than 4300 digits.
+MAX_WHOLE = 2**31 - 1
 
 
 def _whole(value: object) -> object:
@@ -53,23 +58,58 @@ def _all_whole(value: object) -> object:
     return list(map(_whole, value)) if isinstance(value, list) and float in set(map(type, value)) else value
 
 
+def _few(value: object) -> object:
+    # Before its entries are looked at: that takes a while, and pydantic keeps an account of each that is wrong.
+    if isinstance(value, (dict, list)) and len(value) > MAX_ITEMS:
+        raise ValueError(f"must have at most {MAX_ITEMS} entries; {len(value)} were given")
+    return value
+
+
+FEW = BeforeValidator(_few)
+
+
+def _few_lists(value: object) -> object:
+    return _few(value) if isinstance(value, list) and value and isinstance(value[0], list) else value
+
+
+def _few_names(value: object) -> object:
+    """Of an object that has a few names, and another such object in it perhaps."""
+    if isinstance(value, dict):
+        _few(value)
+        for inner in value.values():
+            _few(inner)
+    return value
+
+
 Text = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1), BeforeValidator(_all_whole)]
+# The first item that is wrong is the one that is told of: there may be a million.
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True), BeforeValidator(_all_whole)]
 # A name of JSON's is a text.
 NamedTokenId = Annotated[str, StringConstraints(pattern="^[0-9]{1,9}$")]
 Prompt = Annotated[
-    Text | TokenIds | Annotated[list[Text], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)],
+    Text
+    | TokenIds
+    | Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)],
     described("a text, a list of token ids, or a list of either of them, and none of them empty"),
+    BeforeValidator(_few_lists),
 ]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-MaxTokens = Annotated[int, Field(ge=1), WHOLE]
+MaxTokens = Annotated[int, Field(ge=1, le=MAX_WHOLE), WHOLE]
 LogitBias = Annotated[
     dict[NamedTokenId, Annotated[float, Field(ge=-100, le=100)]],
     Field(json_schema_extra={"additionalProperties": False}),
+    FEW,
+]
+StopTokenIds = Annotated[
+    list[Annotated[int, Field(ge=0, le=MAX_WHOLE)]],
+    Field(max_length=MAX_ITEMS, fail_fast=True),
+    BeforeValidator(_all_whole),
+    FEW,
 ]
 Stops = Annotated[
-    Text | Annotated[list[Text], Field(max_length=MAX_STOPS)],
+    Text | Annotated[list[Text], Field(max_length=MAX_STOPS, fail_fast=True)],
     described(f"a text or a list of at most {MAX_STOPS}, and none of them empty"),
 ]
 # Clients send these with the value that asks for nothing, which is honoured.
@@ -93,7 +133,8 @@ _NEUTRAL_FOR_BEAMS: Mapping[str, Sequence[object]] = {
 
 
 def _tell_of_nulls(schema: dict[str, Any]) -> None:
-    """Modifies the JSON schema: what may be left out may be null."""
+    """Modifies the JSON schema: what may be left out may be null, known or not."""
+    schema["additionalProperties"] = {"type": "null"}
     for name, field in schema["properties"].items():
         if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
             told = {key: field.pop(key) for key in ("default", "title") if key in field}
@@ -110,8 +151,17 @@ class Body(BaseModel):
     def _without_nulls(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {name: value for name, value in data.items() if value is not None or name not in optional}
+        fields = cls.model_fields
+        given = {
+            name: value
+            for name, value in data.items()
+            if name in fields and (value is not None or fields[name].is_required())
+        }
+        # Of the parameters that are not supported one is refused by name; there may be a hundred thousand.
+        unknown = (name for name, value in data.items() if value is not None and name not in fields)
+        for name in islice(unknown, 1):
+            given[name] = data[name]
+        return given
 
 
 class StreamOptions(Body):
@@ -125,16 +175,16 @@ class GenerationBody(Body):
     model: str
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_WHOLE), WHOLE] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     logit_bias: LogitBias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64), WHOLE] | None = None
-    min_tokens: Annotated[int, Field(ge=0), WHOLE] = 0
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_WHOLE), WHOLE] = 0
     stop: Stops | None = None
-    stop_token_ids: Annotated[list[TokenId], BeforeValidator(_all_whole)] | None = None
+    stop_token_ids: StopTokenIds | None = None
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -148,8 +198,8 @@ class GenerationBody(Body):
     use_beam_search: bool = False
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
     length_penalty: Annotated[float, Field(ge=-MAX_LENGTH_PENALTY, le=MAX_LENGTH_PENALTY)] = 1.0
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
+    response_format: Annotated[ResponseFormat, BeforeValidator(_few_names)] | None = None
+    structured_outputs: Annotated[StructuredOutputs, BeforeValidator(_few_names)] | None = None
     guided_json: Schema | None = None
     guided_regex: str | None = None
     guided_choice: Texts | None = None
@@ -157,6 +207,11 @@ class GenerationBody(Body):
     @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def num_seats(self) -> int:
+        """What each prompt takes of the engine's room: its answers, or its beams."""
+        return self.n if self.best_of is None else self.best_of
 
     @property
     def include_usage(self) -> bool:
@@ -260,22 +315,22 @@ class CompletionBody(GenerationBody):
                 return list(many)  # type: ignore[arg-type]
 
 
-class TextPart(BaseModel):
-    model_config = STRICT
-
+class TextPart(Body):
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
-    model_config = STRICT
+Parts = Annotated[list[TextPart], Field(max_length=MAX_ITEMS, fail_fast=True), FEW]
 
+
+class Message(Body):
     role: str
-    content: Annotated[str | list[TextPart], described("a text, or a list of parts of type text")]
+    content: Annotated[str | Parts, described(f"a text, or a list of at most {MAX_ITEMS} parts of type text")]
     name: str | None = None
 
     def for_template(self) -> dict[str, Any]:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        """Parts of a text on lines of their own, as vLLM has them: engines that are compared compute one prompt."""
+        content = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
         named = {} if self.name is None else {"name": self.name}
         return {"role": self.role, "content": content, **named}
 
@@ -283,7 +338,7 @@ class Message(BaseModel):
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions. Without a limit the answer may fill the context."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True), FEW]
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool = False

@@ -36,6 +36,11 @@ COMPLETION_CASES = [
     ({"max_tokens": "many"}, 400, "valid integer", "max_tokens"),
     ({"max_tokens": "2"}, 400, "valid integer", "max_tokens"),
     ({"max_tokens": 10**30}, 400, "max_tokens", None),
+    ({"max_tokens": int("9" * 4300)}, 400, "less than or equal to 2147483647", "max_tokens"),
+    ({"min_tokens": int("9" * 4300)}, 400, "less than or equal to 2147483647", "min_tokens"),
+    ({"top_k": int("9" * 4300)}, 400, "less than or equal to 2147483647", "top_k"),
+    ({"stop_token_ids": [int("9" * 4300)]}, 400, "less than or equal to 2147483647", "stop_token_ids.0"),
+    ({"stop_token_ids": [1] * 16_385}, 400, "at most 16384 entries", "stop_token_ids"),
     ({"temperature": -1}, 400, "greater than or equal to 0", "temperature"),
     ({"temperature": "hot"}, 400, "valid number", "temperature"),
     ({"top_p": 0}, 400, "greater than 0", "top_p"),
@@ -70,6 +75,13 @@ CHAT_CASES = [
         None,
     ),
     ({"tools": []}, 400, "'tools' is not supported", "tools"),
+    ({"messages": [{"role": "user", "content": None}]}, 400, "must be a text", "messages.0.content"),
+    (
+        {"messages": [{"role": "assistant", "content": "a", "audio": None, "tool_calls": [], "x": 1}]},
+        400,
+        "'messages.0.tool_calls' is not supported",
+        "messages.0.tool_calls",
+    ),
     ({"top_logprobs": 2}, 400, "top_logprobs needs logprobs", "top_logprobs"),
     ({"messages": [{"role": "user", "content": "a " * 900}]}, 400, "context length is 512", None),
 ]
@@ -129,6 +141,28 @@ def test_body_beyond_the_limit_is_refused_before_it_is_read(server) -> None:
 def test_unknown_path_and_method(server) -> None:
     check(server.ask("/v1/embeddings", {}), 404, "/v1/embeddings", None)
     check(server.ask("/v1/completions"), 405, "GET /v1/completions", None)
+
+
+def test_a_null_is_a_parameter_left_out_known_or_not(server) -> None:
+    nulls = {"tools": None, "temperature": None, "stream_options": None, "whatever": None}
+    assert server.ask("/v1/completions", {**COMPLETION, **nulls}).status == 200
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        asked = CHAT["messages"]
+        answer = client.chat.completions.create(model="tiny", messages=asked, max_tokens=2).choices[0].message
+        told = answer.model_dump()
+        assert None in told.values()
+        parts = {"role": "user", "content": [{"type": "text", "text": "b", "cache_control": None}]}
+        client.chat.completions.create(model="tiny", messages=[*asked, told, parts], max_tokens=2, extra_body=nulls)
+
+
+def test_parts_of_a_message_are_lines_as_in_vllm(server) -> None:
+    def prompt(content: object) -> list[int]:
+        body = {**CHAT, "messages": [{"role": "user", "content": content}], "return_token_ids": True}
+        reply = server.ask("/v1/chat/completions", body)
+        return reply.json()["choices"][0]["prompt_token_ids"]
+
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert prompt(parts) == prompt("one\ntwo") != prompt("onetwo")
 
 
 def test_openai_client_raises_its_own_errors(server) -> None:

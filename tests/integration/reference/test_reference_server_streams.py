@@ -215,9 +215,10 @@ def test_grpc_request_id_is_echoed_or_made_and_logged(grpc_server, client) -> No
     list(call)
     assert ("x-request-id", "mine-7") in call.initial_metadata()
     assert "request_id=mine-7" in grpc_server.log
-    call = client.generate(request)
-    list(call)
-    assert dict(call.initial_metadata())["x-request-id"]
+    for metadata in ((), (("x-request-id", "z" * 3000),)):
+        call = client.generate(request, metadata=metadata)
+        list(call)
+        assert len(dict(call.initial_metadata())["x-request-id"]) == 32
 
 
 def test_grpc_chats_and_takes_further_fields(grpc_server, client) -> None:
@@ -249,6 +250,9 @@ REFUSED = grpc.StatusCode.INVALID_ARGUMENT
         ({"prompt": "a", "temperature": -1}, REFUSED, "'temperature': Input should be greater"),
         ({"prompt_token_ids": [99999]}, REFUSED, "outside the vocabulary"),
         ({"prompt": "a", "extra_json": "{"}, REFUSED, "extra_json is not JSON"),
+        ({"prompt": "a", "extra_json": "[" * 100_000}, REFUSED, "extra_json is not JSON"),
+        ({"prompt": "a", "extra_json": '{"\\ud800": 1}'}, REFUSED, "extra_json is not JSON"),
+        ({"prompt": "a", "extra_json": '{"min_p": %s}' % ("1" * 5000)}, REFUSED, "extra_json is not JSON"),
         ({"prompt": "a", "extra_json": "[]"}, REFUSED, "must hold a JSON object"),
         ({"prompt": "a", "extra_json": '{"logprobs": 1}'}, REFUSED, "'logprobs' of extra_json is not supported"),
         ({"prompt": "a", "extra_json": '{"seed": 1}'}, REFUSED, "'seed' of extra_json is a field"),
