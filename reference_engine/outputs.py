@@ -12,7 +12,8 @@ from llmbench.reference_engine.sampling import TokenLogprobs
 class StepOutput(NamedTuple):
     """What one step brought for one request.
 
-    `finish_reason` is "stop" or "length" with the last token and None before. An end-of-sequence or stop token is
+    `finish_reason` is "stop", "length" or "abort" with the last token and None before; "abort" where the form that the
+    answer was to have can be kept no longer. An end-of-sequence or stop token is
     delivered, as the last token. `num_cached_tokens` counts prompt tokens that were found in the cache instead of being
     computed. `logprobs` has one entry per new token if the request asked for them. `times` are as of this step.
     `num_draft_tokens` were verified in this step, `num_accepted_tokens` of them are among the new tokens. A beam search

@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from llmbench.reference_engine.server.formats import DONE, AnswerFormat, Usage
 from llmbench.reference_engine.server.generation import Delta, Generating, merged
-from llmbench.reference_engine.server.logs import log
+from llmbench.reference_engine.server.logs import CLIENT_LEFT, log
 
 
 class Answer(NamedTuple):
@@ -74,19 +74,22 @@ async def events(answer: Answer) -> AsyncGenerator[list[bytes], None]:
 async def until_disconnect(receive: Receive, request_id: str, work: Coroutine[Any, Any, None]) -> None:
     """Run `work`; cancel it if the client goes away first."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnect(receive))
+    leaving = asyncio.ensure_future(_cancel_on_disconnect(receive, working))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
+        if working.done() and not working.cancelled():
             working.result()
         else:
-            log.info("client left", request_id=request_id)
+            log.info(CLIENT_LEFT, request_id=request_id)
     finally:
         leaving.cancel()
         working.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _disconnect(receive: Receive) -> None:
+async def _cancel_on_disconnect(receive: Receive, working: asyncio.Future[None]) -> None:
     while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
         pass
+    # Here and not by who waits for this: work that waited for the client to read has its turn before, and would write
+    # the rest of a long answer for nobody without a pause.
+    working.cancel()

@@ -8,9 +8,11 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from llmbench.reference_engine.errors import RequestError
@@ -18,7 +20,7 @@ from llmbench.reference_engine.server.answers import Answer
 from llmbench.reference_engine.server.errors import ApiError, BusyError, EngineDiedError, StoppingError, as_api_error
 from llmbench.reference_engine.server.http_responses import StreamResponse, WholeResponse
 from llmbench.reference_engine.server.intake import MAX_BODY_BYTES, Intake
-from llmbench.reference_engine.server.logs import log_failure
+from llmbench.reference_engine.server.logs import CLIENT_LEFT, log, log_failure
 from llmbench.reference_engine.server.openapi import document
 from llmbench.reference_engine.server.request_ids import request_id
 from llmbench.reference_engine.server.websocket import converse
@@ -46,9 +48,13 @@ class Service:
         }
         for path, ask in asked.items():
             routes += [Route(path, _by_post(ask), methods=["POST"]), WebSocketRoute(path, self._by_websocket(ask))]
-        kinds = (ApiError, RequestError, BusyError, EngineDiedError, StoppingError, Exception)
-        handlers: dict[Any, Any] = {HTTPException: _on_http_exception, **dict.fromkeys(kinds, _on_exception)}
-        return Starlette(routes=routes, exception_handlers=handlers)
+        kinds = (ApiError, RequestError, BusyError, EngineDiedError, StoppingError)
+        handlers: dict[Any, Any] = {
+            HTTPException: _on_http_exception,
+            ClientDisconnect: _on_leaving,
+            **dict.fromkeys(kinds, _on_exception),
+        }
+        return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(_Unexpected)])
 
     def _by_websocket(self, ask: Ask) -> Callable[[WebSocket], Coroutine[Any, Any, None]]:
         async def respond(websocket: WebSocket) -> None:
@@ -109,8 +115,41 @@ async def read_body(request: Request) -> bytes:
     return bytes(body)
 
 
+class _Unexpected:
+    """Answers a request that failed by our own fault with 500. Starlette's own handler of these lets the error go on,
+    and uvicorn logs it another time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def watch(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception as error:
+            if has_begun:
+                raise
+            response = await _on_exception(Request(scope), error)
+            await response(scope, receive, send)
+
+
 async def _on_exception(request: Request, error: Exception) -> Response:
     return _refused(request, as_api_error(error), error)
+
+
+async def _on_leaving(request: Request, error: ClientDisconnect) -> Response:
+    """The client left before all of its body was here; nobody reads the response."""
+    log.info(CLIENT_LEFT, request_id=request_id(request))
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

@@ -44,7 +44,7 @@ class BusyError(Exception):
 
 
 class StoppingError(Exception):
-    """The server was told to stop, and the time for running requests is over."""
+    """The server was told to stop: a request comes too late, or is not done when the time for running ones is over."""
 
 
 class EngineStartError(Exception):

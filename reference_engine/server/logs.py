@@ -1,8 +1,9 @@
 """What both processes of the server log: one line per request and per event, to stderr, for people or for machines.
 
-A line has counts, times, ids and the names of parameters. It never has what a request says: no prompt, no answer, no
-header, and of a parameter only its name, if it is one of ours. So an unexpected error is logged by its type and place,
-not by its message, which may quote what it failed on; the engine's own errors excepted, for the engine sees no text.
+A line has counts, times, the names of parameters, and of the request its path and its x-request-id. It never has what
+else a request says: no prompt, no answer, no other header, and of a parameter only its name, if it is one of ours. So
+an unexpected error is logged by its type and place, not by its message, which may quote what it failed on. The errors
+that end the engine excepted: it sees token ids, and of texts only stop texts and forms of answers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from llmbench.reference_engine.server.errors import ApiError
 from llmbench.reference_engine.server.schemas import ChatBody, CompletionBody
 
 LogFormat = Literal["text", "json"]
+
+CLIENT_LEFT = "client left"
+# Of what a client has chosen, so that no request fills the log.
+_MAX_CHARS = 256
 
 _PARAMETERS = {*CompletionBody.model_fields, *ChatBody.model_fields}
 
@@ -59,7 +64,7 @@ def log_loaded(config: EngineConfig, max_model_len: int, stored_quantization: Qu
 
 def log_failure(request_id: str, path: str, failure: ApiError, error: Exception) -> None:
     """The line of a request that got no answer, or not all of it: refused, or failed by our own fault."""
-    fields = {"request_id": request_id, "path": path, "status": int(failure.status)}
+    fields = {"request_id": request_id, "path": path[:_MAX_CHARS], "status": int(failure.status)}
     if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("failed", **fields, exc_info=error)
         return
@@ -87,6 +92,13 @@ _as_logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 
 def _as_text(logger: logging.Logger, method: str, event: structlog.types.EventDict) -> str:
     head = f"{event.pop('time')} {event.pop('level').upper()} {event.pop('event')}"
-    frames = "".join(f"\n    {frame}" for frame in event.pop("where", ()))
+    frames = [f"    {frame}" for frame in event.pop("where", ())]
     fields = _as_logfmt(logger, method, event)
-    return f"{head} {fields}{frames}" if fields else head + frames
+    return "\n".join(map(_printable, [f"{head} {fields}" if fields else head, *frames]))
+
+
+def _printable(line: str) -> str:
+    """A path may be of any characters, and a terminal obeys some."""
+    if line.isprintable():
+        return line
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)

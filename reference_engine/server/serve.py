@@ -34,6 +34,8 @@ _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
 # For the answers that have ended, by themselves or with the drain time, to be written.
 _BEYOND_DRAIN_S = 2
+# For the tasks of connections that were cut off to see it.
+_CUT_OFF_S = 1
 _LOOK_S = 0.02
 
 
@@ -62,11 +64,35 @@ def serve(config: EngineConfig, server: ServerConfig) -> int:
     Raises ReferenceEngineError if it cannot start.
     """
     tokenizer = Tokenizer(config.model_path)
+    # Found now and kept: a large vocabulary takes a while, in which no other request would be served.
+    _ = tokenizer.max_token_chars
     with _listen(server.host, server.port) as listener, asyncio.Runner(loop_factory=_new_event_loop) as runner:
         return runner.run(_Server(config, server, tokenizer).run(listener))
 
 
 class _Uvicorn(uvicorn.Server):
+    """With `linger_s` for clients to take their answers once it should exit."""
+
+    linger_s: float = _BEYOND_DRAIN_S
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Whoever does not take an answer by then is cut off, as one who has left; uvicorn would cancel the task that
+        answers, and log that as an exception of ours."""
+        cutting = asyncio.get_running_loop().call_later(self.linger_s, self._cut_off)
+        self.config.timeout_graceful_shutdown = math.ceil(self.linger_s + _CUT_OFF_S)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+        if self.server_state.tasks:  # told twice to stop
+            self._cut_off()
+            await asyncio.wait(self.server_state.tasks, timeout=_CUT_OFF_S)
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         # uvicorn's own would send itself the signal again afterwards, and end the process before the engine is stopped.
@@ -97,7 +123,6 @@ class _Server:
                 log_level="warning",
                 access_log=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_BEYOND_DRAIN_S,
                 lifespan="off",
             )
         )
@@ -161,8 +186,7 @@ class _Server:
         give_up = max(give_up, loop.time() + _BEYOND_DRAIN_S)
         await self._wait_while(lambda: intake.num_answering > 0, give_up)
         if not self._uvicorn.should_exit:
-            left_s = math.ceil(give_up - loop.time())
-            self._uvicorn.config.timeout_graceful_shutdown = max(left_s, _BEYOND_DRAIN_S)
+            self._uvicorn.linger_s = max(give_up - loop.time(), _BEYOND_DRAIN_S)
         self._uvicorn.should_exit = True
 
     async def _wait_while(self, is_so: Callable[[], bool], give_up: float) -> None:

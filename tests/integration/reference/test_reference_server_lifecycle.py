@@ -95,6 +95,29 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer(start_server, tiny_mo
     assert server.process.wait(timeout=20) == 0
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_clients_that_do_not_read_have_left_when_the_server_ends(start_server, tiny_model, signals: int) -> None:
+    server = start_server(tiny_model, "--drain-s", "1")
+    body = json.dumps({**LONG, "max_tokens": 400, "n": 16, "logprobs": 20, "stream": True})
+    connections = [server.connect() for _ in range(2)]
+    for connection in connections:
+        connection.sock = socket.socket()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sock.connect((connection.host, connection.port))
+        connection.request("POST", "/v1/completions", body)
+    wait_until(lambda: server.gauge("vllm:num_requests_running") == 32)
+    wait_until(lambda: server.gauge("vllm:num_requests_running") == 0, timeout_s=100)
+    for _ in range(signals):
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: is_closed(server) or server.ask("/health").status == 503)
+    assert server.process.wait(timeout=20) == 0
+    assert server.log.count("INFO client left") == 2
+    assert "ERROR" not in server.log
+    assert "xception" not in server.log
+    for connection in connections:
+        connection.close()
+
+
 def test_told_twice_to_stop_it_stops_at_once(start_server, tiny_model) -> None:
     server = start_server(tiny_model)
     connection = open_request(server, {**LONG, "stream": True})
