@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from llmbench.harness.assemble import Assembly, check_context
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.plan import Trial, trial_at
 from llmbench.harness.search import LoadSearch, SearchGoal, SearchResult
 from llmbench.harness.slo import meets
+from llmbench.harness.slots import filled_by, openings
 from llmbench.results.manifest import SearchManifest, TriedLoadManifest
 from llmbench.results.records import RequestRecord
 from llmbench.workloads.spec import SWEPT_FIELDS, WorkloadSpec
@@ -19,12 +21,23 @@ _UNITS = {"rate": " requests/s", "concurrency": " requests in flight", "speed": 
 class LoadFinder:
     """One search per engine, one engine after the other. Raises ConfigError for a workload without loads or limits.
 
-    Each trial has a schedule and prompts of its own, at one load alike for all engines.
+    Each trial has a schedule and prompts of its own, at one load alike for all engines. A closed loop is made no wider
+    than a trial's requests can fill: a wider one would offer the same load under another name.
     """
 
     def __init__(self, assembly: Assembly, goal: SearchGoal) -> None:
         refuse_unsearchable(assembly.spec, goal)
-        self.goal = goal
+        trial = assembly.plan.trials[0]
+        most = openings(trial) if trial.arrivals.kind == "closed" else goal.highest
+        self._filled_by = filled_by(openings(trial), len(trial.requests))
+        if goal.start > most:
+            raise ConfigError(
+                f"traffic.requests: a trial's {self._filled_by} cannot keep {goal.start:g} requests in flight; give "
+                f"more requests, or --start {most:g} or lower."
+            )
+        # What no trial can go beyond; None where the user's own bound comes first.
+        self._limit = most if most < goal.highest else None
+        self.goal = goal = replace(goal, highest=min(goal.highest, float(most)))
         self.results: dict[str, SearchResult] = {}
         self.assembly = assembly
         self._unit = _UNITS[SWEPT_FIELDS[assembly.spec.traffic.arrivals.kind]]
@@ -60,7 +73,7 @@ class LoadFinder:
 
     def sentences(self) -> dict[str, str]:
         """What is known for each engine so far, for people, by its label."""
-        return {label: result.sentence(self._unit) for label, result in self.results.items()}
+        return {label: self._sentence(result) for label, result in self.results.items()}
 
     def manifests(self) -> tuple[SearchManifest, ...]:
         """What is known so far, to be stored."""
@@ -72,7 +85,7 @@ class LoadFinder:
                 unit=self._unit.strip(),
                 met=result.met,
                 missed=result.missed,
-                sentence=result.sentence(self._unit),
+                sentence=self._sentence(result),
                 tried=tuple(
                     TriedLoadManifest(
                         load=level.load,
@@ -88,6 +101,12 @@ class LoadFinder:
             )
             for label, result in self.results.items()
         )
+
+    def _sentence(self, result: SearchResult) -> str:
+        said = result.sentence(self._unit)
+        if self._limit is None or result.missed is not None or all(each.load < self._limit for each in result.tried):
+            return said
+        return f"{said} A trial's {self._filled_by} fill no more than {self._limit:g} slots: raise traffic.requests."
 
 
 def refuse_unsearchable(spec: WorkloadSpec, goal: SearchGoal) -> None:

@@ -38,6 +38,7 @@ from llmbench.harness.recorder import (
     Verdict,
 )
 from llmbench.harness.redaction import Redactor, secrets_in_env
+from llmbench.harness.slots import planned_too_wide
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.telemetry import DEFAULT_INTERVAL_S, Telemetry
 from llmbench.harness.validity import Finding, judge_trial
@@ -141,6 +142,8 @@ class _Session:
 
     def run(self, calibrate: bool, finder: LoadFinder | None) -> Outcome:
         trials = self._assembly.plan.trials if finder is None else finder.trials(self._recall)
+        if finder is None:
+            self._findings += [Finding(text, invalid=False) for text in planned_too_wide(self._assembly.plan.trials)]
         with (
             Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
             EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,

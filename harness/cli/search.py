@@ -75,7 +75,7 @@ def search(
     assembly = assemble(spec, engine or [])
     finder = LoadFinder(assembly, goal)
     own_load = float(getattr(spec.traffic.arrivals, SWEPT_FIELDS[spec.traffic.arrivals.kind]))
-    crew_size = num_workers(workers, assembly, growth=goal.highest / own_load)
+    crew_size = num_workers(workers, assembly, growth=finder.goal.highest / own_load)
     outcome = run_session(assembly, out, num_workers=crew_size, on=on, finder=finder)
     report = write_report(outcome.path, outcome.path / "report.html", console)
     for label, sentence in finder.sentences().items():

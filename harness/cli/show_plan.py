@@ -9,6 +9,7 @@ from rich.table import Table
 
 from llmbench.harness.assemble import Assembly
 from llmbench.harness.plan import PlannedRequest, Trial
+from llmbench.harness.slots import openings, planned_too_wide
 from llmbench.workloads.spec import MeasureSpec
 
 NUM_BINS = 8
@@ -27,7 +28,7 @@ def show_plan(assembly: Assembly, console: Console) -> None:
     console.print(_trials_table(plan.trials))
     num_warmup = sum(len(trial.warmup) for trial in plan.trials)
     console.print(f"{plan.num_requests} requests measured, {num_warmup} more to warm up")
-    for sentence in _rules(spec.measure):
+    for sentence in (*_rules(spec.measure), *planned_too_wide(plan.trials)):
         console.print(sentence)
     # Every engine is asked the same, so the first engine's trials stand for all.
     label = plan.trials[0].engine.label
@@ -81,7 +82,7 @@ def _trials_table(trials: Sequence[Trial]) -> Table:
             trial.level,
             str(len(trial.requests)),
             str(len(trial.warmup)),
-            "no limit" if trial.concurrency is None else str(trial.concurrency),
+            "no limit" if trial.concurrency is None else str(min(trial.concurrency, openings(trial))),
             "when a slot is free" if due_ns is None else f"{due_ns / 1e9:.1f} s",
         )
     return table

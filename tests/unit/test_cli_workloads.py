@@ -44,6 +44,29 @@ def test_validate_says_what_is_asked() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["traffic.arrivals.concurrency=64"], "closed 64: a round's 24 requests fill 24 of 64 slots"),
+        (["traffic.sweep=[8, 32]"], "closed 32: a round's 24 requests fill 24 of 32 slots"),
+        (
+            ["prompts={kind: conversations, turns: 4}", "traffic.arrivals.concurrency=8"],
+            "closed 8: a round's 6 conversations fill 6 of 8 slots",
+        ),
+        (["traffic.arrivals.concurrency=24"], None),
+        (["traffic.arrivals={kind: poisson, rate: 64}"], None),
+    ],
+    ids=["wide", "in-a-sweep", "conversations", "just-filled", "open"],
+)
+def test_validate_tells_of_a_closed_loop_that_no_round_fills(changes: list[str], said: str | None) -> None:
+    overrides = [argument for change in changes for argument in ("--set", change)]
+    told = ran("validate", "quickstart", *overrides).splitlines()[2:]
+    assert len(told) == (said is not None)
+    if said is not None:
+        assert told[0].startswith(said)
+        assert told[0].endswith("raise traffic.requests, or lower the concurrency.")
+
+
 def test_validate_names_the_mistake() -> None:
     with pytest.raises(WorkloadError, match=r"field 'traffic\.arrivals\.rate': given -1"):
         ran("validate", "mixed", "--set", "traffic.arrivals.rate=-1")

@@ -109,6 +109,19 @@ def test_the_engine_reads_its_own_answers_and_turns_behind_a_failure_are_rows(
     assert "failed, so this one was not asked" in found["error"][5]
 
 
+def test_a_closed_loop_wider_than_its_conversations_says_how_many_are_in_flight(workplace: Any) -> None:
+    traffic = {"requests": 9, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 8}}
+    workload = workplace.workload(model=MODEL, prompts={**TALK, "think_s": 0}, traffic=traffic)
+    said = "closed 8: a round's 3 conversations fill 3 of 8 slots"
+    planned = workplace.run("run", workload, "--dry-run").stdout
+    assert said in " ".join(planned.split())
+    [row] = [line for line in planned.splitlines() if "closed 8  " in line]
+    assert row.split()[-6] == "3", "in flight at most"
+    done = workplace.run("run", workload, "--out", "out", LENIENT)
+    assert done.returncode == 0, done.stderr
+    assert said in " ".join(done.stdout.split())
+
+
 def test_a_conversation_that_outgrows_the_context_is_refused(workplace: Any) -> None:
     talk = {**TALK, "turns": 9, "prompt_tokens": 48, "output_tokens": 16}
     workload = workplace.workload(model=MODEL, prompts=talk, traffic={"requests": 9})

@@ -24,6 +24,7 @@ QUEUE = {
     },
     "measure": {"slo": {"e2e_ms": 100}},
 }
+TALK = {"kind": "conversations", "prompt_tokens": 4, "output_tokens": 1, "think_s": 0}
 
 
 def test_the_highest_load_is_found_and_every_trial_is_recorded(workplace: Any) -> None:
@@ -66,6 +67,11 @@ def test_the_highest_load_is_found_and_every_trial_is_recorded(workplace: Any) -
         ({}, ["--attainment", "1"], "--attainment 1: give a share between 0 and 1"),
         ({}, ["--lowest", "30"], "give loads above 0 that rise in this order"),
         ({"traffic": {"arrivals": {"kind": "closed", "concurrency": 2}}}, ["--start", "2.5"], "whole number"),
+        (
+            {"traffic": {"requests": 20, "arrivals": {"kind": "closed", "concurrency": 32}}},
+            [],
+            "a trial's 20 requests cannot keep 32 requests in flight; give more requests, or --start 20 or lower",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused(workplace: Any, changes: Any, arguments: list[str], said: str) -> None:
@@ -74,6 +80,38 @@ def test_what_cannot_be_searched_is_refused(workplace: Any, changes: Any, argume
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (workplace.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "widest", "filled_by"),
+    [
+        ({}, 20, "20 requests"),
+        ({"model": "synthetic:llama-tiny", "prompts": {**TALK, "turns": 4}}, 5, "5 conversations"),
+    ],
+    ids=["requests", "conversations"],
+)
+def test_no_load_is_tried_that_a_trial_cannot_fill(
+    workplace: Any, changes: dict[str, Any], widest: int, filled_by: str
+) -> None:
+    traffic = {"requests": 20, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 4}}
+    engines = [{"simulated": {"settings": {"ttft_ms": 1}}}]
+    workload = workplace.workload(**{**QUEUE, "traffic": traffic, "engines": engines, **changes})
+    done = workplace.run("search", workload, "--out", "out")
+    assert done.returncode in (0, 5), done.stderr
+    [found] = Run.open(workplace.folder / "out").manifest.search
+    assert max(level.load for level in found.tried) == widest
+    assert found.sentence.endswith(f"A trial's {filled_by} fill no more than {widest} slots: raise traffic.requests.")
+
+
+def test_a_bound_below_what_a_trial_fills_is_the_users_own(workplace: Any) -> None:
+    traffic = {"requests": 20, "warmup_requests": 0, "arrivals": {"kind": "closed", "concurrency": 4}}
+    engines = [{"simulated": {"settings": {"ttft_ms": 1}}}]
+    workload = workplace.workload(**{**QUEUE, "traffic": traffic, "engines": engines})
+    done = workplace.run("search", workload, "--highest", "6", "--out", "out")
+    assert done.returncode in (0, 5), done.stderr
+    [found] = Run.open(workplace.folder / "out").manifest.search
+    assert [level.load for level in found.tried] == [4, 6]
+    assert "slots" not in found.sentence
 
 
 def test_an_engine_that_does_not_start_ends_the_search(workplace: Any) -> None:
