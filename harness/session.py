@@ -135,6 +135,7 @@ class _Session:
         self._label = ""
         self._pace = Pace()
         self._has_begun_trial = False
+        self._searches = False
         interval_s = assembly.spec.measure.telemetry_s
         self._telemetry = Telemetry(
             recorder.path / TELEMETRY_JOURNAL, DEFAULT_INTERVAL_S if interval_s is None else interval_s
@@ -142,6 +143,7 @@ class _Session:
 
     def run(self, calibrate: bool, finder: LoadFinder | None) -> Outcome:
         trials = self._assembly.plan.trials if finder is None else finder.trials(self._recall)
+        self._searches = finder is not None
         if finder is None:
             self._findings += [Finding(text, invalid=False) for text in planned_too_wide(self._assembly.plan.trials)]
         with (
@@ -307,10 +309,13 @@ class _Session:
         self._recorder.send(ManifestChanges({"trials": (*self._trials, *unfinished)}))
 
     def _where(self, trial: Trial) -> str:
-        """Which trial this is, in words: `vllm, poisson 8/s, round 2 of 3`."""
+        """Which trial this is, in words: `vllm, poisson 8/s, round 2 of 3`; of a search, which of those at its load."""
         rounds = self._assembly.spec.measure.rounds
-        in_rounds = f", round {trial.round + 1} of {rounds}" if rounds > 1 else ""
-        return f"{trial.engine.label}, {trial.level}{in_rounds}"
+        if self._searches:
+            which = f", trial {trial.round + 1}"
+        else:
+            which = f", round {trial.round + 1} of {rounds}" if rounds > 1 else ""
+        return f"{trial.engine.label}, {trial.level}{which}"
 
     def _outcome(self, interrupted: bool, verdict: Verdict) -> Outcome:
         path = self._recorder.path

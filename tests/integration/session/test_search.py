@@ -13,7 +13,7 @@ from llmbench.results.run_directory import Run
 from llmbench.results.samples import samples
 
 # One request at a time and 20 ms for each: 50/s at most, which constant arrivals reach without waiting.
-QUEUE = {
+QUEUE: dict[str, Any] = {
     "engines": [{"simulated": {"settings": {"ttft_ms": 20}}}],
     "prompts": {"kind": "text", "path": "prompts.txt", "output_tokens": 1},
     "traffic": {
@@ -123,7 +123,8 @@ def test_an_engine_that_does_not_start_ends_the_search(workplace: Any) -> None:
 
 def test_a_search_ends_for_an_engine_that_died_and_is_not_to_be_restarted(workplace: Any) -> None:
     engines = [{"simulated": {"settings": {"ttft_ms": 20}, "restart": False}}]
-    workload = workplace.workload(**{**QUEUE, "engines": engines})
+    measure = {**QUEUE["measure"], "rounds": 2}
+    workload = workplace.workload(**{**QUEUE, "engines": engines, "measure": measure})
     process = workplace.start("search", workload, "--max-trials", "6", "--out", "out")
     eventually(lambda: num_stored(workplace.folder / "out") >= 5 or process.poll() is not None, 60)
     for engine in started_engines(workplace):
@@ -134,6 +135,8 @@ def test_a_search_ends_for_an_engine_that_died_and_is_not_to_be_restarted(workpl
     [found] = run.manifest.search
     assert [level.num_trials for level in found.tried] == [1], "what was seen of the load that ran counts for no other"
     assert len(run.manifest.trials) == 1
+    [died] = [reason for reason in run.manifest.invalid if "during" in reason]
+    assert "during simulated, constant 20/s, trial 1;" in died, "a search has trials; rounds are not its own"
 
 
 def test_a_search_sends_from_several_processes(workplace: Any) -> None:
