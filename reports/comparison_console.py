@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmbench.reports.comparison_rows import HEADERS, notes, row_of
+from llmbench.reports.comparison_rows import HEADERS, kind, notes, row_of
 from llmbench.reports.plain_text import one_line
 from llmbench.results.comparison_set import ComparisonSet
 from llmbench.results.gate import GateResult
@@ -36,7 +36,7 @@ def print_comparison(compared: ComparisonSet, console: Console) -> None:
         for comparison in group:
             row = row_of(comparison)
             cells = (row.figure, row.baseline, row.measured, row.change)
-            table.add_row(*map(Text, cells), Text(row.verdict, style=_STYLES[comparison.verdict]))
+            table.add_row(*map(Text, cells), Text(row.verdict, style=_STYLES[kind(comparison)]))
         console.print(table)
     for sentence in notes(compared.comparisons, compared.alpha):
         console.print(Text(sentence, style="dim"))

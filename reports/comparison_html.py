@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmbench.reports.comparison_rows import change, notes
+from llmbench.reports.comparison_rows import change, kind, lacks_rounds, notes, unsure
 from llmbench.reports.differences import pairs_of
 from llmbench.reports.html import page_assets, template, write_whole
 from llmbench.results.compare import Comparison
 from llmbench.results.comparison_set import ComparisonSet
+from llmbench.results.units import MIN_ROUNDS
 
 
 def write_comparison_html(compared: ComparisonSet, path: Path) -> None:
@@ -38,15 +39,19 @@ def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
         group = [
             each for each in comparisons if (each.subject, each.baseline, each.level) == (subject, baseline, level)
         ]
-        titles = {
-            verdict: [_by_how_much(each) for each in group if each.verdict == verdict]
-            for verdict in ("faster", "slower")
-        }
-        told = [f"better in {', '.join(titles['faster'])}"] if titles["faster"] else []
-        told += [f"worse in {', '.join(titles['slower'])}"] if titles["slower"] else []
+        told = []
+        for verdict, word in (("faster", "better"), ("slower", "worse")):
+            if sure := [each for each in group if kind(each) == verdict]:
+                told.append(f"{word} in {', '.join(map(_by_how_much, sure))}")
+        for verdict, word in (("faster", "better"), ("slower", "worse")):
+            if likely := [each for each in group if each.leaning == verdict and not lacks_rounds(each)]:
+                told.append(f"likely {word} in {', '.join(map(_by_how_much, likely))}, {unsure(likely)}")
         if not told:
-            enough = any(each.verdict == "no difference shown" for each in group)
-            told = ["no difference shown" if enough else "too little data for a verdict"]
+            kinds = {kind(each) for each in group}
+            if any(map(lacks_rounds, group)):
+                told = [f"no verdict: needs {MIN_ROUNDS} rounds"]
+            else:
+                told = ["no difference shown" if "no difference shown" in kinds else "too little data for a verdict"]
         said.append(f"At {level}, {subject} against {baseline}: {'; '.join(told)}.")
     return said
 

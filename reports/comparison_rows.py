@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmbench.reports.numbers import NOT_AVAILABLE, digits, percent
 from llmbench.reports.plain_text import one_line
-from llmbench.results.compare import Comparison
+from llmbench.results.compare import Comparison, Verdict
 from llmbench.results.figures import Figure, FigureSpec
 from llmbench.results.units import MIN_ROUNDS
 
@@ -45,14 +46,33 @@ def verdict(comparison: Comparison) -> str:
     """The verdict in words, with what it would have taken where there is none."""
     if comparison.verdict == "insufficient data":
         return f"insufficient data: {one_line(comparison.reason or 'too few samples')}"
+    if lacks_rounds(comparison):
+        return f"no verdict: needs {MIN_ROUNDS} rounds, has {_num_rounds(comparison)}"
+    if comparison.leaning is not None:
+        return f"likely {comparison.leaning}; {unsure((comparison,))}"
     words: str = comparison.verdict
-    if comparison.verdict == "no difference shown" and comparison.detectable is not None:
-        words += f" (would show {_plain(comparison.detectable)} %)"
-    elif comparison.ratio is None and comparison.reason:
-        words += f": {one_line(comparison.reason)}"
-    if not comparison.across_rounds and comparison.ratio is not None:
-        words += f", within {_rounds(comparison)}"
+    if comparison.ratio is None:
+        return f"{words}: {one_line(comparison.reason)}" if comparison.reason else words
+    shown = comparison.detectable_ratio(rise=comparison.ratio >= 1)
+    if comparison.verdict == "no difference shown" and shown is not None:
+        words += f" (would show {_signed(shown)} %)"
     return words
+
+
+def kind(comparison: Comparison) -> Verdict:
+    """Which verdict a row or a mark may look like: none where there are too few rounds for one."""
+    return "insufficient data" if lacks_rounds(comparison) else comparison.verdict
+
+
+def lacks_rounds(comparison: Comparison) -> bool:
+    """Whether the interval is of what happened within a few rounds only: the next one may be unlike them all."""
+    return comparison.ratio is not None and not comparison.across_rounds
+
+
+def unsure(comparisons: Iterable[Comparison]) -> str:
+    """What keeps a figure that is likely better or worse from a verdict."""
+    num_judged = max(each.num_judged or 1 for each in comparisons)
+    return f"not sure among {num_judged} figures"
 
 
 def notes(comparisons: tuple[Comparison, ...], alpha: float) -> list[str]:
@@ -68,10 +88,13 @@ def notes(comparisons: tuple[Comparison, ...], alpha: float) -> list[str]:
         "95 %, each for itself."
     ]
     if any(each.verdict == "no difference shown" for each in comparisons):
-        said.append("“Would show”: the smallest change that this data shows 80 % of the time.")
-    if any(each.ratio is not None and not each.across_rounds for each in comparisons):
+        said.append("“Would show”: the smallest change in the direction seen that this data shows 80 % of the time.")
+    if any(each.leaning is not None for each in comparisons):
+        said.append("“Likely”: beyond its margin, but among so many figures one may be so by chance.")
+    if any(map(lacks_rounds, comparisons)):
         said.append(
-            f"Below {MIN_ROUNDS} rounds, how rounds differ is not known: such a verdict is of those rounds only."
+            f"Below {MIN_ROUNDS} rounds, how rounds differ is not known: intervals are of those rounds only, and there "
+            "is no verdict."
         )
     return said
 
@@ -89,11 +112,7 @@ def _signed(ratio: float) -> str:
     return shown.replace("-", "−")
 
 
-def _plain(share: float) -> str:
-    return digits(100 * share)
-
-
-def _rounds(comparison: Comparison) -> str:
+def _num_rounds(comparison: Comparison) -> int:
+    """How many rounds the side has that has fewer."""
     figures = [figure for figure in (comparison.subject_figure, comparison.baseline_figure) if figure is not None]
-    fewest = min(figure.num_rounds for figure in figures)
-    return "one round" if fewest == 1 else f"{fewest} rounds"
+    return min(figure.num_rounds for figure in figures)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from llmbench.reports.comparison_rows import ComparisonRow, row_of
+from llmbench.reports.comparison_rows import ComparisonRow, kind, row_of
 from llmbench.reports.numbers import digits
 from llmbench.results.compare import Comparison
 
@@ -76,7 +76,7 @@ def _difference(comparison: Comparison, reach: float) -> Difference:
     low, high = comparison.gain_interval or (None, None)
     return Difference(
         row=row_of(comparison),
-        verdict=comparison.verdict,
+        verdict=kind(comparison),
         at=_place(comparison.gain, reach),
         low=_place(low, reach),
         high=_place(high, reach),

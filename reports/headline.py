@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from llmbench.reports.comparison_rows import lacks_rounds, unsure
 from llmbench.reports.material import Material
-from llmbench.reports.numbers import digits, percent
+from llmbench.reports.numbers import digits
 from llmbench.results.answer import answer, incompleteness
 from llmbench.results.compare import Comparison, compare, settle
 from llmbench.results.figures import FIGURE_BY_NAME
 from llmbench.results.matching import Measured
+from llmbench.results.units import MIN_ROUNDS
 
 _WAYS = {"e2e_p50": "to a whole answer", "ttft_p50": "to the first token", "tpot_p50": "from token to token"}
 
@@ -56,22 +58,29 @@ def _sentence(level: str, engines: list[Measured], compared: list[Comparison]) -
     if not known:
         reason = next((each.reason for each in compared if each.reason), "there is too little data")
         return f"At {level}, nothing can be said of {best} against {other}: {reason}."
+    ranks = "" if len(engines) == 2 else f" (second of {len(engines)})"
+    if any(map(lacks_rounds, known)):
+        num_rounds = min(engine.num_rounds for engine in engines[:2])
+        lacking = f"no verdict: needs {MIN_ROUNDS} rounds, has {num_rounds}"
+        return f"At {level}, {best} against {other}{ranks}: {', '.join(map(_told, known))}; {lacking}."
     shown = [each for each in known if each.verdict in ("faster", "slower")]
-    if not shown:
+    likely = [each for each in known if each.leaning is not None]
+    if not shown and not likely:
         first = known[0]
-        limit = first.detectable
-        seen = "" if limit is None else f"; a difference of {percent(limit)} would have been"
+        limit = first.detectable_ratio(rise=True)
+        seen = "" if limit is None else f"; {digits(limit)}× would have been"
         return f"At {level} no difference between {best} and {other} is shown: {_told(first)}{seen}."
-    others = [_WAYS[each.spec.name] for each in known if each not in shown]
-    rest = f"; no difference shown {' and '.join(others)}" if others else ""
-    ranks = "" if len(engines) == 2 else f", the next of {len(engines)}"
-    lead = "is faster than" if all(each.verdict == "faster" for each in shown) else "against"
-    return f"At {level}, {best} {lead} {other}{ranks}: {', '.join(map(_told, shown))}{rest}."
+    told = [", ".join(map(_told, shown))] if shown else []
+    told += [f"likely {', '.join(map(_told, likely))}, {unsure(likely)}"] if likely else []
+    others = [_WAYS[each.spec.name] for each in known if each not in shown and each not in likely]
+    told += [f"no difference shown {' and '.join(others)}"] if others else []
+    lead = "is faster than" if shown and all(each.verdict == "faster" for each in shown) else "against"
+    return f"At {level}, {best} {lead} {other}{ranks}: {'; '.join(told)}."
 
 
 def _told(comparison: Comparison) -> str:
     gain, interval = comparison.gain, comparison.gain_interval
     assert gain is not None
     sure = "" if interval is None else f" ({digits(interval.low)}–{digits(interval.high)})"
-    slower = ", slower," if comparison.verdict == "slower" else ""
+    slower = ", slower," if "slower" in (comparison.verdict, comparison.leaning) else ""
     return f"{digits(gain)}×{sure}{slower} {_WAYS[comparison.spec.name]}"

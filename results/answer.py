@@ -127,7 +127,10 @@ def _against(comparisons: list[Comparison], best: str) -> str:
 
 def _few_rounds(num_rounds: int) -> str:
     rounds = "one round" if num_rounds == 1 else f"{num_rounds} rounds"
-    return f"This is from {rounds}, so how rounds differ is not in the intervals (that takes {MIN_ROUNDS}). "
+    return (
+        f"This is from {rounds}, so how rounds differ is not in the intervals and there is no verdict (that takes "
+        f"{MIN_ROUNDS}). "
+    )
 
 
 def _figures(row: SummaryRow, streamed: bool) -> str:

@@ -50,8 +50,9 @@ class Comparison:
 
     `ratio` is the subject's figure over the baseline's, `interval` its 95 % range; None where there is none, and then
     `reason` says why. `p` tests against the margin, `p_adjusted` is p after Holm's correction. `detectable` is the
-    relative change that this data would have shown with probability POWER. `across_rounds`: the interval covers how
-    rounds differ; if not, only what happened within them.
+    relative rise that this data would have shown with probability POWER; `detectable_ratio` says it as a ratio.
+    `num_judged` tests were judged together. `across_rounds`: the interval covers how rounds differ; if not, only what
+    happened within them.
     """
 
     spec: FigureSpec
@@ -69,6 +70,7 @@ class Comparison:
     p: float | None = None
     p_adjusted: float | None = None
     detectable: float | None = None
+    num_judged: int | None = None
     across_rounds: bool = False
     paired: bool = False
     reason: str | None = None
@@ -85,6 +87,19 @@ class Comparison:
         if self.interval is None or self.spec.better == "higher":
             return self.interval
         return Interval(1 / self.interval.high, 1 / self.interval.low)
+
+    @property
+    def leaning(self) -> Literal["faster", "slower"] | None:
+        """What the figure would be called if it had been judged alone, where the others leave it without a verdict."""
+        if self.verdict != "no difference shown" or self.p is None or self.p > 1 - CONFIDENCE or self.gain is None:
+            return None
+        return "faster" if self.gain > 1 else "slower"
+
+    def detectable_ratio(self, rise: bool) -> float | None:
+        """The ratio above 1, or below it unless `rise`, that this data would have shown with probability POWER."""
+        if self.detectable is None:
+            return None
+        return 1 + self.detectable if rise else 1 / (1 + self.detectable)
 
 
 def compare(
@@ -155,6 +170,7 @@ def settle(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> list[Comp
             p_adjusted=adjusted,
             verdict=_verdict(comparison) if adjusted <= alpha else "no difference shown",
             detectable=_detectable(comparison, alpha / len(tested)),
+            num_judged=len(tested),
         )
     return settled
 

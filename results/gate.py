@@ -186,8 +186,9 @@ def _case(comparison: Comparison) -> GateCase:
         return GateCase(comparison, "failed", change)
     if comparison.verdict == "faster":
         return GateCase(comparison, "improved", change)
-    seen = comparison.detectable
-    limit = "" if seen is None else f"; a change of {100 * seen:.1f} % would have been seen"
+    # A gate looks out for the worse: that is what the figure's direction is here.
+    seen = comparison.detectable_ratio(rise=comparison.spec.better == "lower")
+    limit = "" if seen is None else f"; a change of {100 * (seen - 1):+.1f} % would have been seen"
     return GateCase(comparison, "passed", f"{change}{limit}")
 
 

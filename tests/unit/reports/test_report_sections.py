@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from made_runs import MakeRun, entry
+from synthetic_run import FakeEngine, write_run
 
 from llmbench.reports.differences import pairs_of
 from llmbench.reports.figure import rounded, thinned
@@ -95,6 +98,19 @@ def test_the_headline_is_a_sentence_per_level(sweep: Run) -> None:
     sentences = headline(Material(sweep))
     assert len(sentences) == 3
     assert all(sentence.startswith("At poisson") and "alpha is faster than beta" in sentence for sentence in sentences)
+
+
+def test_the_headline_of_too_few_rounds_gives_no_verdict(run: Run) -> None:
+    [sentence] = headline(Material(run))
+    assert "faster" not in sentence
+    assert re.search(r": \d.*× \(.*\) to a whole answer.*; no verdict: needs 4 rounds, has 3\.$", sentence), sentence
+
+
+def test_the_headline_ranks_the_second_of_three(tmp_path: Path) -> None:
+    engines = tuple(FakeEngine(name, prefill_ms=prefill_ms) for name, prefill_ms in (("a", 20), ("b", 60), ("c", 90)))
+    run = write_run(tmp_path / "three", engines=engines, num_requests=24, num_tokens=8, rounds=4)
+    [sentence] = headline(Material(run))
+    assert "a is faster than b (second of 3): " in sentence
 
 
 def test_the_headline_admits_that_data_is_missing(make_run: MakeRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from llmbench.reports.comparison_console import print_comparison, print_gate
+from llmbench.reports.comparison_html import comparison_html
 from llmbench.reports.comparison_rows import notes, row_of
 from llmbench.reports.gate_junit import gate_junit
 from llmbench.reports.gate_markdown import comparison_markdown, gate_markdown
@@ -124,6 +126,60 @@ def test_a_row_says_how_much_and_how_sure() -> None:
     lost = row_of(made().comparisons[5])
     assert (lost.baseline, lost.measured, lost.change) == ("100\u00a0%", "0\u00a0%", "n/a")
     assert "400 of 400 of new: a failed" in lost.verdict
+
+
+def test_what_its_own_interval_shows_and_the_family_does_not_is_called_likely() -> None:
+    near = compare(FIGURE_BY_NAME["tpot_p50"], "closed 4", ("new", figure(9.2, log_error=0.013)), ("old", figure(10)))
+    [alone], [first, *_] = settle([near]), settle([near] * 16)
+    assert (alone.verdict, first.verdict) == ("faster", "no difference shown")
+    assert row_of(alone).verdict == "faster"
+    assert row_of(first).verdict == "likely faster; not sure among 16 figures"
+    assert any("“Likely”" in note for note in notes((first,), 0.05))
+    throughput = FIGURE_BY_NAME["output_throughput"]
+    lower = compare(throughput, "closed 4", ("new", figure(92, log_error=0.013)), ("old", figure(100)))
+    assert row_of(settle([lower] * 16)[0]).verdict == "likely slower; not sure among 16 figures"
+    shown = comparison_html(ComparisonSet(tuple(settle([near] * 16)), (), (), 0.05))
+    assert "likely better in TPOT p50 (−8.0 %)" in shown
+    assert "not sure among 16 figures" in text_of(print_comparison, ComparisonSet((first,), (), (), 0.05))
+
+
+@pytest.mark.parametrize("value", [7.0, 13.0])
+def test_what_would_have_been_shown_is_told_in_the_direction_seen(value: float) -> None:
+    ours = figure(value, log_error=0.3)
+    [unsure] = settle([compare(FIGURE_BY_NAME["tpot_p50"], "closed 4", ("new", ours), ("old", figure(10)))])
+    words = row_of(unsure).verdict
+    change = re.fullmatch(r"no difference shown \(would show ([−+])([\d.]+) %\)", words)
+    assert change is not None, words
+    assert change[1] == ("−" if value < 10 else "+")
+    assert unsure.detectable is not None
+    share = 1 - 1 / (1 + unsure.detectable) if value < 10 else unsure.detectable
+    assert float(change[2]) == pytest.approx(100 * share, abs=0.05), "no latency falls by more than 100 %"
+
+
+def test_the_gate_tells_what_it_would_have_seen_for_the_worse() -> None:
+    throughput = FIGURE_BY_NAME["output_throughput"]
+    ours = figure(99, log_error=0.4)
+    compared = settle([compare(throughput, "closed 4", ("new", ours), ("old", figure(100)))])
+    [case] = judge_gate(ComparisonSet(tuple(compared), (), (), 0.05)).cases
+    found = re.search(r"; a change of -([\d.]+) % would have been seen", case.why)
+    assert found is not None, case.why
+    assert 50 < float(found[1]) < 100
+
+
+@pytest.mark.parametrize("num_rounds", [1, 3])
+def test_too_few_rounds_give_numbers_and_no_verdict(num_rounds: int) -> None:
+    few = {"num_rounds": num_rounds, "across_rounds": False}
+    compared = settle(
+        [compare(FIGURE_BY_NAME["tpot_p50"], "closed 4", ("new", figure(5, **few)), ("old", figure(10, **few)))]
+    )
+    row = row_of(compared[0])
+    assert row.change.startswith("−50.0 % (")
+    assert row.verdict == f"no verdict: needs 4 rounds, has {num_rounds}"
+    [note] = [note for note in notes(tuple(compared), 0.05) if "rounds" in note]
+    assert "no verdict" in note
+    page = comparison_html(ComparisonSet(tuple(compared), (), (), 0.05))
+    assert "new against old: no verdict: needs 4 rounds." in page
+    assert "balance faster" not in page
 
 
 def test_the_terminal_shows_every_figure_and_flag() -> None:
