@@ -43,7 +43,7 @@ request:
   stop: []
 
 traffic:
-  requests: 32                        # in each round
+  requests: 16                        # in each round
   duration_s: null                    # or, in place of requests: as many as the rate brings in this many seconds
   warmup_requests: 4                  # sent before, left out of all results
   # {kind: closed, concurrency}, {kind: constant | poisson, rate}, {kind: gamma, rate, shape}, {kind: burst},
@@ -54,7 +54,7 @@ traffic:
   max_concurrency: null               # the most requests under way at once in an open loop; null: no limit
 
 measure:
-  rounds: 1                           # how often each engine gets the whole load
+  rounds: 4                           # how often each engine gets the whole load; fewer than 4 give no verdict
   slo: {ttft_ms: null, tpot_ms: null, e2e_ms: null}   # what a request must meet to count as good
   timeouts: {connect_s: 10, first_token_s: 120, idle_s: 60, total_s: 600}
   retries: null                       # when a failed request is sent again; null: never

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmbench.results.units import MIN_ROUNDS
 from llmbench.workloads.errors import WorkloadError
 from llmbench.workloads.loader import load, loads, shipped, template
 from llmbench.workloads.spec import WorkloadSpec
@@ -236,6 +237,7 @@ def test_the_five_first_workloads_are_shipped_and_say_what_they_stress() -> None
 
 def test_the_template_holds_every_field_at_a_value_that_is_allowed(tmp_path: Path) -> None:
     spec = loads(template(), folder=tmp_path)
+    assert spec.measure.rounds >= MIN_ROUNDS, "a first run of one's own is enough for a verdict"
     data = _yaml(template())
     assert set(data) == set(WorkloadSpec.model_fields)
     for part in ("request", "traffic", "measure", "seeds"):
