@@ -32,6 +32,7 @@ from llmbench.results.units import CONFIDENCE, student_t
 
 # Any number will do, as long as every llmbench asks for the same: PostgreSQL's advisory lock while a store is made.
 _LOCK = 4_077_251
+_POSTGRESQL = "postgresql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +70,26 @@ class TrendPoint:
 
 
 class History:
-    """A store, open. Several processes may write to it at once."""
+    """A store, open, at `where` (told without a password). Several processes may write to it at once."""
 
     def __init__(self, engine: Engine, where: str) -> None:
         self._engine = engine
-        self._where = where
+        self.where = where
 
     @classmethod
-    def open(cls, where: str) -> Self:
+    def open(cls, where: str, *, make: bool = True) -> Self:
         """The store at `where`, a file's path or `postgresql://…`; made if there is none, upgraded if it is older.
 
-        Raises RunError when it cannot be reached, or was written by a newer llmbench.
+        Raises RunError when it cannot be reached, or was written by a newer llmbench; unless `make`, also for a file
+        that is not there.
         """
+        if not make and not where.startswith(_POSTGRESQL) and not Path(where).exists():
+            raise RunError(f"There is no history {where}; `llmbench history add RUN --store {where}` begins one.")
         engine = _engine(where)
         history = cls(engine, _without_password(where))
         try:
             with history._transaction(exclusive=True) as connection:
-                _prepare(connection, history._where)
+                _prepare(connection, history.where)
         except BaseException:
             history.close()
             raise
@@ -176,7 +180,7 @@ class History:
         query = sql.select(runs.c.baseline).where(runs.c.fingerprint == fingerprint)
         with self._transaction() as connection:
             text = connection.execute(query.order_by(*(column.desc() for column in _BY_AGE)).limit(1)).scalar()
-        return {} if text is None else parse_baseline(text, self._where).identity.hardware
+        return {} if text is None else parse_baseline(text, self.where).identity.hardware
 
     def latest_like(self, identity: Identity, *, but: str | None = None) -> Side | None:
         """The newest run on the same hardware that asked the same, other than the one with the id `but`; None if there
@@ -191,7 +195,7 @@ class History:
             query = query.where(runs.c.run_id != but)
         with self._transaction() as connection:
             text = connection.execute(query).scalar()
-        return None if text is None else parse_baseline(text, self._where)
+        return None if text is None else parse_baseline(text, self.where)
 
     @contextmanager
     def _transaction(self, *, exclusive: bool = False) -> Iterator[Connection]:
@@ -204,7 +208,7 @@ class History:
             raise
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise RunError(f"The history {self._where} cannot be used: {cause}.") from error
+            raise RunError(f"The history {self.where} cannot be used: {cause}.") from error
 
 
 def question_of(identity: Identity) -> str:
@@ -220,7 +224,7 @@ _BY_AGE = (runs.c.created_utc, runs.c.id)
 
 
 def _engine(where: str) -> Engine:
-    if not where.startswith("postgresql"):
+    if not where.startswith(_POSTGRESQL):
         path = Path(where)
         if not path.parent.is_dir():
             raise RunError(f"The history {where} cannot be made: {path.parent} is no folder.")

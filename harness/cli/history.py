@@ -37,7 +37,7 @@ def add(
     """Store the figures of runs; those that are there already are left as they are."""
     from llmbench.results.run import Run
 
-    with opened(store) as history:
+    with opened(store, make=True) as history:
         for path in runs:
             typer.echo(f"{path}: {'added' if history.add(Run.open(path)) else 'is there already'}")
 
@@ -46,7 +46,10 @@ def add(
 def list_(store: Store = _DEFAULT) -> None:
     """List the runs, the oldest first. Runs of like hardware and question can be compared."""
     with opened(store) as history:
-        for run in history.runs():
+        stored = history.runs()
+        if not stored:
+            typer.echo(f"The history {history.where} holds no runs yet.")
+        for run in stored:
             commit = (run.git_commit or "no commit")[:12]
             like = f"hardware {run.fingerprint}  question {run.question[:8]}"
             typer.echo(f"{run.created_utc}  {run.run_id}  commit {commit}  {like}")
@@ -95,6 +98,8 @@ def trend(
     if html is not None and not html.parent.is_dir():
         raise ConfigError(f"--html {html}: {html.parent} is no folder.")
     with opened(store) as history:
+        if not history.engines():
+            raise ConfigError("The history holds no runs yet.")
         engine = _the_one("--engine", engine, history.engines(), "The history has no engine")
         level = _the_one("--level", level, history.levels(engine=engine), f"The history has of {engine!r} no level")
         there = history.names(engine=engine, level=level)
@@ -132,8 +137,8 @@ def _the_one(option: str, asked: str | None, there: list[str], missing: str) -> 
 
 
 @contextmanager
-def opened(store: str) -> Iterator[History]:
-    """The store, open; MissingExtraError where its packages are not installed."""
+def opened(store: str, *, make: bool = False) -> Iterator[History]:
+    """The store, open, and made first if `make`; MissingExtraError where its packages are not installed."""
     from llmbench.harness.errors import MissingExtraError
 
     try:
@@ -144,5 +149,5 @@ def opened(store: str) -> Iterator[History]:
         raise MissingExtraError(
             'The history needs SQLAlchemy, which is not installed: pip install "llmbench[history]"'
         ) from None
-    with History.open(store) as history:
+    with History.open(store, make=make) as history:
         yield history

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from llmbench.harness.cli import app
 from llmbench.harness.errors import ConfigError
+from llmbench.results.errors import RunError
 from llmbench.results.history import History
 
 
@@ -85,6 +86,25 @@ def test_what_is_not_there_is_answered_with_what_is(two_engines: str, options: l
     assert str(failed.exception).startswith(said)
 
 
+@pytest.mark.parametrize("command", [["history", "list"], ["history", "trend"], ["gate", "{run}", "--history"]])
+def test_reading_a_history_that_is_not_there_is_refused_and_makes_none(tmp_path: Path, command: list[str]) -> None:
+    run = write_run(tmp_path / "run", engines=(ALPHA,), num_requests=6, num_tokens=4)
+    where = tmp_path / "nosuch.db"
+    asked = [part.format(run=run.path) for part in command] + (
+        ["--store"] if "list" in command or "trend" in command else []
+    )
+    failed = CliRunner().invoke(app, [*asked, str(where)])
+    assert isinstance(failed.exception, RunError)
+    assert (
+        str(failed.exception) == f"There is no history {where}; `llmbench history add RUN --store {where}` begins one."
+    )
+    assert not where.exists()
+
+
 def test_a_history_without_runs_says_so(tmp_path: Path) -> None:
-    failed = CliRunner().invoke(app, ["history", "trend", "--store", str(tmp_path / "empty.db")])
-    assert str(failed.exception) == "The history has no engine."
+    where = str(tmp_path / "empty.db")
+    History.open(where).close()
+    listed = CliRunner().invoke(app, ["history", "list", "--store", where])
+    assert (listed.exit_code, listed.stdout) == (0, f"The history {where} holds no runs yet.\n")
+    failed = CliRunner().invoke(app, ["history", "trend", "--store", where])
+    assert str(failed.exception) == "The history holds no runs yet."
