@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from llmbench.results.compare import ALPHA, Comparison, Margin
 from llmbench.results.comparison_set import ComparisonSet
-from llmbench.results.errors import RunError
 from llmbench.results.figures import FIGURE_BY_NAME, FIGURES
 from llmbench.results.units import MIN_ROUNDS
 
@@ -19,6 +18,17 @@ Outcome = Literal["passed", "improved", "failed", "undecided"]
 GateVerdict = Literal["passed", "failed", "undecided", "not comparable"]
 
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _known(name: str) -> str:
+    if name not in FIGURE_BY_NAME:
+        near = difflib.get_close_matches(name, FIGURE_BY_NAME, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"no figure is called {name!r}{hint} There are {', '.join(FIGURE_BY_NAME)}")
+    return name
+
+
+_FigureName = Annotated[str, AfterValidator(_known)]
 
 
 class MarginSpec(BaseModel):
@@ -40,19 +50,16 @@ class GateSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    figures: Mapping[str, MarginSpec] = Field(default_factory=lambda: {spec.name: MarginSpec() for spec in FIGURES})
+    figures: Mapping[_FigureName, MarginSpec] = Field(
+        default_factory=lambda: {spec.name: MarginSpec() for spec in FIGURES}
+    )
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = ALPHA
 
     @field_validator("figures")
     @classmethod
-    def _known(cls, figures: Mapping[str, MarginSpec]) -> Mapping[str, MarginSpec]:
+    def _not_empty(cls, figures: Mapping[str, MarginSpec]) -> Mapping[str, MarginSpec]:
         if not figures:
             raise ValueError("a gate without a figure passes everything; name one or leave `figures` out")
-        for name in figures:
-            if name not in FIGURE_BY_NAME:
-                near = difflib.get_close_matches(name, FIGURE_BY_NAME, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(FIGURE_BY_NAME)}"
-                raise ValueError(f"no figure is called {name!r}{hint}")
         return figures
 
     @property
@@ -69,16 +76,6 @@ class GateSpec(BaseModel):
                 spec.absolute if asked.absolute is None else asked.absolute,
             )
         return found
-
-
-def gate_spec(stored: object, where: str) -> GateSpec:
-    """The thresholds in a parsed YAML document. Raises RunError naming `where` and the field."""
-    try:
-        return GateSpec.model_validate({} if stored is None else stored)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise RunError(f"{where}: {path}: {first['msg']}.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,10 +44,11 @@ def dotted(path: FieldPath) -> str:
 
 
 def _problem(detail: ErrorDetails, data: Any, schema: Schema, where: Where) -> Problem:
-    path, node = _walk(detail["loc"], schema)
+    # What is wrong with the key of a mapping has this behind the key.
+    at_key = detail["loc"][-1:] == ("[key]",)
+    path, node = _walk(detail["loc"][:-1] if at_key else detail["loc"], schema)
     given = _value_at(data, path)
     kind, context = detail["type"], detail.get("ctx", {})
-    at_key = False
     if kind == "extra_forbidden":
         parent = _walk(detail["loc"][:-1], schema)[1]
         message = _sentence("unknown field", str(path[-1]), list(_first(parent, "properties", schema)["properties"]))
@@ -64,6 +65,8 @@ def _problem(detail: ErrorDetails, data: Any, schema: Schema, where: Where) -> P
     elif kind == "workload":
         message = str(context["problem"])
         path = (*path, *_parts(str(context["field"]))) if "field" in context else path
+    elif kind == "value_error":
+        message = str(context["error"])
     else:
         message = _given_and_allowed(given, node, schema, detail)
     return Problem(where(path, at_key), message, f"field {dotted(path)!r}" if path else None)

@@ -127,6 +127,7 @@ def gate(
     from rich.console import Console
 
     from llmbench.harness.cli.gate_measurements import base_of, measure
+    from llmbench.harness.cli.gate_thresholds import read_thresholds
     from llmbench.harness.cli.write_report import write_text
     from llmbench.harness.errors import ConfigError, ExitCode
     from llmbench.reports.comparison_console import print_gate
@@ -142,7 +143,7 @@ def gate(
             "Give one of --baseline (a run or a file of --save), --history (a store), --against (an engine of RUN) and "
             "--ab (a workload to measure)."
         )
-    spec = _thresholds(thresholds)
+    spec = read_thresholds(thresholds)
     if confirm is not None and confirm_ab is not None:
         raise ConfigError(
             "Give --confirm or --confirm-ab, not both: the second measures what the first does, and more."
@@ -219,20 +220,3 @@ def _newest(store: str, side: Side, run: Path) -> Side:
             f"`llmbench history add {run}` makes this one the first."
         )
     return found
-
-
-def _thresholds(path: Path | None) -> GateSpec:
-    import yaml
-
-    from llmbench.harness.errors import ConfigError
-    from llmbench.results.gate import GateSpec, gate_spec
-
-    if path is None:
-        return GateSpec()
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--thresholds {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--thresholds {path} is not YAML: {error}") from None
-    return gate_spec(stored, str(path))

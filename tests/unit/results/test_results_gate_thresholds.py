@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
 from gated_runs import requests
 
 from llmbench.results.comparison_set import compare_engines, compare_sides
-from llmbench.results.errors import RunError
-from llmbench.results.gate import GateResult, GateSpec, confirmed, gate_spec, judge_gate
+from llmbench.results.gate import GateResult, GateSpec, confirmed, judge_gate
 from llmbench.results.manifest import EngineManifest
 from llmbench.results.matching import Side
 
@@ -21,30 +19,12 @@ def judged_by(spec: GateSpec, subject: Side, baseline: Side) -> GateResult:
 
 
 def test_thresholds_restrict_and_loosen(measured) -> None:
-    spec = gate_spec({"figures": {"tpot_p50": {"relative": 0.2}}}, "gate.yaml")
+    spec = GateSpec.model_validate({"figures": {"tpot_p50": {"relative": 0.2}}})
     result = judged_by(spec, measured(1, itl=5.5), measured(2))
     assert {case.comparison.spec.name for case in result.cases} == {"tpot_p50"}
     assert result.verdict == "passed"
-    tight = gate_spec({"figures": {"tpot_p50": {"relative": 0.05}}}, "gate.yaml")
+    tight = GateSpec.model_validate({"figures": {"tpot_p50": {"relative": 0.05}}})
     assert judged_by(tight, measured(1, itl=5.5), measured(2)).verdict == "failed"
-
-
-@pytest.mark.parametrize(
-    ("stored", "said"),
-    [
-        ({"figures": {"tpot_p55": {}}}, "no figure is called 'tpot_p55'; did you mean tpot_p50"),
-        ({"figures": {}}, "a gate without a figure passes everything"),
-        ({"figures": {"tpot_p50": {"relative": -0.1}}}, r"figures\.tpot_p50\.relative: .*greater than or equal to 0"),
-        ({"figures": {"tpot_p50": {"absolute": math.nan}}}, r"figures\.tpot_p50\.absolute: "),
-        ({"figures": {"tpot_p50": {"relative": math.inf}}}, r"figures\.tpot_p50\.relative: .*finite number"),
-        ({"figures": {"goodput": {"relativ": 0.1}}}, r"figures\.goodput\.relativ: Extra inputs"),
-        ({"alpha": math.nan}, "alpha: "),
-        ([1], "the file: "),
-    ],
-)
-def test_thresholds_that_are_wrong_say_where(stored: object, said: str) -> None:
-    with pytest.raises(RunError, match=rf"gate\.yaml: .*{said}"):
-        gate_spec(stored, "gate.yaml")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +36,7 @@ def test_thresholds_that_are_wrong_say_where(stored: object, said: str) -> None:
 )
 def test_a_figure_that_was_asked_for_is_tested_or_there_is_no_green(measured, named: str, why: str) -> None:
     # The gate that was read declared a tolerance for goodput and never evaluated it.
-    spec = gate_spec({"figures": {"tpot_p50": {}, named: {}}}, "gate.yaml")
+    spec = GateSpec.model_validate({"figures": {"tpot_p50": {}, named: {}}})
     result = judged_by(spec, measured(1), measured(2))
     assert result.verdict == "undecided"
     [lacking] = result.lacking
@@ -73,9 +53,9 @@ def test_nobody_asked_for_what_the_default_cannot_test(measured) -> None:
 
 
 def test_a_second_look_at_one_figure_does_not_excuse_another_that_was_not_tested(measured) -> None:
-    spec = gate_spec({"figures": {"tpot_p50": {}, "ttft_p99": {}}}, "gate.yaml")
+    spec = GateSpec.model_validate({"figures": {"tpot_p50": {}, "ttft_p99": {}}})
     first = judged_by(spec, measured(1, itl=5.5), measured(2))
-    only_suspects = gate_spec({"figures": {"tpot_p50": {}}}, "gate.yaml")
+    only_suspects = GateSpec.model_validate({"figures": {"tpot_p50": {}}})
     again = judged_by(only_suspects, measured(3), measured(2))
     assert confirmed(first, again).verdict == "undecided"
     assert confirmed(replace(first, required=frozenset()), again).verdict == "passed"
@@ -84,6 +64,6 @@ def test_a_second_look_at_one_figure_does_not_excuse_another_that_was_not_tested
 def test_what_was_asked_for_of_engines_of_one_run_is_tested_too(measured) -> None:
     engines = (EngineManifest(label="a", name="reference"), EngineManifest(label="b", name="reference"))
     side = measured(0, rows=requests(1, engine="a") + requests(1, engine="b"), run_fields={"engines": engines})
-    spec = gate_spec({"figures": {"tpot_p50": {}, "goodput": {}}}, "gate.yaml")
+    spec = GateSpec.model_validate({"figures": {"tpot_p50": {}, "goodput": {}}})
     compared = compare_engines(side, "a", margins=spec.margins(), required=spec.required)
     assert judge_gate(compared, required=spec.required).verdict == "undecided"
