@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+
 from llmbench.reports.figure import Axis, Figure, line, spans_decades, thinned
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import count, digits
 from llmbench.reports.section import Section, View, figures_by_level
 from llmbench.results.metrics import BY_NAME
 from llmbench.results.series import Cdf, cdf
+from llmbench.results.units import Floats
 
 _READINGS = {
     "ttft": ("Time to first token", "from when a request was due until its first token"),
@@ -17,6 +22,8 @@ _READINGS = {
 }
 
 _MAX_POINTS_IN_ALL = 16_000
+# How much of the axis is left to the right of the greatest value.
+_ROOM = 0.02
 
 
 def _view(material: Material) -> View | None:
@@ -33,6 +40,13 @@ def _figure(material: Material, level: str, name: str) -> Figure | None:
     if not found:
         return None
     points = max(100, _MAX_POINTS_IN_ALL // (len(_READINGS) * len(material.samples)))
+    log = spans_decades([curve.x for _, curve in found])
+    ends = np.concatenate([curve.x for _, curve in found])
+    low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 0.0)
+
+    def further(x: float) -> float:
+        return x * (high / low) ** _ROOM if log else x + _ROOM * high
+
     title, reading = _READINGS[name]
     unit = BY_NAME[name].unit
     return Figure(
@@ -43,15 +57,27 @@ def _figure(material: Material, level: str, name: str) -> Figure | None:
             line(
                 engine,
                 material.colour(engine),
-                *thinned(curve.x, curve.y, points),
+                *_ended(*thinned(curve.x, curve.y, points), further),
                 step=True,
                 hover="%{y:.1%} within %{x:.4~g} " + unit,
             )
             for engine, curve in found
         ],
-        x=Axis(BY_NAME[name].title, unit, log=spans_decades([curve.x for _, curve in found])),
+        x=Axis(
+            BY_NAME[name].title,
+            unit,
+            log=log,
+            low=None if high <= 0 else low * low / further(low) if log else 0.0,
+            high=None if high <= 0 else further(high),
+        ),
         y=Axis("share of all", low=0, high=1.02, share=True),
     )
+
+
+def _ended(x: Floats, y: Floats, further: Callable[[float], float]) -> tuple[Floats, Floats]:
+    """The curve with its last share held a little further to the right: the step up to it may fall into a gap of a
+    dashed line, or stand on the plot's edge, and a curve that ends at 100 % would seem to stop below."""
+    return (np.append(x, further(x[-1])), np.append(y, y[-1])) if x.size else (x, y)
 
 
 def _said(engine: str, curve: Cdf, unit: str) -> str:

@@ -19,6 +19,7 @@ from llmbench.reports.load_level import OfferedLoad, offered_load
 from llmbench.reports.material import Material
 from llmbench.reports.numbers import interval
 from llmbench.reports.sections.decode_profile import DECODE_PROFILE
+from llmbench.reports.sections.distributions import DISTRIBUTIONS
 from llmbench.reports.sections.environment import flattened
 from llmbench.reports.sections.load_curves import LOAD_CURVES
 from llmbench.results.comparison_set import compare_engines
@@ -92,6 +93,40 @@ def test_differences_lie_where_their_gain_is(sweep: Run) -> None:
             assert each.high is not None
             assert each.low <= each.at <= each.high
             assert each.margin_low <= 50 <= each.margin_high
+
+
+@pytest.mark.parametrize("itl_ms", [9.0, 900.0], ids=["linear", "logarithmic"])
+def test_a_distribution_is_drawn_past_its_last_step_and_the_axis_past_that(tmp_path: Path, itl_ms: float) -> None:
+    # The last step would else be drawn on the edge of the plot, or fall into a gap of a dashed line.
+    engines = (FakeEngine("a"), FakeEngine("b", prefill_ms=2000 if itl_ms > 100 else 60, itl_ms=itl_ms))
+    material = Material(write_run(tmp_path / "run", engines=engines, num_requests=24, num_tokens=8, rounds=2))
+    view = DISTRIBUTIONS.view(material)
+    assert view is not None
+    [panel] = view["panels"]
+    kinds = set()
+    for figure in panel.figures:
+        axis = figure.spec["layout"]["xaxis"]
+        is_log = axis.get("type") == "log"
+        kinds.add(is_log)
+        low, high = (10**end if is_log else end for end in axis["range"])
+        last = [trace["x"][-2] for trace in figure.traces]
+        for trace in figure.traces:
+            assert trace["y"][-1] == trace["y"][-2] == 1
+            assert trace["x"][-2] < trace["x"][-1] <= high * 1.0001
+            assert low <= trace["x"][0]
+        share = math.log(high / max(last)) / math.log(high / low) if is_log else 1 - max(last) / high
+        assert share == pytest.approx(0.02, abs=0.002)
+    assert (itl_ms > 100) in kinds
+
+
+@pytest.mark.parametrize("ok", [True, False], ids=["one-value", "none"])
+def test_a_distribution_of_one_value_or_of_none_has_an_axis(make_run: MakeRun, ok: bool) -> None:
+    view = DISTRIBUTIONS.view(Material(make_run([entry(0) if ok else entry(0, ok=False, tokens=())])))
+    assert view is not None
+    for figure in view["panels"][0].figures:
+        axis, [trace] = figure.spec["layout"]["xaxis"], figure.traces
+        assert len(trace["x"]) == (2 if ok else 0)
+        assert axis.get("range", [0, 1])[0] < axis.get("range", [0, 1])[1]
 
 
 def test_the_headline_is_a_sentence_per_level(sweep: Run) -> None:
