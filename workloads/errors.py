@@ -46,6 +46,11 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return "" if name is None else f"; did you mean {name!r}?"
 
 
+def reason_of(error: Exception) -> str:
+    """Why a file could not be read, for a sentence that names the file itself."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def shorten(value: object, limit: int = 60) -> str:
     """`value` as it would be quoted in a sentence, at most `limit` characters."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from llmbench.workloads.base import MAX_TOKENS, Frozen, NonNegative, Positive, Text, TokenCount, refuse
-from llmbench.workloads.errors import WorkloadError
+from llmbench.workloads.errors import WorkloadError, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -240,7 +240,7 @@ def read_lengths(path: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise WorkloadError(f"{path}: the file of lengths cannot be read: {error}") from error
+        raise WorkloadError(f"{path}: the file of lengths cannot be read: {reason_of(error)}") from error
     values: list[int] = []
     weights: list[float] = []
     for number, line in enumerate(text.splitlines(), start=1):

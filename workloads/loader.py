@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmbench.workloads.engine_spec import engine_mapping
-from llmbench.workloads.errors import FieldPath, Problem, WorkloadError, nearest
+from llmbench.workloads.errors import FieldPath, Problem, WorkloadError, nearest, reason_of, shorten
 from llmbench.workloads.overrides import Override, apply_override
-from llmbench.workloads.problems import problems_of
+from llmbench.workloads.problems import Where, dotted, problems_of
 from llmbench.workloads.shipped import ShippedWorkload, shipped, shipped_paths
 from llmbench.workloads.spec import EngineSpec, WorkloadSpec
 from llmbench.workloads.template import template
@@ -23,12 +23,15 @@ __all__ = ["Problem", "ShippedWorkload", "WorkloadError", "json_schema", "load",
 # Values that name a file or folder; `*` is every entry of a list. A model may also be a name, the others never.
 _MODEL_FIELDS = (("model",), ("engines", "*", "model"))
 _PROMPT_PATHS = (("path",), ("prompt_tokens", "path"), ("output_tokens", "path"), ("turns", "path"))
-_PATH_FIELDS = (
-    ("tokenizer",),
-    ("engines", "*", "tls_ca"),
+_DATA_FIELDS = (
     ("traffic", "arrivals", "path"),
     *(("prompts", *path) for path in _PROMPT_PATHS),
     *(("prompts", "populations", "*", "prompts", *path) for path in _PROMPT_PATHS),
+)
+_PATH_FIELDS = (
+    ("tokenizer",),
+    ("engines", "*", "tls_ca"),
+    *_DATA_FIELDS,
 )
 # What an override such as engines.reference.url=… finds in a workload that leaves its engines out.
 _DEFAULT_ENGINES: tuple[EngineSpec, ...] = WorkloadSpec.model_fields["engines"].default
@@ -38,7 +41,8 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> WorkloadSpec:
     """The workload in a file, or the shipped one of that name, with `a.b.c=value` overrides applied in order.
 
     Relative paths are resolved against the file's folder, those in overrides against the working directory. A `model`
-    that is neither an existing folder nor begins with ./ ../ / or ~ stays as it is. Raises WorkloadError.
+    that is neither an existing folder nor begins with ./ ../ / or ~ stays as it is. Raises WorkloadError, also for a
+    file of prompts, lengths or a trace that is not there.
     """
     path = _find(source)
     name = str(source)
@@ -46,9 +50,9 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> WorkloadSpec:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise WorkloadError(f"{name}: the workload cannot be read: {_reason(error)}") from error
+        raise WorkloadError(f"{name}: the workload cannot be read: {reason_of(error)}") from error
     shown = path.name if name in shipped_paths() else name
-    return _validate(parse_bytes(raw, shown), path.parent, overrides)
+    return _validate(parse_bytes(raw, shown), path.parent, overrides, files_exist=True)
 
 
 def loads(text: str, source: str = "<text>", overrides: Sequence[str] = (), folder: Path | None = None) -> WorkloadSpec:
@@ -74,7 +78,7 @@ def _find(source: str | Path) -> Path:
         if path.exists():
             return path
     except (OSError, ValueError) as error:
-        raise WorkloadError(f"{str(source)!r}: not the name of a file: {_reason(error)}") from error
+        raise WorkloadError(f"{str(source)!r}: not the name of a file: {reason_of(error)}") from error
     guess = nearest(path.stem, names) if path.name else None
     hint = f"; did you mean {guess!r}?" if guess else "."
     raise WorkloadError(
@@ -82,11 +86,7 @@ def _find(source: str | Path) -> Path:
     )
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _validate(document: Document, folder: Path, overrides: Sequence[str]) -> WorkloadSpec:
+def _validate(document: Document, folder: Path, overrides: Sequence[str], *, files_exist: bool = False) -> WorkloadSpec:
     data = document.data
     if data is None:
         raise WorkloadError(f"{document.source}: the file is empty; `llmbench workloads init` writes one to start from")
@@ -116,9 +116,27 @@ def _validate(document: Document, folder: Path, overrides: Sequence[str]) -> Wor
         return document.where(path, key=at_key)
 
     try:
-        return WorkloadSpec.model_validate(data)
+        spec = WorkloadSpec.model_validate(data)
     except ValidationError as error:
         raise WorkloadError.of(problems_of(error, data, json_schema(), where)) from error
+    if files_exist and (missing := list(_missing_files(data, where))):
+        raise WorkloadError.of(missing)
+    return spec
+
+
+def _missing_files(data: dict[str, Any], where: Where) -> Iterator[Problem]:
+    for pattern in _DATA_FIELDS:
+        for field, container in _matches(data, pattern):
+            path = container[field[-1]]
+            if not _is_there(path):
+                yield Problem(where(field, False), f"there is no file {shorten(path, 200)}", f"field {dotted(field)!r}")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:
+        return True  # it cannot be looked at; whoever opens it says why
 
 
 def _normalise_engines(document: Document) -> None:

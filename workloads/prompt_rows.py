@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.workloads.base import MAX_TOKENS
-from llmbench.workloads.errors import WorkloadError, shorten
+from llmbench.workloads.errors import WorkloadError, reason_of, shorten
 from llmbench.workloads.prompt_specs import JsonlPrompts, ShareGptPrompts
 
 CountTokens = Callable[[str], int]
@@ -32,7 +32,7 @@ def _read(path: str) -> str:
     except UnicodeDecodeError as error:
         raise WorkloadError(f"{path}: the byte at offset {error.start} is not UTF-8") from error
     except (OSError, ValueError) as error:
-        raise WorkloadError(f"{path}: the file of prompts cannot be read: {error}") from error
+        raise WorkloadError(f"{path}: the file of prompts cannot be read: {reason_of(error)}") from error
 
 
 def read_jsonl(spec: JsonlPrompts, *, allow_messages: bool) -> list[Row]:
@@ -122,7 +122,7 @@ def read_sharegpt(path: str) -> tuple[Exchange, ...]:
     try:
         status = Path(path).stat()
     except (OSError, ValueError) as error:
-        raise WorkloadError(f"{path}: the file of prompts cannot be read: {error}") from error
+        raise WorkloadError(f"{path}: the file of prompts cannot be read: {reason_of(error)}") from error
     return _read_sharegpt(path, status.st_mtime_ns, status.st_size)
 
 

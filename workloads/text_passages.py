@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmbench.workloads.errors import WorkloadError
+from llmbench.workloads.errors import WorkloadError, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ class Passages:
         except UnicodeDecodeError as error:
             raise WorkloadError(f"{path}: the byte at offset {error.start} is not UTF-8") from error
         except (OSError, ValueError) as error:
-            raise WorkloadError(f"{path}: the text file cannot be read: {error}") from error
+            raise WorkloadError(f"{path}: the text file cannot be read: {reason_of(error)}") from error
         self._words = _WORD.findall(text)
         if not self._words:
             raise WorkloadError(f"{path}: the text file holds no words")

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from llmbench.workloads.base import MAX_TOKENS, Frozen, Text
-from llmbench.workloads.errors import WorkloadError
+from llmbench.workloads.errors import WorkloadError, reason_of
 from llmbench.workloads.traces.azure import read_azure
 from llmbench.workloads.traces.burstgpt import read_burstgpt
 from llmbench.workloads.traces.mooncake import read_mooncake
@@ -48,7 +48,7 @@ def read_trace(trace: TraceFields, num_requests: int) -> tuple[TraceRow, ...]:
     try:
         status = Path(trace.path).stat()
     except (OSError, ValueError) as error:
-        raise WorkloadError(f"{trace.path}: the trace cannot be read: {error}") from error
+        raise WorkloadError(f"{trace.path}: the trace cannot be read: {reason_of(error)}") from error
     return _read(trace.path, trace.layout, num_requests, status.st_mtime_ns, status.st_size)
 
 
@@ -59,7 +59,7 @@ def _read(path: str, layout: TraceLayout, num_requests: int, mtime_ns: int, num_
         # Only as far as needed: published traces have millions of rows.
         rows = list(itertools.islice(LAYOUTS[layout](path), num_requests))
     except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: the trace cannot be read: {error}") from error
+        raise WorkloadError(f"{path}: the trace cannot be read: {reason_of(error)}") from error
     if len(rows) < num_requests:
         raise WorkloadError(
             f"{path}: the trace has {len(rows)} requests with an answer, and {num_requests} were asked for; "

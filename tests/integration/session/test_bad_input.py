@@ -61,7 +61,7 @@ def refused(workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("[simulated]", "[openai]", ["openai is not started by llmbench", "give the url"]),
         ("[simulated]", "[{simulated: {settings: {tft_ms: 5}}}]", ["no setting 'tft_ms'", "did you mean ttft_ms"]),
         ("[simulated]", "[{simulated: {settings: {ttft_ms: -5}}}]", ["ttft_ms must be between 0 and"]),
-        ("prompts.txt", "no_such.txt", ["no_such.txt"]),
+        ("prompts.txt", "no_such.txt", ["w.yaml:4:29", "field 'prompts.path': there is no file '/", "no_such.txt"]),
         ("model: toy", "model: ./no_such_model", ["no_such_model' is no folder here"]),
         ("model: toy", "model: synthetic:no-such", ["model: 'synthetic:no-such' could not be made"]),
         ("[simulated]", "[reference]", ["reference needs a checkpoint folder", "'toy' is only a name"]),

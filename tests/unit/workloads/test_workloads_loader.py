@@ -177,6 +177,7 @@ def test_engines_may_be_names_or_mappings() -> None:
 def test_relative_paths_start_from_the_workload_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models" / "tiny").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a.txt").touch()
     file = tmp_path / "w.yaml"
     file.write_text(
         "name: t\nmodel: models/tiny\ntokenizer: tok\nprompts: {kind: text, path: a.txt}\n"
@@ -250,6 +251,18 @@ def _yaml(text: str) -> dict[str, Any]:
     data = yaml.safe_load(text)
     assert isinstance(data, dict)
     return data
+
+
+def test_a_file_that_is_not_there_is_named_with_its_field_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: t\nmodel: m\nprompts: {kind: text, path: nowhere.txt}\n")
+    with pytest.raises(WorkloadError) as refused:
+        load(path)
+    assert str(refused.value) == f"{path}:3:29: field 'prompts.path': there is no file '{tmp_path}/nowhere.txt'"
+    with pytest.raises(WorkloadError, match=r"^--set prompts\.path=.*: field 'prompts\.path': there is no file"):
+        load(path, ["prompts.path=elsewhere.txt"])
+    (tmp_path / "nowhere.txt").write_text("here")
+    assert load(path).prompts.kind == "text"
 
 
 # ---------------------------------------------------------------------------------------------- whatever is given
