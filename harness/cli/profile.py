@@ -54,6 +54,10 @@ def profile(
     from llmbench.harness.errors import ConfigError, ExitCode
     from llmbench.results.run_directory import Run
 
+    if trace is not None and not trace.parent.is_dir():
+        raise ConfigError(f"--trace {trace}: {trace.parent} is no folder.")
+    if trace is not None and trace.is_dir():
+        raise ConfigError(f"--trace {trace}: is a folder; give a file.")
     path, message, code = Path(workload), None, ExitCode.OK
     if not is_run:
         from llmbench.harness.assemble import assemble

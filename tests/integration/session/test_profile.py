@@ -34,4 +34,12 @@ def test_a_run_that_is_there_already_is_profiled_without_another(workplace: Any)
     assert (workplace.folder / "elsewhere.json").is_file()
     refused = workplace.run("profile", "out", "--trace", "no/such/folder.json")
     assert refused.returncode == 2
-    assert "no/such/folder.json: cannot be written: No such file or directory" in refused.stderr
+    assert "--trace no/such/folder.json: no/such is no folder." in refused.stderr
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_measured(workplace: Any) -> None:
+    for trace, said in (("no/such/x.json", "--trace no/such/x.json: no/such is no folder."), (".", "is a folder")):
+        refused = workplace.run("profile", workplace.workload(), "--trace", trace, "--out", "out")
+        assert refused.returncode == 2
+        assert said in refused.stderr
+        assert not (workplace.folder / "out").exists()
