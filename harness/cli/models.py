@@ -1,4 +1,4 @@
-"""`llmbench models`: random-weight checkpoints with a real tokenizer, for measuring without a download."""
+"""`llmbench models`: small trained checkpoints and random-weight ones, for measuring without a download."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Synthetic models: random weights, real shapes and tokenizers.", no_args_is_help=True)
+app = typer.Typer(
+    help="Bundled models, trained and small, and synthetic ones: random weights, real shapes.", no_args_is_help=True
+)
 
 
 @app.command("list")
 def list_models() -> None:
-    """The synthetic models there are."""
+    """The bundled and synthetic models there are."""
     _become_the_engine("models", "list")
 
 

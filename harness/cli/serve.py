@@ -11,7 +11,9 @@ import typer
 
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, or synthetic:NAME (llmbench models list).")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint folder, bundled:NAME or synthetic:NAME (llmbench models list).")
+    ],
     host: Annotated[
         str, typer.Option(show_default=False, help="Address to listen on (default: 127.0.0.1).")
     ] = "127.0.0.1",
