@@ -9,7 +9,7 @@ from llmbench.harness.assemble import Assembly, check_context
 from llmbench.harness.errors import ConfigError
 from llmbench.harness.plan import Trial, trial_at
 from llmbench.harness.search import LoadSearch, SearchGoal, SearchResult
-from llmbench.harness.slo import meets
+from llmbench.harness.slo import meets, unjudged
 from llmbench.harness.slots import filled_by, openings
 from llmbench.results.manifest import SearchManifest, TriedLoadManifest
 from llmbench.results.records import RequestRecord
@@ -121,8 +121,8 @@ def refuse_unsearchable(spec: WorkloadSpec, goal: SearchGoal) -> None:
         raise ConfigError("traffic.sweep: a search chooses its loads itself; add --set traffic.sweep=null.")
     if not any(limit is not None for limit in (slo.ttft_ms, slo.tpot_ms, slo.e2e_ms)):
         raise ConfigError("measure.slo: nothing to meet; set one of its limits, e.g. --set measure.slo.ttft_ms=500.")
-    if not spec.request.stream and (slo.ttft_ms is not None or slo.tpot_ms is not None):
-        raise ConfigError("measure.slo: ttft_ms and tpot_ms cannot be judged without request.stream; limit e2e_ms.")
+    if (problem := unjudged(spec)) is not None:
+        raise ConfigError(problem)
     num_requests = goal.max_repeats * traffic.requests
     if num_requests < goal.requests_to_decide:
         raise ConfigError(

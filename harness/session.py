@@ -38,6 +38,7 @@ from llmbench.harness.recorder import (
     Verdict,
 )
 from llmbench.harness.redaction import Redactor, secrets_in_env
+from llmbench.harness.slo import unjudged
 from llmbench.harness.slots import planned_too_wide
 from llmbench.harness.stop_flag import StopFlag
 from llmbench.harness.telemetry import DEFAULT_INTERVAL_S, Telemetry
@@ -145,7 +146,8 @@ class _Session:
         trials = self._assembly.plan.trials if finder is None else finder.trials(self._recall)
         self._searches = finder is not None
         if finder is None:
-            self._findings += [Finding(text, invalid=False) for text in planned_too_wide(self._assembly.plan.trials)]
+            said = (*planned_too_wide(self._assembly.plan.trials), unjudged(self._assembly.spec))
+            self._findings += [Finding(text, invalid=False) for text in said if text is not None]
         with (
             Interrupts(on_first=lambda: self._recorder.send(Phase("stopping"))) as interrupts,
             EngineKeeper(self._assembly, self._recorder.log_paths, self._redactor, interrupts.stop.is_set) as keeper,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmbench.results.records import RequestRecord
-from llmbench.workloads.spec import SloSpec
+from llmbench.workloads.spec import SloSpec, WorkloadSpec
 
 _NS_PER_MS = 1e6
 
@@ -23,6 +23,16 @@ def meets(record: RequestRecord, slo: SloSpec) -> bool:
         and _within(tpot_ns, slo.tpot_ms)
         and _within(_between(record.due_ns, record.end_ns), slo.e2e_ms)
     )
+
+
+def unjudged(spec: WorkloadSpec) -> str | None:
+    """The sentence about limits that no answer can be held to; None where all can be."""
+    slo = spec.measure.slo
+    limits = {"ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms}
+    given = [f"measure.slo.{name}" for name, limit in limits.items() if limit is not None]
+    if spec.request.stream or not given:
+        return None
+    return f"{' and '.join(given)} cannot be judged without request.stream, so there is no goodput; limit e2e_ms."
 
 
 def _between(begin_ns: int | None, end_ns: int | None) -> int | None:

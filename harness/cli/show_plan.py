@@ -9,6 +9,7 @@ from rich.table import Table
 
 from llmbench.harness.assemble import Assembly
 from llmbench.harness.plan import PlannedRequest, Trial
+from llmbench.harness.slo import unjudged
 from llmbench.harness.slots import openings, planned_too_wide
 from llmbench.workloads.spec import MeasureSpec
 
@@ -28,8 +29,9 @@ def show_plan(assembly: Assembly, console: Console) -> None:
     console.print(_trials_table(plan.trials))
     num_warmup = sum(len(trial.warmup) for trial in plan.trials)
     console.print(f"{plan.num_requests} requests measured, {num_warmup} more to warm up")
-    for sentence in (*_rules(spec.measure), *planned_too_wide(plan.trials)):
-        console.print(sentence)
+    for sentence in (*_rules(spec.measure), *planned_too_wide(plan.trials), unjudged(spec)):
+        if sentence is not None:
+            console.print(sentence)
     # Every engine is asked the same, so the first engine's trials stand for all.
     label = plan.trials[0].engine.label
     requests = [request for trial in plan.trials if trial.engine.label == label for request in trial.requests]

@@ -50,6 +50,7 @@ def validate(
 ) -> None:
     """Check a workload and say what it asks; errors name the line, the field and what is allowed."""
     from llmbench.harness.plan import level_name
+    from llmbench.harness.slo import unjudged
     from llmbench.harness.slots import asked_too_wide
     from llmbench.workloads.loader import load
 
@@ -62,8 +63,9 @@ def validate(
     rounds = {1: "once", 2: "twice"}.get(spec.measure.rounds, f"{spec.measure.rounds} times")
     typer.echo(f"{spec.name}: valid, digest {spec.digest()[:12]}")
     typer.echo(f"{loads}; {rounds} on {', '.join(engine.label for engine in spec.engines)}")
-    for sentence in asked_too_wide(spec):
-        typer.echo(sentence)
+    for sentence in (*asked_too_wide(spec), unjudged(spec)):
+        if sentence is not None:
+            typer.echo(sentence)
 
 
 @app.command("init")

@@ -67,6 +67,14 @@ def test_validate_tells_of_a_closed_loop_that_no_round_fills(changes: list[str],
         assert told[0].endswith("raise traffic.requests, or lower the concurrency.")
 
 
+def test_validate_tells_of_limits_that_cannot_be_judged() -> None:
+    said = ran("validate", "quickstart", "--set", "request.stream=false").splitlines()[2:]
+    limits = "measure.slo.ttft_ms and measure.slo.tpot_ms cannot be judged without request.stream"
+    assert said == [f"{limits}, so there is no goodput; limit e2e_ms."]
+    e2e_alone = ("--set", "request.stream=false", "--set", "measure.slo={e2e_ms: 500}")
+    assert len(ran("validate", "quickstart", *e2e_alone).splitlines()) == 2
+
+
 def test_validate_names_the_mistake() -> None:
     with pytest.raises(WorkloadError, match=r"field 'traffic\.arrivals\.rate': given -1"):
         ran("validate", "mixed", "--set", "traffic.arrivals.rate=-1")
