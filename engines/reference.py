@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 
-from llmbench.engines import metric_map
+from llmbench.engines import metric_map, reference_settings
 from llmbench.engines.adapter import (
     Capabilities,
     CountTokens,
@@ -35,35 +35,6 @@ LOG_FACTS = LogFacts(
 )
 # Protocol to what it cannot do without.
 _PACKAGES: Mapping[str, tuple[str, ...]] = {"http": (), "websocket": ("wsproto",), "grpc": ("grpc", "google")}
-_FLAGS = (
-    "batching",
-    "block_size",
-    "compaction",
-    "device",
-    "dtype",
-    "eviction",
-    "fairness",
-    "graphs",
-    "kernels",
-    "kv_cache_gib",
-    "max_batch_delay_ms",
-    "max_model_len",
-    "max_num_batched_tokens",
-    "max_num_seqs",
-    "no_prefix_cache",
-    "num_blocks",
-    "num_kept_blocks",
-    "num_speculative_tokens",
-    "num_swap_blocks",
-    "preemption",
-    "quantization",
-    "kv_cache_dtype",
-    "seed",
-    "speculative",
-    "speculative_max_seqs",
-    "step_order",
-    "threads",
-)
 
 
 class ReferenceAdapter(OpenAIAdapter):
@@ -75,13 +46,14 @@ class ReferenceAdapter(OpenAIAdapter):
     def __init__(self, dialect: Dialect | None = None, settings: Mapping[str, object] | None = None) -> None:
         settings = settings or {}
         super().__init__(dialect or DIALECT, settings)
+        reference_settings.check(settings, self.name)
         self._protocol = _protocol(settings.get("protocol", "http"))
         if self._protocol == "grpc":
             self._extra = mapping(self.name, settings, "extra_body")
             self.capabilities = Capabilities(exact_token_counts=True, metrics=self.dialect.metrics)
 
     def launch_settings(self) -> Iterable[str]:
-        return (*_FLAGS, "protocol")
+        return (*reference_settings.SETTINGS, "protocol")
 
     def encode(self, request: GenerationRequest, endpoint: Endpoint) -> WireRequest:
         if self._protocol != "grpc":
@@ -110,12 +82,14 @@ class ReferenceAdapter(OpenAIAdapter):
                 "set `model` to a folder or to synthetic:NAME."
             )
         self.with_settings(options.settings)
+        reference_settings.check_draft(options.settings, self.name)
         # Readiness is asked for by HTTP whichever protocol carries the load.
         http_port = free_port() if self._protocol == "grpc" else port
         argv = [sys.executable, "-m", "llmbench.reference_engine", "serve", "--model", options.model_path]
         argv += ["--host", "127.0.0.1", "--port", str(http_port), "--served-model-name", options.model]
         argv += ["--grpc-port", str(port)] if self._protocol == "grpc" else []
-        argv += flags({name: options.settings[name] for name in _FLAGS if name in options.settings}, self.name)
+        known = {name: options.settings[name] for name in reference_settings.SETTINGS if name in options.settings}
+        argv += flags(known, self.name)
         return LaunchPlan(
             argv=(*argv, *options.args),
             endpoint=replace(Endpoint("127.0.0.1", port), websocket=self._protocol == "websocket"),

@@ -37,7 +37,8 @@ def print_summary(run: Run, console: Console) -> None:
     if run.manifest.invalid:
         console.print(Text("The measurement is invalid: these numbers must not be used.", style="bold red"))
     material = Material(run)
-    for sentence in headline(material):
+    sentences = headline(material)
+    for sentence in sentences:
         console.print(Text(plain(sentence), style="bold"))
     _print_points(console, "The engines did not do the same work", [one_line(each) for each in unequal_work(run)])
     for sentence in agreement(run):
@@ -62,8 +63,8 @@ def print_summary(run: Run, console: Console) -> None:
     if (unknown := unknown_costs(samples)) is not None:
         console.print(Text(f"\n{unknown}", style="dim"))
     _print_points(console, "Read before you use a number", [one_line(problem) for problem in run.manifest.problems])
-    if run.manifest.status == "failed":
-        console.print(Text(plain(left_out(run.manifest)), style="bold red"))
+    if run.manifest.status == "failed" and (missing := left_out(run.manifest)) not in sentences:
+        console.print(Text(plain(missing), style="bold red"))
     console.print()
 
 

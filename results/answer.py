@@ -23,7 +23,7 @@ def answer(run: Run) -> tuple[str, ...]:
     sentences = list(incompleteness(run))
     rows = {(row.engine, row.level): row for row in summarise(run).rows}
     if not rows:
-        return (*sentences, "Nothing was measured.")
+        return tuple(sentences) if run.manifest.status == "failed" else (*sentences, "Nothing was measured.")
     for level, group in groupby(each_samples(run), key=lambda samples: samples.level):
         members = list(group)
         if len(members) == 1:

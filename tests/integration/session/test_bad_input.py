@@ -64,6 +64,11 @@ def refused(workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("prompts.txt", "no_such.txt", ["w.yaml:4:29", "field 'prompts.path': there is no file '/", "no_such.txt"]),
         ("model: toy", "model: ./no_such_model", ["no_such_model' is no folder here"]),
         ("model: toy", "model: synthetic:no-such", ["model: 'synthetic:no-such' could not be made"]),
+        (
+            "[simulated]",
+            "[{reference: {settings: {max_num_seqs: abc}}}]",
+            ["settings.max_num_seqs of reference must be a whole number from 1; got 'abc'"],
+        ),
         ("[simulated]", "[reference]", ["reference needs a checkpoint folder", "'toy' is only a name"]),
     ],
     ids=[
@@ -79,6 +84,7 @@ def refused(workplace: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         "no-prompt-file",
         "no-model-folder",
         "no-such-synthetic-model",
+        "setting-of-a-wrong-type",
         "no-checkpoint",
     ],
 )

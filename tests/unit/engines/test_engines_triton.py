@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.engines import reference, registry
+from llmbench.engines import reference_settings, registry
 from llmbench.engines.adapter import EngineError
 from llmbench.engines.triton_launch import ENGINE_SETTINGS
 from llmbench.engines.wire import (
@@ -239,6 +239,6 @@ def test_the_bundled_engine_tells_its_tokens_with_the_last_response(timeline, st
 
 
 def test_started_here_it_takes_every_option_of_the_bundled_engine() -> None:
-    assert set(ENGINE_SETTINGS) == set(reference._FLAGS)
+    assert set(ENGINE_SETTINGS) == set(reference_settings.SETTINGS)
     fields = {field.name for field in dataclasses.fields(EngineConfig)}
     assert set(ENGINE_SETTINGS.values()) == fields - {"model_path"}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from made_runs import Entry, MakeRun, entry, manifest
+from rich.console import Console
 
+from llmbench.reports.console import print_summary
 from llmbench.results.answer import answer, left_out
 from llmbench.results.manifest import EngineManifest, TrialManifest
+from llmbench.results.run import Run
+from llmbench.results.run_directory import RunDirectory
 from llmbench.results.samples import each_samples
 from llmbench.results.series import MAX_POINTS, cdf, failures, throughput, waterfall
 from llmbench.results.summary import summarise
@@ -137,6 +143,17 @@ def test_throughput_over_time_adds_up(make_run: MakeRun) -> None:
     assert found is not None
     assert found.tokens_per_s.sum() * found.bin_s == pytest.approx(30 * 6)  # of an average round
     assert found.requests_per_s.sum() * found.bin_s == pytest.approx(30)
+
+
+def test_that_nothing_was_measured_is_said_once(tmp_path: Path) -> None:
+    engines = (EngineManifest(label="a", name="reference"),)
+    directory = RunDirectory.create(tmp_path / "run", manifest(engines=engines, trials=()))
+    directory.finish("failed")
+    run = Run.open(directory.path)
+    assert answer(run) == ("a did not start, so nothing was measured.",)
+    file = io.StringIO()
+    print_summary(run, Console(file=file, width=80))
+    assert file.getvalue().lower().count("nothing was measured") == 1
 
 
 def test_failures_are_counted_by_kind_with_an_example(make_run: MakeRun) -> None:
