@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -28,16 +29,15 @@ class LoadFinder:
     def __init__(self, assembly: Assembly, goal: SearchGoal) -> None:
         refuse_unsearchable(assembly.spec, goal)
         trial = assembly.plan.trials[0]
-        most = openings(trial) if trial.arrivals.kind == "closed" else goal.highest
+        # What no trial can go beyond.
+        self._limit = openings(trial) if trial.arrivals.kind == "closed" else math.inf
         self._filled_by = filled_by(openings(trial), len(trial.requests))
-        if goal.start > most:
+        if goal.start > self._limit:
             raise ConfigError(
                 f"traffic.requests: a trial's {self._filled_by} cannot keep {goal.start:g} requests in flight; give "
-                f"more requests, or --start {most:g} or lower."
+                f"more requests, or --start {self._limit:g} or lower."
             )
-        # What no trial can go beyond; None where the user's own bound comes first.
-        self._limit = most if most < goal.highest else None
-        self.goal = goal = replace(goal, highest=min(goal.highest, float(most)))
+        self.goal = replace(goal, highest=min(goal.highest, float(self._limit)))
         self.results: dict[str, SearchResult] = {}
         self.assembly = assembly
         self._unit = _UNITS[SWEPT_FIELDS[assembly.spec.traffic.arrivals.kind]]
@@ -104,7 +104,7 @@ class LoadFinder:
 
     def _sentence(self, result: SearchResult) -> str:
         said = result.sentence(self._unit)
-        if self._limit is None or result.missed is not None or all(each.load < self._limit for each in result.tried):
+        if result.missed is not None or all(each.load < self._limit for each in result.tried):
             return said
         return f"{said} A trial's {self._filled_by} fill no more than {self._limit:g} slots: raise traffic.requests."
 
