@@ -45,11 +45,14 @@ class FormQueue:
             if compiling.done():
                 del self._waiting[sequence]
                 error = compiling.exception()
-                if isinstance(error, RequestError):
-                    refused.append(StepOutput.of_error(sequence.request_id, str(error)))
-                else:
+                if error is None:
                     sequence.guide = compiling.result().copy()
                     ready.append(sequence)
+                    continue
+                if not isinstance(error, RequestError):  # a library's, and no reason to answer nobody
+                    logger.error("Request %s of the engine has a form that broke.", sequence.request_id, exc_info=error)
+                    error = RequestError("The answer's form cannot be used: it breaks the library that reads it.")
+                refused.append(StepOutput.of_error(sequence.request_id, str(error)))
         return ready, refused
 
     def wait(self, timeout_s: float) -> None:

@@ -162,16 +162,25 @@ def test_order_is_that_of_arrival_once_the_form_is_there(folder: Path, compiler:
     engine.close()
 
 
-def test_form_that_the_model_cannot_follow_is_told_by_a_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RequestError("Not with these tokens."), "Not with these tokens."),
+        (BaseException("a panic"), "The answer's form cannot be used: it breaks the library that reads it."),
+    ],
+)
+def test_form_that_the_model_cannot_follow_is_told_by_a_step(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: BaseException, says: str
+) -> None:
     def refuse(maker: GuideMaker, grammar: str) -> Guide:
-        raise RequestError("Not with these tokens.")
+        raise error
 
     monkeypatch.setattr(GuideMaker, "_compile", refuse)
     engine.add_request("guided", PROMPT, guided("a"))
     engine.add_request("free", PROMPT, FREE)
     told = run(engine)
     (output,) = told["guided"]
-    assert (output.error, output.finish_reason, output.new_token_ids) == ("Not with these tokens.", "abort", [])
+    assert (output.error, output.finish_reason, output.new_token_ids) == (says, "abort", [])
     assert told["free"][-1].finish_reason == "length"
     assert engine.stats().num_aborted == 1
     engine.add_request("guided", PROMPT, FREE)
