@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 
 import torch
 
@@ -41,7 +40,7 @@ from llmbench.reference_engine.kernels import dispatch
 from llmbench.reference_engine.limits import Limits
 from llmbench.reference_engine.model_runner import ModelRunner
 from llmbench.reference_engine.models.config import ModelConfig
-from llmbench.reference_engine.models.loader import load_model, read_model_config
+from llmbench.reference_engine.models.loader import load_model
 from llmbench.reference_engine.outputs import EngineStats, StepOutput
 from llmbench.reference_engine.quantization.kv_formats import storage_dtype
 from llmbench.reference_engine.sampler import SampledToken, sample
@@ -49,7 +48,7 @@ from llmbench.reference_engine.sampling import SamplingParams
 from llmbench.reference_engine.scheduler import Chunk, Scheduler
 from llmbench.reference_engine.sequence import FinishReason, Sequence
 from llmbench.reference_engine.spans import Spans, no_spans
-from llmbench.reference_engine.speculative.choice import make_proposer
+from llmbench.reference_engine.speculative.choice import make_proposer, model_configs
 from llmbench.reference_engine.speculative.proposer import Proposer, next_draft_limit
 from llmbench.reference_engine.tokenizer import StopFinder, Tokenizer
 
@@ -71,10 +70,7 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         device = resolve_device(config.device)
         self._on_device = making_tensors_on(device)
-        models = [read_model_config(config.model_path)]
-        if isinstance(config.speculative, Path):  # the draft model runs on the same kernels
-            models.append(read_model_config(config.speculative))
-        self._kernels = dispatch.load(config.kernels, config.num_threads, device, models)
+        self._kernels = dispatch.load(config.kernels, config.num_threads, device, model_configs(config))
         dtype = DTYPES[config.dtype]
         with self._on_device:
             model = load_model(config.model_path, dtype)
