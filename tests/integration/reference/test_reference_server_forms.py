@@ -15,6 +15,7 @@ import openai
 import psutil
 import pydantic
 import pytest
+from broken_form import BROKEN
 from small_pieces import write_pieces
 
 SCHEMA = {
@@ -136,16 +137,6 @@ def test_checkpoint_with_a_tokenizer_model_alone_keeps_a_form_too(start_server, 
         reply = server.ask("/v1/completions", {**BODY, "seed": seed, "guided_regex": "[a-z]{3}"})
         assert re.fullmatch("[a-z]{3}", reply.json()["choices"][0]["text"])
     assert server.stop() == 0
-
-
-# As far as the server sees it can be kept; at its end, behind the name, no text goes on.
-BROKEN = {
-    "type": "object",
-    "properties": {"outlook for the week": {"$ref": "#/$defs/itself"}},
-    "required": ["outlook for the week"],
-    "additionalProperties": False,
-    "$defs": {"itself": {"$ref": "#/$defs/itself"}},
-}
 
 
 def test_form_that_breaks_in_mid_answer_is_an_error_to_openai_client(server) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from broken_form import BROKEN
 
 from llmbench.reference_engine import guides
 from llmbench.reference_engine.config import EngineConfig
@@ -24,14 +25,6 @@ from llmbench.reference_engine.sampling import SamplingParams
 
 PROMPT = [5, 6, 7]
 FREE = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True)
-# Valid as far as anybody sees who does not follow it to its end, where no text goes on.
-BROKEN = {
-    "type": "object",
-    "properties": {"outlook for the week": {"$ref": "#/$defs/itself"}},
-    "required": ["outlook for the week"],
-    "additionalProperties": False,
-    "$defs": {"itself": {"$ref": "#/$defs/itself"}},
-}
 
 
 def guided(pattern: str, **fields: Any) -> SamplingParams:
